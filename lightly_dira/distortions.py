@@ -1,0 +1,317 @@
+"""The distortions that DiRA restores, as albumentations transforms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import albumentations as A
+import numpy as np
+from numpy.typing import NDArray
+
+# Places to try before a rectangle is given up in a crowded image.
+_TRIES = 100
+
+Rectangle = tuple[int, int, int, int]
+"""Top, left, bottom and right of a rectangle, in pixels."""
+
+
+class _Painting(A.ImageOnlyTransform):  # type: ignore[misc]
+    """Draws rectangles one after the other, until it stops by chance."""
+
+    def __init__(
+        self,
+        count: int,
+        side: tuple[float, float],
+        margin: float,
+        stop: float,
+        p: float,
+    ) -> None:
+        super().__init__(p=p)
+        _check(self, count, side)
+        if not 0 <= margin < 0.5 or not 0 <= stop <= 1:
+            raise ValueError(
+                f"{type(self).__name__}: margin must be in [0, 0.5) and stop in "
+                f"[0, 1], got {margin} and {stop}."
+            )
+        self.count = count
+        self.side = side
+        self.margin = margin
+        self.stop = stop
+
+    def get_params_dependent_on_data(
+        self, params: dict[str, Any], data: dict[str, Any]
+    ) -> dict[str, Any]:
+        rectangles = []
+        for _ in range(self.count):
+            rectangles.append(self._rectangle(*params["shape"][:2]))
+            if self.py_random.random() < self.stop:
+                break
+        return {"rectangles": rectangles}
+
+    def _rectangle(self, height: int, width: int) -> Rectangle:
+        top, bottom = self._interval(height)
+        left, right = self._interval(width)
+        return top, left, bottom, right
+
+    def _interval(self, size: int) -> tuple[int, int]:
+        margin = round(self.margin * size)
+        length = min(_draw_side(self.py_random, self.side, size), size - 2 * margin)
+        start = self.py_random.randint(margin, size - margin - length)
+        return start, start + length
+
+
+class InPainting(_Painting):
+    """Blackens rectangles of the image, to be painted in again [0, 1].
+
+    Up to `count` rectangles are drawn; after each, drawing stops with probability
+    `stop`. Height and width are drawn independently and uniformly.
+
+    Args:
+        count: Most rectangles to draw.
+        side: Shortest and longest side, as fractions of the image's.
+        margin: Least distance from the border, as a fraction of the image's side.
+        stop: Probability to stop after a rectangle.
+        p: Probability to apply the transform.
+
+    Targets:
+        image, volume
+
+    Image types:
+        any
+
+    Raises:
+        ValueError: If a number is out of range.
+
+    Examples:
+        >>> import numpy as np
+        >>> from lightly_dira.distortions import InPainting
+        >>> image = np.full((224, 224), 255, dtype=np.uint8)
+        >>> InPainting()(image=image)["image"].min()
+        np.uint8(0)
+
+    - [0]: DiRA, 2022, https://arxiv.org/abs/2204.10437 (published pixels are of 224)
+    - [1]: Models Genesis, 2019, https://arxiv.org/abs/1908.06912
+    """
+
+    def __init__(
+        self,
+        count: int = 10,
+        side: tuple[float, float] = (10 / 224, 70 / 224),
+        margin: float = 3 / 224,
+        stop: float = 0.1,
+        p: float = 1.0,
+    ) -> None:
+        """Creates the transform."""
+        super().__init__(count, side, margin, stop, p)
+
+    def apply(
+        self, img: NDArray[Any], rectangles: list[Rectangle], **params: Any
+    ) -> NDArray[Any]:
+        """Returns a copy with black rectangles."""
+        img = img.copy()
+        for rectangle in rectangles:
+            img[_area(rectangle)] = 0
+        return img
+
+
+class OutPainting(_Painting):
+    """Blackens the image but for a few windows, to be painted out from them [0, 1].
+
+    The windows are drawn like the rectangles of `InPainting` and may overlap.
+
+    Args:
+        count: Most windows to draw.
+        side: Shortest and longest side, as fractions of the image's.
+        margin: Least distance from the border, as a fraction of the image's side.
+        stop: Probability to stop after a window.
+        p: Probability to apply the transform.
+
+    Targets:
+        image, volume
+
+    Image types:
+        any
+
+    Raises:
+        ValueError: If a number is out of range.
+
+    Examples:
+        >>> import numpy as np
+        >>> from lightly_dira.distortions import OutPainting
+        >>> image = np.full((224, 224), 255, dtype=np.uint8)
+        >>> OutPainting()(image=image)["image"][0].max()  # the border is black
+        np.uint8(0)
+
+    - [0]: DiRA, 2022, https://arxiv.org/abs/2204.10437 (published pixels are of 224)
+    - [1]: Models Genesis, 2019, https://arxiv.org/abs/1908.06912
+    """
+
+    def __init__(
+        self,
+        count: int = 10,
+        side: tuple[float, float] = (154 / 224, 174 / 224),
+        margin: float = 3 / 224,
+        stop: float = 0.1,
+        p: float = 1.0,
+    ) -> None:
+        """Creates the transform."""
+        super().__init__(count, side, margin, stop, p)
+
+    def apply(
+        self, img: NDArray[Any], rectangles: list[Rectangle], **params: Any
+    ) -> NDArray[Any]:
+        """Returns a black image with windows of the given one."""
+        out = np.zeros_like(img)
+        for rectangle in rectangles:
+            out[_area(rectangle)] = img[_area(rectangle)]
+        return out
+
+
+class PatchShuffling(A.ImageOnlyTransform):  # type: ignore[misc]
+    """Exchanges pairs of small rectangles of the image [0, 1].
+
+    The two of a pair have one size. No rectangle overlaps another, of any pair, so
+    that every pixel is still there and appears once; in an image too crowded for
+    that, there are fewer exchanges.
+
+    Args:
+        count: Exchanges to make.
+        side: Shortest and longest side, as fractions of the image's.
+        p: Probability to apply the transform.
+
+    Targets:
+        image, volume
+
+    Image types:
+        any
+
+    Raises:
+        ValueError: If a number is out of range.
+
+    Examples:
+        >>> import numpy as np
+        >>> from lightly_dira.distortions import PatchShuffling
+        >>> image = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
+        >>> shuffled = PatchShuffling()(image=image)["image"]
+        >>> bool((shuffled == image).all()), len(np.unique(shuffled)) == 64 * 64
+        (False, True)
+
+    - [0]: DiRA, 2022, https://arxiv.org/abs/2204.10437 (published pixels are of 224)
+    - [1]: Models Genesis, 2019, https://arxiv.org/abs/1908.06912
+    """
+
+    def __init__(
+        self,
+        count: int = 10,
+        side: tuple[float, float] = (10 / 224, 15 / 224),
+        p: float = 1.0,
+    ) -> None:
+        """Creates the transform."""
+        super().__init__(p=p)
+        _check(self, count, side)
+        self.count = count
+        self.side = side
+
+    def get_params_dependent_on_data(
+        self, params: dict[str, Any], data: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Draws the pairs."""
+        height, width = params["shape"][:2]
+        taken: list[Rectangle] = []
+        for _ in range(self.count):
+            h = _draw_side(self.py_random, self.side, height)
+            w = _draw_side(self.py_random, self.side, width)
+            first = self._free_place(taken, h, w, height, width)
+            if first is None:
+                continue
+            second = self._free_place([*taken, first], h, w, height, width)
+            if second is not None:
+                taken += first, second
+        return {"pairs": list(zip(taken[::2], taken[1::2], strict=True))}
+
+    def apply(
+        self,
+        img: NDArray[Any],
+        pairs: list[tuple[Rectangle, Rectangle]],
+        **params: Any,
+    ) -> NDArray[Any]:
+        """Returns a copy with exchanged rectangles."""
+        out = img.copy()
+        for first, second in pairs:
+            out[_area(first)] = img[_area(second)]
+            out[_area(second)] = img[_area(first)]
+        return out
+
+    def _free_place(
+        self, taken: list[Rectangle], h: int, w: int, height: int, width: int
+    ) -> Rectangle | None:
+        for _ in range(_TRIES):
+            top = self.py_random.randint(0, height - h)
+            left = self.py_random.randint(0, width - w)
+            bottom, right = top + h, left + w
+            if all(
+                top >= other[2]
+                or bottom <= other[0]
+                or left >= other[3]
+                or right <= other[1]
+                for other in taken
+            ):
+                return top, left, bottom, right
+        return None
+
+
+def published_mixture(
+    inpainting: float = 0.30, outpainting: float = 0.05, shuffling: float = 0.30
+) -> A.OneOf:
+    """At most one of the three distortions, with the published probabilities [0].
+
+    Args:
+        inpainting: Probability of `InPainting`.
+        outpainting: Probability of `OutPainting`.
+        shuffling: Probability of `PatchShuffling`. What is left of 1 is the
+            probability of no distortion.
+
+    Raises:
+        ValueError: If a probability is negative, or their sum is not in (0, 1].
+
+    Examples:
+        >>> from lightly_dira import DiRATransform
+        >>> from lightly_dira.distortions import published_mixture
+        >>> transform = DiRATransform(distortion=published_mixture(shuffling=0.0))
+
+    - [0]: DiRA, 2022, https://arxiv.org/abs/2204.10437
+    """
+    probabilities = inpainting, outpainting, shuffling
+    if min(probabilities) < 0 or not 0 < sum(probabilities) <= 1:
+        raise ValueError(
+            "published_mixture: probabilities must be at least 0 and sum up to at most "
+            f"1, and more than 0; got {probabilities}."
+        )
+    return A.OneOf(
+        [
+            InPainting(p=inpainting),
+            OutPainting(p=outpainting),
+            PatchShuffling(p=shuffling),
+        ],
+        p=sum(probabilities),
+    )
+
+
+def _check(transform: object, count: int, side: tuple[float, float]) -> None:
+    low, high = side
+    if count < 1 or not 0 < low <= high <= 1:
+        raise ValueError(
+            f"{type(transform).__name__}: count must be at least 1 and side hold "
+            f"0 < shortest <= longest <= 1, got {count} and {side}."
+        )
+
+
+def _area(rectangle: Rectangle) -> tuple[slice, slice]:
+    top, left, bottom, right = rectangle
+    return slice(top, bottom), slice(left, right)
+
+
+def _draw_side(random: Any, side: tuple[float, float], size: int) -> int:
+    low, high = (max(1, round(fraction * size)) for fraction in side)
+    drawn: int = random.randint(low, high)
+    return drawn

@@ -1,0 +1,395 @@
+"""Seeing a backbone's feature maps while somebody else's loop runs it.
+
+The only place in this library that hooks into modules.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import weakref
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+# Sizes to try, in this order, for the dry pass of a backbone of unknown input size.
+_DRY_SIZES = (64, 224, 32)
+# Passes to remember until the first batch has shown how many there are per batch.
+_MOST_PASSES = 64
+# Mean squared difference of standardised images, from 0 (equal) to 2 (unrelated).
+_SAME_IMAGE = 0.01
+
+
+class _Level(NamedTuple):
+    """One feature map: the `call`-th output of `module` within a pass."""
+
+    module: str
+    call: int
+    channels: int
+    stride: int
+
+
+@dataclass(eq=False)
+class _Pass:
+    """One pass of the backbone: what went in and the maps that came by."""
+
+    images: Tensor
+    training: bool
+    maps: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    calls: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class _Route:
+    """Which of a batch's passes, and which part of its rows, saw the target's view."""
+
+    passes: int
+    training: bool
+    index: int
+    part: int = 0
+    parts: int = 1
+    by_value: bool = False
+
+
+class _Hook:
+    """A hook that holds its owner weakly and turns inert in every copy.
+
+    A backbone can so be copied, pickled and saved as if it had no hook; copies and
+    loaded modules carry a callable of the standard library that does nothing.
+    """
+
+    def __init__(self, method: Callable[..., None], *args: object) -> None:
+        self.method = weakref.WeakMethod(method)
+        self.args = args
+
+    def __call__(self, *hooked: Any) -> None:
+        method = self.method()
+        if method is not None:
+            method(*self.args, *hooked)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (contextlib.nullcontext(), "__exit__")
+
+
+class FeaturePyramid:
+    """Finds a backbone's feature maps and captures them as they come by.
+
+    On construction one dry pass finds, for every resolution, the last feature map
+    that any module of the backbone puts out. It runs in evaluation mode: neither
+    weights, nor BatchNorm statistics, nor the random state change.
+
+    There are two ways to the maps: calling the pyramid runs the backbone; `take`
+    hands out what was captured while somebody else ran it with gradients on.
+
+    Attributes:
+        backbone: The network that is watched.
+        layers: Names of the modules whose outputs are the maps, finest to coarsest.
+        channels: Channels of the maps.
+        strides: Pixels of the image, along each side, per position of the map.
+        capturing: Whether passes of the backbone are captured for `take`.
+
+    Examples:
+        >>> import torch, torchvision
+        >>> from lightly_dira.features import FeaturePyramid
+        >>> FeaturePyramid(torchvision.models.resnet18())
+        FeaturePyramid(
+          level  module            channels  stride
+              0  relu                    64       2
+              1  layer1                  64       4
+              2  layer2                 128       8
+              3  layer3                 256      16
+              4  layer4                 512      32
+        )
+    """
+
+    def __init__(self, backbone: nn.Module, *, input_size: int | None = None) -> None:
+        """Looks for the maps.
+
+        Args:
+            backbone: Any network of images that has feature maps inside.
+            input_size: Side of the square images of the dry pass, in pixels, for
+                backbones that accept no other size. By default a few usual ones are
+                tried.
+
+        Raises:
+            ValueError: If the backbone cannot be run on images or has fewer than two
+                resolutions of feature maps.
+        """
+        self.backbone = backbone
+        levels = _find_levels(backbone, (input_size,) if input_size else _DRY_SIZES)
+        self._levels = levels
+        self.layers = [level.module for level in levels]
+        self.channels = [level.channels for level in levels]
+        self.strides = [level.stride for level in levels]
+        self.capturing = True
+        self._wanted = {(level.module, level.call) for level in levels}
+        self._running: _Pass | None = None
+        self._passes: deque[_Pass] = deque(maxlen=_MOST_PASSES)
+        self._seen = 0
+        self._route: _Route | None = None
+        self._own_pass = False
+        handles = [
+            backbone.register_forward_pre_hook(
+                _Hook(self._enter), with_kwargs=True, prepend=True
+            )
+        ]
+        for name in dict.fromkeys(self.layers):
+            module = backbone.get_submodule(name)
+            handles.append(module.register_forward_hook(_Hook(self._note, name)))
+        self._handles = weakref.finalize(self, _remove, handles)
+
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        """Runs the backbone and returns its maps, finest to coarsest.
+
+        Args:
+            images: (B, C, H, W), as the backbone takes them.
+        """
+        kept = self._running
+        self._own_pass = True
+        try:
+            self.backbone(images)
+            run = self._running
+            assert run is not None
+            return self._maps(run, slice(None))
+        finally:
+            self._own_pass, self._running = False, kept
+
+    def take(self, view: Tensor) -> list[Tensor]:
+        """Returns the maps of the pass that saw `view`, and forgets all passes.
+
+        The tensor itself is recognised at once. Where the loop made another of it
+        (moved, concatenated, normalised), the first batch's inputs are compared with
+        it by value, as standardised images; later batches follow the same route as
+        long as they come in the same number of passes of the same shape, so that no
+        later batch waits for the device.
+
+        Args:
+            view: The view that carries the target, (B, C, H, W).
+
+        Returns:
+            A list of (B, C_i, H_i, W_i), finest to coarsest.
+
+        Raises:
+            RuntimeError: If the backbone has not seen the view since the last call.
+        """
+        passes, seen = list(self._passes), self._seen
+        self.forget()
+        if not passes:
+            raise RuntimeError(
+                "DiRA: the backbone has made no pass with gradients since DiRA was "
+                "last called, so there is nothing to decode. Run the model on the "
+                "batch first and call `loss = dira(loss, batch)` once per batch."
+            )
+        route = self._find_route(passes, seen, view)
+        self._follow(route)
+        run = passes[route.index]
+        rows = slice(route.part * len(view), (route.part + 1) * len(view))
+        return self._maps(run, rows)
+
+    def forget(self) -> None:
+        """Drops every captured map."""
+        self._passes.clear()
+        self._running = None
+        self._seen = 0
+
+    def __repr__(self) -> str:
+        """Shows level, module, channels and stride of every map."""
+        rows = [f"  {'level':5}  {'module':16}  {'channels':8}  {'stride':6}"]
+        for number, level in enumerate(self._levels):
+            name = level.module or "(backbone)"
+            rows.append(
+                f"  {number:5}  {name:16}  {level.channels:8}  {level.stride:6}"
+            )
+        return "\n".join(["FeaturePyramid(", *rows, ")"])
+
+    def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self._running = None
+        known_mode = self._route is None or self._route.training == module.training
+        wanted = self.capturing and torch.is_grad_enabled() and known_mode
+        if not (wanted or self._own_pass):
+            return
+        values = itertools.chain(args, kwargs.values())
+        images = next((value for value in values if isinstance(value, Tensor)), None)
+        if images is None:
+            return
+        self._running = _Pass(images, module.training)
+        if not self._own_pass:
+            self._passes.append(self._running)
+            self._seen += 1
+
+    def _note(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
+        run = self._running
+        if run is None:
+            return
+        key = name, run.calls[name]
+        run.calls[name] += 1
+        if key in self._wanted:
+            run.maps[key] = output
+
+    def _maps(self, run: _Pass, rows: slice) -> list[Tensor]:
+        return [run.maps[level.module, level.call][rows] for level in self._levels]
+
+    def _follow(self, route: _Route) -> None:
+        if route != self._route:
+            self._route = route
+            self._passes = deque(maxlen=route.passes)
+
+    def _find_route(self, passes: list[_Pass], seen: int, view: Tensor) -> _Route:
+        for index, run in enumerate(passes):
+            if run.images is view:
+                return _Route(seen, run.training, index)
+        route = self._route
+        if route is not None and route.by_value and route.passes == seen:
+            images = passes[route.index].images
+            same_size = images.shape[2:] == view.shape[2:]
+            if same_size and len(images) == route.parts * len(view):
+                return route
+        return _match(passes, seen, view)
+
+
+def _remove(handles: Sequence[torch.utils.hooks.RemovableHandle]) -> None:
+    for handle in handles:
+        handle.remove()
+
+
+def _match(passes: list[_Pass], seen: int, view: Tensor) -> _Route:
+    """Compares the view with the inputs of all passes, by value."""
+    best, difference = None, float("inf")
+    for index, run in enumerate(passes):
+        images = run.images.detach()
+        if images.ndim != view.ndim or images.shape[2:] != view.shape[2:]:
+            continue
+        parts, rest = divmod(len(images), len(view))
+        for part in range(0 if rest else parts):
+            rows = images[part * len(view) : (part + 1) * len(view)]
+            found = _difference(rows, view)
+            if found < difference:
+                best = _Route(seen, run.training, index, part, parts, by_value=True)
+                difference = found
+    if best is None or difference > _SAME_IMAGE:
+        shapes = ", ".join(str(tuple(run.images.shape)) for run in passes)
+        raise RuntimeError(
+            "DiRA: the backbone never saw the view that carries the restoration "
+            f"target, {tuple(view.shape)}. It was called with {shapes}. Pass `dira` "
+            "the batch whose views went through the backbone, and wrap the module "
+            "that gets the views themselves (DiRA recognises views that were moved, "
+            "concatenated, normalised or repeated over channels)."
+        )
+    return best
+
+
+def _difference(images: Tensor, view: Tensor) -> float:
+    """Mean squared difference of the least similar pair of standardised images."""
+    view = view.detach().to(images.device)
+    if images.shape[1] != view.shape[1]:
+        if images.shape[1] == 1:
+            view = view.mean(dim=1, keepdim=True)
+        elif view.shape[1] != 1:
+            return float("inf")
+    difference = (_standardise(images) - _standardise(view)).square()
+    return difference.flatten(1).mean(dim=1).max().item()
+
+
+def _standardise(images: Tensor) -> Tensor:
+    images = images.float()
+    axes = tuple(range(2, images.ndim))
+    images = images - images.mean(dim=axes, keepdim=True)
+    scale = images.square().mean(dim=axes, keepdim=True).sqrt()
+    return images / scale.clamp_min(1e-6)
+
+
+def _find_levels(backbone: nn.Module, sizes: Sequence[int]) -> list[_Level]:
+    failures = []
+    for size in sizes:
+        try:
+            outputs = _dry_pass(backbone, size)
+        except Exception as error:
+            failures.append(f"{size} px: {error}")
+            continue
+        levels = _last_of_each_resolution(outputs, size)
+        if len(levels) < 2:
+            seen = "\n".join(f"  {name or '(backbone)'}: {o}" for name, _, o in outputs)
+            raise ValueError(
+                "DiRA: a U-Net needs feature maps of at least two resolutions, and "
+                f"{len(levels)} came by in {type(backbone).__name__}. Pass the part of "
+                f"the model that has them. Modules and output shapes:\n{seen}"
+            )
+        return levels
+    raise ValueError(
+        f"DiRA: {type(backbone).__name__} could not be run on a batch of square "
+        "images to find its feature maps. Pass `input_size=` if it accepts one size "
+        "only. Tried " + "; ".join(failures)
+    )
+
+
+def _last_of_each_resolution(
+    outputs: list[tuple[str, int, torch.Size]], size: int
+) -> list[_Level]:
+    last: dict[int, _Level] = {}
+    for name, call, shape in outputs:
+        space = max(shape[2:], default=0)
+        if 2 <= space <= size:
+            # Convolutions without padding shave some pixels off: same resolution.
+            octave = round(math.log2(size / space))
+            last[octave] = _Level(name, call, shape[1], round(size / space))
+    return [level for _, level in sorted(last.items())]
+
+
+def _dry_pass(backbone: nn.Module, size: int) -> list[tuple[str, int, torch.Size]]:
+    """Lists module, call number and output shape in the order of completion."""
+    outputs: list[tuple[str, int, torch.Size]] = []
+    calls: Counter[str] = Counter()
+
+    def note(name: str, module: nn.Module, args: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            outputs.append((name, calls[name], output.shape))
+        calls[name] += 1
+
+    handles = [
+        module.register_forward_hook(lambda *hooked, name=name: note(name, *hooked))
+        for name, module in backbone.named_modules()
+    ]
+    first = next((p for p in backbone.parameters() if p.ndim > 2), None)
+    if first is None:
+        raise ValueError("it has no convolution")
+    channels = next(
+        (m.in_channels for m in backbone.modules() if hasattr(m, "in_channels")), 3
+    )
+    assert isinstance(channels, int)
+    shape = (2, channels, *[size] * (first.ndim - 2))
+    images = torch.zeros(shape, dtype=first.dtype, device=first.device)
+    try:
+        with evaluating(backbone), torch.no_grad(), same_randomness(first.device):
+            backbone(images)
+    finally:
+        _remove(handles)
+    return outputs
+
+
+@contextlib.contextmanager
+def same_randomness(device: torch.device) -> Iterator[None]:
+    """Leaves the random state of the CPU and of `device` as it was."""
+    if device.type == "cpu":
+        forked = torch.random.fork_rng(devices=[])
+    else:
+        forked = torch.random.fork_rng([device], device_type=device.type)
+    with forked:
+        yield
+
+
+@contextlib.contextmanager
+def evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Puts modules into evaluation mode, then each submodule back into its own."""
+    modes = [(m, m.training) for module in modules for m in module.modules()]
+    for module in modules:
+        module.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

@@ -1,0 +1,132 @@
+"""Who steps what: the head with the user's optimiser, the discriminator after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+from torch.optim import Adam, Optimizer
+
+
+def add_parameters(
+    optimizer: Optimizer, module: nn.Module, *, beside: Iterable[Parameter]
+) -> None:
+    """Adds a module's parameters to the groups that hold others already.
+
+    No group is added, so schedulers made before go on to fit. Weights go to the group
+    that holds most weights of the others, vectors (biases and norms) to the one that
+    holds most vectors, so that weight decay applies as it was meant to. A parameter
+    that the optimiser holds already stays where it is.
+
+    Args:
+        optimizer: The optimiser to extend.
+        module: Whose parameters are added.
+        beside: The parameters whose groups are extended.
+
+    Raises:
+        ValueError: If the optimiser holds none of them.
+    """
+    beside_ids = {id(parameter) for parameter in beside}
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if not beside_ids & held:
+        raise ValueError(
+            "DiRA: the optimiser holds no parameter of the backbone. Make it of the "
+            "model that contains the backbone (`model.parameters()`) and wrap that "
+            "very backbone, not a copy."
+        )
+
+    def amount(group: dict[str, Any], *, vectors: bool) -> tuple[int, int]:
+        shared = [p for p in group["params"] if id(p) in beside_ids]
+        alike = [p.numel() for p in shared if (p.ndim < 2) == vectors]
+        return sum(alike), len(shared)
+
+    for name, parameter in module.named_parameters():
+        if id(parameter) in held:
+            continue
+        vectors = parameter.ndim < 2
+        group = max(optimizer.param_groups, key=lambda g: amount(g, vectors=vectors))
+        group["params"].append(parameter)
+        if "param_names" in group:
+            group["param_names"].append(f"dira.head.{name}")
+
+
+def remove_parameters(optimizer: Optimizer, module: nn.Module) -> None:
+    """Takes a module's parameters, and what is known of them, out of an optimiser."""
+    unwanted = {id(parameter) for parameter in module.parameters()}
+    for group in optimizer.param_groups:
+        keep = [id(p) not in unwanted for p in group["params"]]
+        for key in ("params", "param_names"):
+            if key in group:
+                pairs = zip(group[key], keep, strict=True)
+                group[key] = [value for value, kept in pairs if kept]
+    for parameter in module.parameters():
+        optimizer.state.pop(parameter, None)
+
+
+class DiscriminatorStep:
+    """Adam for the discriminator, blind to how the user's loop scales its loss.
+
+    The discriminator's gradients carry whatever factor the loop put on the loss: a
+    `GradScaler`'s, an accumulation's, a sum's. The gradient that arrives at the
+    returned scalar is that factor, so it is summed up beside the gradients and divided
+    out before Adam sees them. Nothing here waits for the device.
+
+    Args:
+        discriminator: The module to train.
+        witness: A parameter of the user's optimiser that only the same losses reach:
+            a `zero_grad()` since the last backward pass shows in its gradient.
+        lr: Adam's learning rate.
+    """
+
+    def __init__(
+        self, discriminator: nn.Module, witness: Parameter, *, lr: float
+    ) -> None:
+        """Creates Adam with the published betas."""
+        self.parameters = list(discriminator.parameters())
+        self.adam = Adam(self.parameters, lr=lr, betas=(0.5, 0.999))
+        self._witness = witness
+        self._scale: Tensor | None = None
+
+    def watch(self, total: Tensor) -> None:
+        """Notes every backward pass through `total`, as it begins."""
+        total.register_hook(self._begin_backward)  # type: ignore[no-untyped-call]
+
+    def step(self) -> None:
+        """Steps Adam with what has been gathered, if anything, and forgets it.
+
+        Gradients that are not finite count as 0: a scaler looks at the user's
+        optimiser alone.
+        """
+        if self._scale is None:
+            return
+        gradients = self._gradients()
+        for gradient in gradients:
+            gradient.div_(self._scale)
+        finite = torch.stack([g.isfinite().all() for g in gradients]).all()
+        for gradient in gradients:
+            gradient.masked_fill_(~finite, 0)
+        self.adam.step()
+        self._forget()
+
+    def _begin_backward(self, scale: Tensor) -> None:
+        # A zero_grad() without a step before it: a scaler skipped that step, and the
+        # gradients gathered for it must go too.
+        if self._scale is not None:
+            if self._witness.grad is None:
+                self._forget()
+            else:
+                skipped = (self._witness.grad == 0).all()
+                for gradient in self._gradients():
+                    gradient.masked_fill_(skipped, 0)
+                self._scale = self._scale.masked_fill(skipped, 0)
+        self._scale = scale.detach() + (0 if self._scale is None else self._scale)
+
+    def _gradients(self) -> list[Tensor]:
+        return [p.grad for p in self.parameters if p.grad is not None]
+
+    def _forget(self) -> None:
+        self.adam.zero_grad()
+        self._scale = None

@@ -1,0 +1,167 @@
+"""The restoration head: the decoder that makes a U-Net of any encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import zip_longest
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class _DecoderBlock(nn.Module):
+    """Enlarge, join the skip, and twice convolve, normalise and rectify."""
+
+    def __init__(self, in_channels: int, skip_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.skip_channels = skip_channels
+        self.conv1 = _conv_norm_relu(in_channels + skip_channels, out_channels)
+        self.conv2 = _conv_norm_relu(out_channels, out_channels)
+
+    def forward(self, x: Tensor, skip: Tensor | None, size: torch.Size) -> Tensor:
+        x = _resize(x, size)
+        if skip is not None:
+            x = torch.cat([x, skip], dim=1)
+        joined: Tensor = self.conv2(self.conv1(x))
+        return joined
+
+
+class RestorationHead(nn.Module):
+    """Restores images from the feature maps of an encoder: a U-Net decoder [0, 1].
+
+    Going from the coarsest map to the finest, each block enlarges its input to the
+    size of the next map (nearest neighbour), concatenates that map and applies two
+    3 x 3 convolutions with BatchNorm and ReLU. Blocks that no map is left for double
+    the size, up to `output_size`. A last 3 x 3 convolution and the activation give
+    the image. The head knows channel counts and feature maps and nothing of the
+    encoder; sizes come with the maps, so odd ones work. It is the decoder of
+    `segmentation_models_pytorch.Unet`, as in the published run.
+
+    - [0]: DiRA, 2022, https://arxiv.org/abs/2204.10437 (Section 3.1)
+    - [1]: U-Net, 2015, https://arxiv.org/abs/1505.04597
+
+    Attributes:
+        encoder_channels: Channels of the expected maps, from the finest to the
+            coarsest.
+        out_channels: Channels of the restored images.
+
+    Shape:
+        - features: a list of (B, C_i, H_i, W_i), from the finest to the coarsest.
+        - output: (B, out_channels, H, W), in [0, 1] with the sigmoid.
+
+    Examples:
+        >>> import torch
+        >>> from lightly_dira import RestorationHead
+        >>> head = RestorationHead([64, 64, 128, 256, 512])  # a ResNet-18
+        >>> sizes = zip([64, 64, 128, 256, 512], [32, 16, 8, 4, 2])
+        >>> head([torch.rand(2, c, s, s) for c, s in sizes]).shape
+        torch.Size([2, 1, 64, 64])
+    """
+
+    def __init__(
+        self,
+        encoder_channels: Sequence[int],
+        *,
+        decoder_channels: Sequence[int] = (256, 128, 64, 32, 16),
+        out_channels: int = 1,
+        activation: str | None = "sigmoid",
+    ) -> None:
+        """Creates the head.
+
+        Args:
+            encoder_channels: Channels of the encoder's maps, finest to coarsest.
+            decoder_channels: Output channels of the blocks, in the order in which they
+                run, coarsest to finest. There must be a block for every map but the
+                coarsest; each further one doubles the size.
+            out_channels: Channels of the restored images, 1 for grey.
+            activation: "sigmoid" for images in [0, 1], None for none.
+
+        Raises:
+            ValueError: If there are fewer than two maps or too few blocks, a channel
+                count is below 1 or the activation is unknown.
+        """
+        super().__init__()
+        if len(encoder_channels) < 2:
+            raise ValueError(
+                "RestorationHead: expected the channels of at least two feature maps, "
+                f"finest to coarsest, got {list(encoder_channels)}."
+            )
+        if len(decoder_channels) < len(encoder_channels) - 1:
+            raise ValueError(
+                f"RestorationHead: {len(encoder_channels)} feature maps need at least "
+                f"{len(encoder_channels) - 1} decoder_channels, got "
+                f"{tuple(decoder_channels)}. Add entries or leave out feature maps."
+            )
+        if min(*encoder_channels, *decoder_channels, out_channels) < 1:
+            raise ValueError(
+                "RestorationHead: channel counts must be at least 1, got "
+                f"encoder_channels={tuple(encoder_channels)}, decoder_channels="
+                f"{tuple(decoder_channels)}, out_channels={out_channels}."
+            )
+        if activation not in ("sigmoid", None):
+            raise ValueError(
+                "RestorationHead: activation must be 'sigmoid' or None, got "
+                f"{activation!r}."
+            )
+        self.encoder_channels = tuple(encoder_channels)
+        self.out_channels = out_channels
+        *skips, width = encoder_channels
+        self.blocks = nn.ModuleList()
+        for skip, out in zip_longest(reversed(skips), decoder_channels, fillvalue=0):
+            self.blocks.append(_DecoderBlock(width, skip, out))
+            width = out
+        self.to_image = nn.Conv2d(width, out_channels, 3, padding=1)
+        self.activation = nn.Sigmoid() if activation == "sigmoid" else nn.Identity()
+        for module in self.blocks.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
+        nn.init.xavier_uniform_(self.to_image.weight)
+        nn.init.zeros_(self.to_image.bias)  # type: ignore[arg-type]
+
+    def forward(
+        self, features: Sequence[Tensor], output_size: Sequence[int] | None = None
+    ) -> Tensor:
+        """Returns the restored images.
+
+        Args:
+            features: The encoder's maps (B, C_i, H_i, W_i), finest to coarsest.
+            output_size: (H, W) of the images, in pixels; by default the finest map's
+                size, doubled by every block without a skip.
+
+        Raises:
+            ValueError: If the maps' number or channels are not those the head was
+                made for.
+        """
+        if tuple(f.shape[1] for f in features) != self.encoder_channels:
+            raise ValueError(
+                "RestorationHead: expected feature maps with "
+                f"{list(self.encoder_channels)} channels, finest to coarsest, got "
+                f"shapes {[tuple(f.shape) for f in features]}."
+            )
+        *skips, x = features
+        for block in self.blocks:
+            skip = skips.pop() if skips else None
+            if skip is not None:
+                size = skip.shape[2:]
+            else:
+                size = torch.Size(2 * side for side in x.shape[2:])
+                if output_size is not None:
+                    size = torch.Size(map(min, size, output_size))
+            x = block(x, skip, size)
+        if output_size is not None:
+            x = _resize(x, torch.Size(output_size))
+        restored: Tensor = self.activation(self.to_image(x))
+        return restored
+
+
+def _resize(x: Tensor, size: torch.Size) -> Tensor:
+    return x if x.shape[2:] == size else F.interpolate(x, size=size, mode="nearest")
+
+
+def _conv_norm_relu(in_channels: int, out_channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )

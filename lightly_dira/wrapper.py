@@ -1,0 +1,332 @@
+"""DiRA: restoration and adversary that join anybody's training loop."""
+
+from __future__ import annotations
+
+import math
+import warnings
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lightly_dira.discriminator import PatchDiscriminator
+from lightly_dira.features import FeaturePyramid, evaluating, same_randomness
+from lightly_dira.loss import DiRALoss, DiRALossComponents
+from lightly_dira.optimization import (
+    DiscriminatorStep,
+    add_parameters,
+    remove_parameters,
+)
+from lightly_dira.restoration import RestorationHead
+from lightly_dira.transform import find_views
+
+
+class DiRA(nn.Module):
+    """Makes a DiRA variant of the method that trains `backbone` [0].
+
+    Called with the method's loss and the batch it came from, it decodes the feature
+    maps that the backbone has just made of the view with the target, and returns one
+    scalar, L + L_D (see `DiRALoss`). Its one backward pass trains everything: the
+    user's optimiser steps the backbone, the method's heads and the restoration head;
+    whenever it has stepped, Adam (betas 0.5 and 0.999) steps the discriminator.
+
+    The scale of the loss does not reach Adam, so a `GradScaler`,
+    `loss / accumulation_steps` and sums of losses leave the discriminator's step as it
+    was; gradients of a step that a scaler skipped are dropped.
+
+    Training goes through stages, counted in steps of the user's optimiser:
+
+    ======  ==========================  ==========================================
+    stage   until step                  loss
+    ======  ==========================  ==========================================
+    di      ``restorative_start``       L_dis, returned as it came
+    dir     ``adversarial_start``       L_dis and L_res
+    dira    the end                     L_dis, L_res, L_advG and L_D
+    ======  ==========================  ==========================================
+
+    ``state_dict()`` holds head, discriminator, the discriminator's Adam and the step
+    count. With the states of model and optimiser it resumes a run.
+
+    - [0]: DiRA, 2022, https://arxiv.org/abs/2204.10437
+
+    Attributes:
+        features: The `FeaturePyramid` that watches the backbone.
+        head: The decoder g, a `RestorationHead`.
+        discriminator: The adversary D, a `PatchDiscriminator`.
+        loss: The `DiRALoss`.
+        components: The terms of the last call, detached, as `DiRALossComponents`;
+            those that have not started are 0. None before the first call.
+        steps: Steps of the user's optimiser since wrapping.
+
+    Examples:
+        >>> import torch, torchvision
+        >>> from torch import nn
+        >>> from lightly_dira import DiRA, DiRAViews
+        >>> resnet = torchvision.models.resnet18()
+        >>> backbone = nn.Sequential(*list(resnet.children())[:-1])
+        >>> optimizer = torch.optim.SGD(backbone.parameters(), lr=0.06)
+        >>> dira = DiRA(backbone, optimizer)
+        >>>
+        >>> x0, x1 = torch.rand(2, 2, 3, 64, 64)
+        >>> batch = DiRAViews([x0, x1], target=torch.rand(2, 1, 64, 64))
+        >>> loss = (backbone(x0) - backbone(x1)).square().mean()
+        >>> loss = dira(loss, batch)
+        >>> loss.backward()
+        >>> optimizer.step()
+        >>> dira.stage, dira.steps
+        ('dira', 1)
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        optimizer: Optimizer | None = None,
+        *,
+        head: nn.Module | None = None,
+        discriminator: nn.Module | None = None,
+        loss: DiRALoss | None = None,
+        target_channels: int = 1,
+        input_size: int | None = None,
+        discriminator_lr: float = 2e-4,
+        restorative_start: float = 0,
+        adversarial_start: float = 0,
+    ) -> None:
+        """Finds the backbone's feature maps and makes what is missing.
+
+        It draws no random number and leaves the backbone's weights, statistics and
+        `state_dict()` keys as they are.
+
+        Args:
+            backbone: The encoder, as the model calls it.
+            optimizer: The optimiser that holds the backbone's parameters. The head's
+                join them there. Without one, call `attach` before training.
+            head: Called as `head(features, output_size)`; by default a
+                `RestorationHead` for the maps found.
+            discriminator: Maps images to logits; by default a `PatchDiscriminator`.
+            loss: By default `DiRALoss()`, with the published weights.
+            target_channels: Channels of the targets, 1 for grey.
+            input_size: Side of the images, in pixels, for backbones that accept only
+                one size.
+            discriminator_lr: Learning rate of the discriminator's Adam, above 0.
+            restorative_start: Steps of the optimiser before the restoration starts.
+            adversarial_start: Steps before the adversary starts, never before the
+                restoration does; `math.inf` for never.
+
+        Raises:
+            TypeError: If the backbone is no module or the optimiser none of PyTorch's.
+            ValueError: If the backbone has no pyramid of feature maps, the optimiser
+                does not hold the backbone or a number is out of range.
+        """
+        super().__init__()
+        if not isinstance(backbone, nn.Module):
+            raise TypeError(
+                "DiRA: backbone must be a torch.nn.Module, usually `model.backbone`; "
+                f"got {type(backbone).__name__}."
+            )
+        for name, value in (
+            ("target_channels", target_channels),
+            ("discriminator_lr", discriminator_lr),
+        ):
+            if not value > 0:
+                raise ValueError(f"DiRA: {name} must be above 0, got {value}.")
+        for name, value in (
+            ("restorative_start", restorative_start),
+            ("adversarial_start", adversarial_start),
+        ):
+            if not value >= 0:
+                raise ValueError(f"DiRA: {name} must be at least 0, got {value}.")
+        self.features = FeaturePyramid(backbone, input_size=input_size)
+        weight = next(backbone.parameters())
+        with same_randomness(weight.device):
+            head = head or _head_for(self.features, target_channels)
+            discriminator = discriminator or PatchDiscriminator(target_channels)
+        self.head = head.to(weight.device, weight.dtype)
+        self.discriminator = discriminator.to(weight.device, weight.dtype)
+        self.loss = loss or DiRALoss()
+        self.target_channels = target_channels
+        self.restorative_start = restorative_start
+        self.adversarial_start = adversarial_start
+        self.components: DiRALossComponents | None = None
+        self._discriminator_step = DiscriminatorStep(
+            self.discriminator, list(self.head.parameters())[-1], lr=discriminator_lr
+        )
+        self._after_step: torch.utils.hooks.RemovableHandle | None = None
+        self._terms: Tensor | None = None
+        self._count(0)
+        if optimizer is not None:
+            self.attach(optimizer)
+
+    @property
+    def stage(self) -> str:
+        """What the next call trains: "di", "dir" or "dira"."""
+        if self.steps < self.restorative_start:
+            return "di"
+        return "dir" if self.steps < self.adversarial_start else "dira"
+
+    def forward(self, loss: Tensor, batch: Any) -> Tensor:
+        """Returns the one scalar to call `backward()` on.
+
+        Call it once per batch, between the model's passes and `backward()`.
+
+        Args:
+            loss: The method's loss on this batch, a scalar.
+            batch: What the data loader gave: the views of a `DiRATransform`, alone or
+                anywhere in lists, tuples and dicts.
+
+        Raises:
+            ValueError: If the loss is no scalar, a term is not finite (on an
+                accelerator this shows one call later, since nothing waits for it), or
+                the batch has no target or one of the wrong shape.
+            RuntimeError: If the backbone has not seen the view with the target.
+        """
+        if not isinstance(loss, Tensor) or loss.ndim != 0:
+            got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else loss
+            raise ValueError(
+                f"DiRA: expected the method's loss as a scalar tensor, got {got}. "
+                "Reduce it first, for example with `loss.mean()`."
+            )
+        views = find_views(batch)
+        stage = self.stage
+        if stage == "di":
+            if views is None and self.components is None:
+                warnings.warn(_NO_TARGET, stacklevel=2)
+            value, zero = loss.detach(), loss.new_zeros(())
+            self.components = DiRALossComponents(value, value, zero, zero, zero)
+            return loss
+        if views is None:
+            raise ValueError(_NO_TARGET)
+        view = views[views.target_view]
+        self._check_target(views.target, view)
+        restored = self._decode(self.features.take(view), view.shape[2:])
+        target = views.target.to(restored.device, non_blocking=True)
+        adversary = self.discriminator if stage == "dira" else None
+        components = self.loss.forward_components(loss, restored, target, adversary)
+        self.components = DiRALossComponents(*(term.detach() for term in components))
+        self._check_finite(self.components)
+        if stage == "dira" and components.total.requires_grad:
+            self._discriminator_step.watch(components.total)
+        return components.total
+
+    @torch.no_grad()
+    def restore(self, images: Tensor) -> Tensor:
+        """Restores distorted images, in evaluation mode and without gradients.
+
+        Args:
+            images: (B, C, H, W), as the backbone takes them.
+
+        Returns:
+            Restored images, (B, target_channels, H, W), in [0, 1].
+        """
+        with evaluating(self.features.backbone, self.head):
+            return self._decode(self.features(images), images.shape[2:])
+
+    def attach(self, optimizer: Optimizer) -> None:
+        """Trains the head with this optimiser, and the discriminator after its steps.
+
+        The optimiser then holds every parameter of the head exactly once, in groups
+        of the backbone's (weights beside weights, biases and norms beside their like,
+        so that weight decay applies as meant), and none of the discriminator's. An
+        optimiser attached before no longer counts.
+
+        Args:
+            optimizer: The optimiser that holds the backbone's parameters.
+
+        Raises:
+            TypeError: If it is no `torch.optim.Optimizer`.
+            ValueError: If it holds none of the backbone's parameters.
+        """
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(
+                "DiRA: optimizer must be a torch.optim.Optimizer, got "
+                f"{type(optimizer).__name__}."
+            )
+        backbone = self.features.backbone
+        add_parameters(optimizer, self.head, beside=backbone.parameters())
+        remove_parameters(optimizer, self.discriminator)
+        if self._after_step is not None:
+            self._after_step.remove()
+        # Weakly, so that a wrapper that nobody uses any more is gone for good.
+        wrapper = weakref.ref(self)
+
+        def step(optimizer: Optimizer, args: object, kwargs: object) -> None:
+            dira = wrapper()
+            if dira is not None:
+                dira._discriminator_step.step()
+                dira._count(dira.steps + 1)
+
+        self._after_step = optimizer.register_step_post_hook(step)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Returns what `state_dict()` holds beside head and discriminator."""
+        adam = self._discriminator_step.adam.state_dict()
+        return {"steps": self.steps, "discriminator_optimizer": adam}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Takes up what `get_extra_state` returned."""
+        self._discriminator_step.adam.load_state_dict(state["discriminator_optimizer"])
+        self._count(state["steps"])
+
+    def extra_repr(self) -> str:
+        """Names stage and steps in the module's repr."""
+        return f"stage={self.stage!r}, steps={self.steps}"
+
+    def _count(self, steps: int) -> None:
+        self.steps = steps
+        self.features.capturing = self.stage != "di"
+
+    def _decode(self, features: list[Tensor], size: torch.Size) -> Tensor:
+        weight = next(self.features.backbone.parameters())
+        if not torch.is_autocast_enabled(weight.device.type):
+            # The maps may come from an autocast block that has ended since.
+            features = [feature.to(weight.dtype) for feature in features]
+        restored: Tensor = self.head(features, size)
+        return restored
+
+    def _check_target(self, target: Tensor, view: Tensor) -> None:
+        expected = (len(view), self.target_channels, *view.shape[2:])
+        if target.shape != expected:
+            raise ValueError(
+                f"DiRA: expected targets of shape {expected} for views of shape "
+                f"{tuple(view.shape)}, got {tuple(target.shape)}. Give `DiRA` and "
+                "`DiRATransform` the same `target_channels`, and leave the target the "
+                "size of its view."
+            )
+
+    def _check_finite(self, components: DiRALossComponents) -> None:
+        latest = terms = torch.stack([term.float() for term in components[1:]])
+        if terms.device.type != "cpu":
+            # Waits on the first call; from then on looks at what has arrived since
+            # the call before.
+            waits = self._terms is None
+            if self._terms is None:
+                self._terms = torch.empty(
+                    len(terms), pin_memory=terms.device.type == "cuda"
+                )
+            latest = terms.cpu() if waits else self._terms.clone()
+            self._terms.copy_(terms, non_blocking=not waits)
+        if not latest.isfinite().all():
+            values = dict(zip(components._fields[1:], latest.tolist(), strict=True))
+            wrong = [name for name, value in values.items() if not math.isfinite(value)]
+            raise ValueError(
+                f"DiRA: the {' and '.join(wrong)} loss is not finite: {values}. Look "
+                "for such values in the images and in the method's own loss, or lower "
+                "the learning rate."
+            )
+
+
+_NO_TARGET = (
+    "DiRA: the batch carries no restoration target. Wrap the dataset's transform: "
+    "DiRATransform(transform)."
+)
+
+
+def _head_for(features: FeaturePyramid, out_channels: int) -> RestorationHead:
+    """The published decoder, with as many blocks as lead up to full resolution."""
+    doublings = round(math.log2(features.strides[0]))
+    blocks = len(features.channels) - 1 + doublings
+    channels = [min(256, 16 * 2**block) for block in reversed(range(blocks))]
+    return RestorationHead(
+        features.channels, decoder_channels=channels, out_channels=out_channels
+    )
