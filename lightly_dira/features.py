@@ -1,37 +1,27 @@
 """Seeing a backbone's feature maps while somebody else's loop runs it.
 
-The only place in this library that hooks into modules.
+The only place in this library that leaves hooks in modules.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import math
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-# Sizes to try, in this order, for the dry pass of a backbone of unknown input size.
-_DRY_SIZES = (64, 224, 32)
+from lightly_dira.discovery import find_levels
+
 # Passes to remember until the first batch has shown how many there are per batch.
 _MOST_PASSES = 64
 # Mean squared difference of standardised images, from 0 (equal) to 2 (unrelated).
 _SAME_IMAGE = 0.01
-
-
-class _Level(NamedTuple):
-    """One feature map: the `call`-th output of `module` within a pass."""
-
-    module: str
-    call: int
-    channels: int
-    stride: int
 
 
 @dataclass(eq=False)
@@ -121,7 +111,7 @@ class FeaturePyramid:
                 resolutions of feature maps.
         """
         self.backbone = backbone
-        levels = _find_levels(backbone, (input_size,) if input_size else _DRY_SIZES)
+        levels = find_levels(backbone, input_size)
         self._levels = levels
         self.layers = [level.module for level in levels]
         self.channels = [level.channels for level in levels]
@@ -301,95 +291,3 @@ def _standardise(images: Tensor) -> Tensor:
     images = images - images.mean(dim=axes, keepdim=True)
     scale = images.square().mean(dim=axes, keepdim=True).sqrt()
     return images / scale.clamp_min(1e-6)
-
-
-def _find_levels(backbone: nn.Module, sizes: Sequence[int]) -> list[_Level]:
-    failures = []
-    for size in sizes:
-        try:
-            outputs = _dry_pass(backbone, size)
-        except Exception as error:
-            failures.append(f"{size} px: {error}")
-            continue
-        levels = _last_of_each_resolution(outputs, size)
-        if len(levels) < 2:
-            seen = "\n".join(f"  {name or '(backbone)'}: {o}" for name, _, o in outputs)
-            raise ValueError(
-                "DiRA: a U-Net needs feature maps of at least two resolutions, and "
-                f"{len(levels)} came by in {type(backbone).__name__}. Pass the part of "
-                f"the model that has them. Modules and output shapes:\n{seen}"
-            )
-        return levels
-    raise ValueError(
-        f"DiRA: {type(backbone).__name__} could not be run on a batch of square "
-        "images to find its feature maps. Pass `input_size=` if it accepts one size "
-        "only. Tried " + "; ".join(failures)
-    )
-
-
-def _last_of_each_resolution(
-    outputs: list[tuple[str, int, torch.Size]], size: int
-) -> list[_Level]:
-    last: dict[int, _Level] = {}
-    for name, call, shape in outputs:
-        space = max(shape[2:], default=0)
-        if 2 <= space <= size:
-            # Convolutions without padding shave some pixels off: same resolution.
-            octave = round(math.log2(size / space))
-            last[octave] = _Level(name, call, shape[1], round(size / space))
-    return [level for _, level in sorted(last.items())]
-
-
-def _dry_pass(backbone: nn.Module, size: int) -> list[tuple[str, int, torch.Size]]:
-    """Lists module, call number and output shape in the order of completion."""
-    outputs: list[tuple[str, int, torch.Size]] = []
-    calls: Counter[str] = Counter()
-
-    def note(name: str, module: nn.Module, args: Any, output: Any) -> None:
-        if isinstance(output, Tensor):
-            outputs.append((name, calls[name], output.shape))
-        calls[name] += 1
-
-    handles = [
-        module.register_forward_hook(lambda *hooked, name=name: note(name, *hooked))
-        for name, module in backbone.named_modules()
-    ]
-    first = next((p for p in backbone.parameters() if p.ndim > 2), None)
-    if first is None:
-        raise ValueError("it has no convolution")
-    channels = next(
-        (m.in_channels for m in backbone.modules() if hasattr(m, "in_channels")), 3
-    )
-    assert isinstance(channels, int)
-    shape = (2, channels, *[size] * (first.ndim - 2))
-    images = torch.zeros(shape, dtype=first.dtype, device=first.device)
-    try:
-        with evaluating(backbone), torch.no_grad(), same_randomness(first.device):
-            backbone(images)
-    finally:
-        _remove(handles)
-    return outputs
-
-
-@contextlib.contextmanager
-def same_randomness(device: torch.device) -> Iterator[None]:
-    """Leaves the random state of the CPU and of `device` as it was."""
-    if device.type == "cpu":
-        forked = torch.random.fork_rng(devices=[])
-    else:
-        forked = torch.random.fork_rng([device], device_type=device.type)
-    with forked:
-        yield
-
-
-@contextlib.contextmanager
-def evaluating(*modules: nn.Module) -> Iterator[None]:
-    """Puts modules into evaluation mode, then each submodule back into its own."""
-    modes = [(m, m.training) for module in modules for m in module.modules()]
-    for module in modules:
-        module.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

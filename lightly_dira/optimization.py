@@ -113,15 +113,17 @@ class DiscriminatorStep:
 
     def _begin_backward(self, scale: Tensor) -> None:
         # A zero_grad() without a step before it: a scaler skipped that step, and the
-        # gradients gathered for it must go too.
-        if self._scale is not None:
-            if self._witness.grad is None:
-                self._forget()
-            else:
-                skipped = (self._witness.grad == 0).all()
-                for gradient in self._gradients():
-                    gradient.masked_fill_(skipped, 0)
-                self._scale = self._scale.masked_fill(skipped, 0)
+        # gradients gathered for it must go too. Where several losses are summed, this
+        # runs several times before any gradient is written; then nothing is gathered,
+        # or what is gathered has been emptied.
+        gathered, witness = self._gradients(), self._witness.grad
+        if gathered and witness is None:
+            self._forget()
+        elif gathered and witness is not None and self._scale is not None:
+            skipped = witness.eq(0).all() & gathered[0].ne(0).any()
+            for gradient in gathered:
+                gradient.masked_fill_(skipped, 0)
+            self._scale = self._scale.masked_fill(skipped, 0)
         self._scale = scale.detach() + (0 if self._scale is None else self._scale)
 
     def _gradients(self) -> list[Tensor]:

@@ -277,7 +277,7 @@ def _to_tensor(image: Any) -> Tensor:
 def _to_target(image: Any, channels: int) -> Tensor:
     if isinstance(image, Image.Image) and channels == 1:
         image = image.convert("L")
-    target = _to_tensor(image)
+    target = _to_tensor(image).as_subclass(Tensor)
     if len(target) == channels:
         return target
     if len(target) == 3:

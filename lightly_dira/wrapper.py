@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightly_dira.discovery import evaluating, same_randomness
 from lightly_dira.discriminator import PatchDiscriminator
-from lightly_dira.features import FeaturePyramid, evaluating, same_randomness
+from lightly_dira.features import FeaturePyramid
 from lightly_dira.loss import DiRALoss, DiRALossComponents
 from lightly_dira.optimization import (
     DiscriminatorStep,
@@ -140,8 +141,10 @@ class DiRA(nn.Module):
         self.features = FeaturePyramid(backbone, input_size=input_size)
         weight = next(backbone.parameters())
         with same_randomness(weight.device):
-            head = head or _head_for(self.features, target_channels)
-            discriminator = discriminator or PatchDiscriminator(target_channels)
+            if head is None:
+                head = _head_for(self.features, target_channels)
+            if discriminator is None:
+                discriminator = PatchDiscriminator(target_channels)
         self.head = head.to(weight.device, weight.dtype)
         self.discriminator = discriminator.to(weight.device, weight.dtype)
         self.loss = loss or DiRALoss()

@@ -1,0 +1,192 @@
+"""Pre-trains DiRA-SimSiam and shows what came of it, in 3 minutes on two CPU cores.
+
+    python examples/quickstart.py                  # brain MRI that nilearn brings
+    python examples/quickstart.py --data FOLDER    # your own images
+
+Prints the loss terms by epoch and, for the brain, what the frozen encoder knows of grey
+and white matter. Writes quickstart.png and quickstart.pt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+import torchvision
+from lightly.data import LightlyDataset
+from lightly.loss import NegativeCosineSimilarity
+from lightly.models.modules import SimSiamPredictionHead, SimSiamProjectionHead
+from lightly.transforms import SimSiamTransform
+from lightly.transforms.utils import IMAGENET_NORMALIZE
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate
+from torchvision.transforms import v2
+from tqdm import tqdm
+
+from lightly_dira import DiRA, DiRATransform, DiRAViews
+from lightly_dira.distortions import published_mixture
+from lightly_dira.evaluation.data import MNI152Slices
+from lightly_dira.evaluation.dense import dense_probe
+from lightly_dira.features import FeaturePyramid
+
+TERMS = ("discriminative", "restorative", "adversarial", "discriminator")
+
+
+class SimSiam(nn.Module):
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projection_head = SimSiamProjectionHead(512, 512, 128)
+        self.prediction_head = SimSiamPredictionHead(128, 64, 128)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        z = self.projection_head(self.backbone(x).flatten(start_dim=1))
+        return z.detach(), self.prediction_head(z)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, help="folder of images")
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--input-size", type=int, default=48, help="pixels")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    torch.manual_seed(options.seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    transform = DiRATransform(SimSiamTransform(input_size=options.input_size))
+    train, held_out = load_data(options.data, transform, options.input_size)
+    print(f"{len(train)} images to train on, {len(held_out)} held out")
+    loader = DataLoader(train, options.batch_size, shuffle=True, drop_last=True)
+
+    resnet = torchvision.models.resnet18()
+    model = SimSiam(nn.Sequential(*list(resnet.children())[:-1])).to(device)
+    untrained = copy.deepcopy(model.backbone)
+    criterion = NegativeCosineSimilarity()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    steps = options.epochs * len(loader)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    dira = DiRA(model.backbone, optimizer, adversarial_start=steps // 2)
+
+    history = []
+    print("  ".join(f"{name:>14}" for name in ("epoch", "stage", *TERMS)))
+    with tqdm(total=steps, unit="step") as progress:
+        for epoch in range(options.epochs):
+            stage, terms = dira.stage, []
+            for batch in loader:
+                x0, x1 = (view.to(device) for view in batch[0])
+                z0, p0 = model(x0)
+                z1, p1 = model(x1)
+                loss = 0.5 * (criterion(z0, p1) + criterion(z1, p0))
+                loss = dira(loss, batch)
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                scheduler.step()
+                terms.append(torch.stack(dira.components[1:]))
+                progress.update()
+            history.append(torch.stack(terms).mean(dim=0).tolist())
+            numbers = "  ".join(f"{value:14.4f}" for value in history[-1])
+            tqdm.write(f"{epoch:14}  {stage:>14}  {numbers}")
+
+    torch.save(
+        {"backbone": model.backbone.state_dict(), "head": dira.head.state_dict()},
+        "quickstart.pt",
+    )
+    report_restoration(dira, held_out, history, device)
+    if options.data is None:
+        report_tissues(untrained, model.backbone, options.input_size, device)
+    else:
+        print("No tissue labels in a folder of images: the dense probe is left out.")
+
+
+def load_data(
+    folder: Path | None, transform: DiRATransform, size: int
+) -> tuple[Dataset, Dataset]:
+    """Returns images to train on, and others that are only shrunk and distorted."""
+    only_distorted = DiRATransform(
+        v2.Compose([v2.Resize((size, size)), *to_tensor()]),
+        distortion=published_mixture(0.5, 0.1, 0.4),
+    )
+    if folder is None:
+        return MNI152Slices("train", transform), MNI152Slices("test", only_distorted)
+    images = LightlyDataset(str(folder), transform)
+    order = torch.randperm(len(images)).tolist()
+    others = LightlyDataset(str(folder), only_distorted)
+    cut = max(1, len(order) // 5)
+    return Subset(images, order[cut:]), Subset(others, order[:cut])
+
+
+def to_tensor() -> list[v2.Transform]:
+    return [
+        v2.ToImage(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(**IMAGENET_NORMALIZE),
+    ]
+
+
+def report_restoration(
+    dira: DiRA, held_out: Dataset, history: list[list[float]], device: torch.device
+) -> None:
+    """Prints errors on held-out images and draws quickstart.png."""
+    chosen = torch.linspace(0, len(held_out) - 1, 64).long().unique().tolist()
+    views: DiRAViews = default_collate([held_out[index][0] for index in chosen])
+    clean, restored = views.target, dira.restore(views[0].to(device)).cpu()
+    mean, std = (torch.tensor(IMAGENET_NORMALIZE[key]) for key in ("mean", "std"))
+    distorted = views[0] * std[:, None, None] + mean[:, None, None]
+    distorted = distorted.mean(dim=1, keepdim=True)
+
+    print(f"Mean squared error on {len(chosen)} held-out images:")
+    for name, images in (
+        ("distorted view", distorted),
+        ("mean image", clean.mean(dim=0, keepdim=True)),
+        ("restored", restored),
+    ):
+        print(f"  {name:16} {(images - clean).square().mean():.4f}")
+
+    figure = plt.figure(figsize=(10, 6.2), layout="constrained")
+    pictures, curves = figure.subfigures(2, 1, height_ratios=[2.1, 1])
+    axes = pictures.subplots(3, 8)
+    columns = torch.linspace(0, len(chosen) - 1, 8).long().tolist()
+    rows = {"clean crop": clean, "distorted view": distorted, "restored": restored}
+    for line, (name, images) in zip(axes, rows.items(), strict=True):
+        line[0].set_ylabel(name)
+        for axis, column in zip(line, columns, strict=True):
+            axis.imshow(images[column, 0], cmap="gray", vmin=0, vmax=1)
+            axis.set_xticks([])
+            axis.set_yticks([])
+    for axis, name, values in zip(
+        curves.subplots(1, 4), TERMS, zip(*history, strict=True), strict=True
+    ):
+        started = [value if value else float("nan") for value in values]
+        axis.plot(range(1, len(history) + 1), started, marker="o")
+        axis.set(title=f"{name} loss", xlabel="epoch", xlim=(0.5, len(history) + 0.5))
+    figure.savefig("quickstart.png", dpi=110)
+    print("Wrote quickstart.png and quickstart.pt")
+
+
+def report_tissues(
+    untrained: nn.Module, trained: nn.Module, size: int, device: torch.device
+) -> None:
+    """Prints the Dice of a per-pixel logistic regression on frozen feature maps."""
+    tensors = []
+    for split in ("train", "test"):
+        slices = MNI152Slices(
+            split, v2.Compose([v2.Resize((size, size)), *to_tensor()])
+        )
+        images = torch.stack([image for image, *_ in slices]).to(device)
+        tissues = torch.from_numpy(slices.tissues)
+        nearest = v2.InterpolationMode.NEAREST
+        tensors += images, v2.functional.resize(tissues, [size, size], nearest)
+    print("Per-pixel logistic regression on frozen feature maps, held-out Dice:")
+    for name, encoder in (("untrained encoder", untrained), ("DiRA encoder", trained)):
+        scores = dense_probe(FeaturePyramid(encoder.eval()), *tensors, pixels=32)
+        print(f"  {name:18} grey matter {scores[1]:.3f}  white matter {scores[2]:.3f}")
+
+
+if __name__ == "__main__":
+    main()

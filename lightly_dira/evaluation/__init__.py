@@ -1,0 +1,1 @@
+"""What pre-trained weights are worth: data and probes."""

@@ -1,0 +1,121 @@
+"""Data to look at without a download: the MNI152 brain, in slices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+from nilearn import datasets
+from numpy.typing import NDArray
+from PIL import Image
+from torch.utils.data import Dataset
+
+# The hindmost part of the brain that is held out, and the voxels between the slabs:
+# neighbours a millimetre apart are all but equal.
+_HELD_OUT = 0.4
+_GAP = 4
+
+
+class MNI152Slices(Dataset[tuple[Any, int, str]]):
+    """Slices of the MNI152 brain MRI template, in three directions [0].
+
+    The template (voxels of 1 mm) and its maps of grey and white matter ship with
+    nilearn: nothing is downloaded. The brain is cut in two across, into the front 60 %
+    for training and the back for testing, with a gap between, and each slab is sliced
+    in all three directions; so no voxel and no neighbour of one is in both. Slices
+    with less than a tenth of brain are left out. Items are `(image, direction, name)`
+    like those of Lightly's `LightlyDataset`.
+
+    - [0]: Unbiased average age-appropriate brain templates, 2009,
+      https://doi.org/10.1016/S1053-8119(09)70884-5
+
+    Attributes:
+        images: Grey square images, (N, S, S) uint8.
+        tissues: For each pixel 0 for other, 1 for grey or 2 for white matter,
+            (N, S, S) uint8.
+        directions: For each image 0 for sagittal, 1 for coronal, 2 for axial.
+        names: For each image direction and number.
+
+    Examples:
+        >>> from lightly_dira.evaluation.data import MNI152Slices
+        >>> train, test = MNI152Slices("train"), MNI152Slices("test")
+        >>> train.images.shape, test.images.shape
+        ((347, 155, 155), (310, 155, 155))
+    """
+
+    def __init__(
+        self,
+        split: Literal["train", "test"],
+        transform: Callable[[Image.Image], Any] | None = None,
+    ) -> None:
+        """Cuts the slices.
+
+        Args:
+            split: "train" or "test".
+            transform: Applied to each image, a PIL image of mode RGB with equal
+                channels.
+
+        Raises:
+            ValueError: If there is no such split.
+        """
+        if split not in ("train", "test"):
+            raise ValueError(f"split must be 'train' or 'test', got {split!r}.")
+        self.transform = transform
+        brain, grey, white = (
+            load(resolution=1).get_fdata(dtype=np.float32)
+            for load in (
+                datasets.load_mni152_template,
+                datasets.load_mni152_gm_template,
+                datasets.load_mni152_wm_template,
+            )
+        )
+        tissue = np.where(grey > 0.5, 1, np.where(white > 0.5, 2, 0)).astype(np.uint8)
+        slab = _slab(brain, split)
+        brain = np.round(255 * brain[slab] / brain.max()).astype(np.uint8)
+        tissue = tissue[slab]
+        images, tissues = [], []
+        self.directions: list[int] = []
+        self.names: list[str] = []
+        for direction, name in enumerate(("sagittal", "coronal", "axial")):
+            for number in range(brain.shape[direction]):
+                image = _square(np.take(brain, number, direction), max(brain.shape))
+                if (image > 0).mean() < 0.1:
+                    continue
+                images.append(image)
+                matter = np.take(tissue, number, direction)
+                tissues.append(_square(matter, max(brain.shape)))
+                self.directions.append(direction)
+                self.names.append(f"{name}-{number}")
+        self.images = np.stack(images)
+        self.tissues = np.stack(tissues)
+
+    def __len__(self) -> int:
+        """Counts the slices."""
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Any, int, str]:
+        """Returns image, direction (0 sagittal, 1 coronal, 2 axial) and name."""
+        image: Any = Image.fromarray(self.images[index]).convert("RGB")
+        if self.transform is not None:
+            image = self.transform(image)
+        return image, self.directions[index], self.names[index]
+
+
+def _slab(brain: NDArray[np.float32], split: str) -> tuple[slice, ...]:
+    """Returns the brain's bounding box, cut across for the split."""
+    box = [slice(int(i.min()), int(i.max()) + 1) for i in np.nonzero(brain)]
+    back, front = box[1].start, box[1].stop
+    cut = back + round(_HELD_OUT * (front - back))
+    box[1] = slice(back, cut) if split == "test" else slice(cut + _GAP, front)
+    return tuple(box)
+
+
+def _square(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Turns the slice upright and pads it to a square."""
+    image = np.rot90(image)
+    before = [(side - length) // 2 for length in image.shape]
+    after = [
+        side - length - pad for length, pad in zip(image.shape, before, strict=True)
+    ]
+    return np.pad(image, list(zip(before, after, strict=True)))

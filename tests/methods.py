@@ -1,0 +1,82 @@
+"""Lightly's own training loops, cut down, for the tests to make DiRA of."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from lightly.loss import BarlowTwinsLoss, NegativeCosineSimilarity, NTXentLoss
+from lightly.models.modules import (
+    BarlowTwinsProjectionHead,
+    MoCoProjectionHead,
+    SimSiamPredictionHead,
+    SimSiamProjectionHead,
+)
+from lightly.models.utils import deactivate_requires_grad, update_momentum
+from torch import Tensor, nn
+
+
+def tiny_backbone(width: int = 4, in_channels: int = 3) -> nn.Sequential:
+    """Feature maps at strides 2, 4 and 8, then a global pooling."""
+
+    def stage(inputs: int, outputs: int) -> nn.Sequential:
+        return nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, 2, 1), nn.BatchNorm2d(outputs), nn.ReLU()
+        )
+
+    return nn.Sequential(
+        stage(in_channels, width),
+        stage(width, 2 * width),
+        stage(2 * width, 4 * width),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    )
+
+
+class MoCo(nn.Module):
+    def __init__(self, backbone: nn.Module, features: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projection_head = MoCoProjectionHead(features, features, 8)
+        self.backbone_momentum = copy.deepcopy(self.backbone)
+        self.projection_head_momentum = copy.deepcopy(self.projection_head)
+        deactivate_requires_grad(self.backbone_momentum)
+        deactivate_requires_grad(self.projection_head_momentum)
+        self.criterion = NTXentLoss(temperature=0.2, memory_bank_size=(64, 8))
+
+    def loss(self, x0: Tensor, x1: Tensor) -> Tensor:
+        update_momentum(self.backbone, self.backbone_momentum, m=0.99)
+        update_momentum(self.projection_head, self.projection_head_momentum, m=0.99)
+        query = self.projection_head(self.backbone(x0).flatten(1))
+        with torch.no_grad():
+            key = self.projection_head_momentum(self.backbone_momentum(x1).flatten(1))
+        return self.criterion(query, key)
+
+
+class BarlowTwins(nn.Module):
+    def __init__(self, backbone: nn.Module, features: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projection_head = BarlowTwinsProjectionHead(features, features, 8)
+        self.criterion = BarlowTwinsLoss()
+
+    def loss(self, x0: Tensor, x1: Tensor) -> Tensor:
+        z0, z1 = (self.projection_head(self.backbone(x).flatten(1)) for x in (x0, x1))
+        return self.criterion(z0, z1)
+
+
+class SimSiam(nn.Module):
+    def __init__(self, backbone: nn.Module, features: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projection_head = SimSiamProjectionHead(features, 8, 8)
+        self.prediction_head = SimSiamPredictionHead(8, 4, 8)
+        self.criterion = NegativeCosineSimilarity()
+
+    def loss(self, x0: Tensor, x1: Tensor) -> Tensor:
+        z0, z1 = (self.projection_head(self.backbone(x).flatten(1)) for x in (x0, x1))
+        p0, p1 = self.prediction_head(z0), self.prediction_head(z1)
+        return 0.5 * (self.criterion(z0.detach(), p1) + self.criterion(z1.detach(), p0))
+
+
+METHODS = [MoCo, BarlowTwins, SimSiam]

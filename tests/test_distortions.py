@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import albumentations as A
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from lightly_dira.distortions import (
+    InPainting,
+    OutPainting,
+    PatchShuffling,
+    published_mixture,
+)
+
+DISTORTIONS = [InPainting, OutPainting, PatchShuffling]
+
+
+def numbered(height: int = 224, width: int = 224) -> np.ndarray:
+    """An image whose pixels all differ, and differ from black."""
+    return 1 + np.arange(height * width, dtype=np.float32).reshape(height, width)
+
+
+images = st.tuples(
+    st.integers(16, 80),
+    st.integers(16, 80),
+    st.sampled_from([None, 1, 3]),
+    st.sampled_from([np.uint8, np.uint16, np.float32]),
+    st.integers(0, 2**31),
+)
+
+
+@pytest.mark.parametrize("distortion", DISTORTIONS)
+@settings(max_examples=60, deadline=None)
+@given(drawn=images)
+def test_any_image(distortion, drawn) -> None:
+    height, width, channels, dtype, seed = drawn
+    shape = (height, width) if channels is None else (height, width, channels)
+    random = np.random.default_rng(seed)
+    image = (1 + 254 * random.random(shape)).astype(dtype)
+    before = image.copy()
+    transform = distortion()
+    outputs = []
+    for _ in range(2):
+        transform.set_random_seed(seed)
+        outputs.append(transform(image=image)["image"])
+    first, second = outputs
+    assert np.array_equal(image, before), "the input was modified"
+    assert np.array_equal(first, second), "one seed, two results"
+    assert first.shape == shape
+    assert first.dtype == dtype
+    if distortion is PatchShuffling:
+        assert np.array_equal(np.sort(first, axis=None), np.sort(image, axis=None))
+    else:
+        assert set(np.unique(first)) <= {0, *np.unique(image)}
+        assert np.array_equal(first[first != 0], image[first != 0])
+
+
+def rectangles(transform, key: str = "rectangles", n: int = 2000) -> list:
+    transform.set_random_seed(0)
+    drawn = []
+    for _ in range(n):
+        transform(image=numbered())
+        drawn.append(transform.params[key])
+    return drawn
+
+
+@pytest.mark.parametrize(
+    ("distortion", "shortest", "longest"),
+    [(InPainting, 10, 70), (OutPainting, 154, 174)],
+)
+def test_published_rectangles(distortion, shortest: int, longest: int) -> None:
+    drawn = rectangles(distortion())
+    sides, borders = [], []
+    for top, left, bottom, right in (r for image in drawn for r in image):
+        sides += [bottom - top, right - left]
+        borders.append(min(top, left, 224 - bottom, 224 - right))
+    assert min(borders) == 3
+    counts = np.bincount(sides)[shortest:]
+    assert len(counts) == longest - shortest + 1
+    assert stats.chisquare(counts).pvalue > 1e-4
+    # After each of at most 10 rectangles, stop with probability 0.1.
+    numbers = np.bincount([len(image) for image in drawn], minlength=11)[1:]
+    expected = [0.1 * 0.9**k for k in range(9)] + [0.9**9]
+    assert stats.chisquare(numbers, len(drawn) * np.array(expected)).pvalue > 1e-4
+
+
+def test_published_shuffling() -> None:
+    sides = []
+    for pairs in rectangles(PatchShuffling(), "pairs"):
+        assert len(pairs) == 10
+        covered = np.zeros((224, 224), int)
+        for first, second in pairs:
+            sizes = {(b - t, r - l_) for t, l_, b, r in (first, second)}
+            assert len(sizes) == 1
+            sides += sizes.pop()
+            for top, left, bottom, right in (first, second):
+                covered[top:bottom, left:right] += 1
+        assert covered.max() == 1, "rectangles overlap"
+    counts = np.bincount(sides)[10:]
+    assert len(counts) == 6
+    assert stats.chisquare(counts).pvalue > 1e-4
+
+
+def test_shuffling_exchanges() -> None:
+    transform, image = PatchShuffling(count=1), numbered()
+    shuffled = transform(image=image)["image"]
+    ((t, l_, b, r), (top, left, bottom, right)) = transform.params["pairs"][0]
+    assert np.array_equal(shuffled[t:b, l_:r], image[top:bottom, left:right])
+    assert np.array_equal(shuffled[top:bottom, left:right], image[t:b, l_:r])
+    assert (shuffled != image).sum() == 2 * (b - t) * (r - l_)
+
+
+def test_crowded_image_gets_fewer_exchanges() -> None:
+    transform = PatchShuffling(count=50, side=(0.3, 0.3))
+    image = numbered(16, 16)
+    shuffled = transform(image=image)["image"]
+    assert 0 < len(transform.params["pairs"]) < 50
+    assert np.array_equal(np.sort(shuffled, axis=None), np.sort(image, axis=None))
+
+
+def test_sizes_are_relative() -> None:
+    transform = InPainting()
+    for _ in range(50):
+        transform(image=numbered(448, 448))
+        for top, left, bottom, right in transform.params["rectangles"]:
+            assert 20 <= bottom - top <= 140
+            assert 20 <= right - left <= 140
+
+
+def kind(before: np.ndarray, after: np.ndarray) -> str:
+    if np.array_equal(before, after):
+        return "none"
+    if np.array_equal(np.sort(before, axis=None), np.sort(after, axis=None)):
+        return "shuffling"
+    return "outpainting" if not after[0].any() else "inpainting"
+
+
+def test_published_mixture() -> None:
+    image = numbered(96, 96)
+    mixture = published_mixture()
+    mixture.set_random_seed(0)
+    n = 20_000
+    seen = [kind(image, mixture(image=image)["image"]) for _ in range(n)]
+    names = ["inpainting", "outpainting", "shuffling", "none"]
+    counts = [seen.count(name) for name in names]
+    expected = n * np.array([0.30, 0.05, 0.30, 0.35])
+    assert stats.chisquare(counts, expected).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("distortion", [*DISTORTIONS, published_mixture])
+def test_serialisation(distortion) -> None:
+    transform = distortion()
+    twin = A.from_dict(A.to_dict(transform))
+    image = numbered()
+    results = []
+    for each in (transform, twin):
+        each.set_random_seed(5)
+        results.append([each(image=image)["image"] for _ in range(5)])
+    assert np.array_equal(*results)
+
+
+@pytest.mark.parametrize(
+    ("distortion", "options"),
+    [
+        (InPainting, {"count": 0}),
+        (InPainting, {"side": (0.5, 0.2)}),
+        (OutPainting, {"side": (0.0, 0.2)}),
+        (OutPainting, {"margin": 0.5}),
+        (InPainting, {"stop": 1.5}),
+        (PatchShuffling, {"side": (0.5, 1.2)}),
+        (PatchShuffling, {"count": -1}),
+    ],
+)
+def test_bad_arguments(distortion, options) -> None:
+    with pytest.raises(ValueError, match=distortion.__name__):
+        distortion(**options)
+
+
+@pytest.mark.parametrize("options", [(-0.1, 0.5, 0.5), (0.5, 0.5, 0.5), (0, 0, 0)])
+def test_bad_mixture(options) -> None:
+    with pytest.raises(ValueError, match="published_mixture"):
+        published_mixture(*options)

@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision
+from lightly.models import ResNetGenerator
+from methods import tiny_backbone
+from torch import Tensor, nn
+
+from lightly_dira import DiRA, DiRAViews
+from lightly_dira.features import FeaturePyramid
+
+X = torch.Generator().manual_seed(0)
+
+
+def images(batch: int = 3, channels: int = 3, size: int = 32) -> Tensor:
+    return torch.rand(batch, channels, size, size, generator=X)
+
+
+def expected_maps(backbone: nn.Sequential, x: Tensor) -> list[Tensor]:
+    maps = []
+    for stage in backbone[:3]:
+        x = stage(x)
+        maps.append(x)
+    return maps
+
+
+def assert_maps(actual: list[Tensor], expected: list[Tensor]) -> None:
+    for a, b in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+class TestDiscovery:
+    def test_lightly_style_sequential(self) -> None:
+        resnet = torchvision.models.resnet50()
+        backbone = nn.Sequential(*list(resnet.children())[:-1])
+        pyramid = FeaturePyramid(backbone)
+        assert pyramid.layers == ["2", "4", "5", "6", "7"]
+        assert pyramid.channels == [64, 256, 512, 1024, 2048]
+        assert pyramid.strides == [2, 4, 8, 16, 32]
+
+    @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet101"])
+    def test_named_resnet(self, name: str) -> None:
+        pyramid = FeaturePyramid(getattr(torchvision.models, name)())
+        assert pyramid.layers == ["relu", "layer1", "layer2", "layer3", "layer4"]
+        assert pyramid.strides == [2, 4, 8, 16, 32]
+
+    @pytest.mark.parametrize("whole", [True, False])
+    def test_resnet_generator(self, whole: bool) -> None:
+        backbone = ResNetGenerator("resnet-18")
+        if not whole:
+            children = list(backbone.children())[:-1]
+            backbone = nn.Sequential(*children, nn.AdaptiveAvgPool2d(1))
+        pyramid = FeaturePyramid(backbone)
+        assert pyramid.channels == [64, 128, 256, 512]
+        assert pyramid.strides == [1, 2, 4, 8]
+
+    def test_equals_the_maps_computed_by_hand(self) -> None:
+        resnet = torchvision.models.resnet18().eval()
+        x = images(size=64)
+        maps = FeaturePyramid(resnet)(x)
+        y = resnet.relu(resnet.bn1(resnet.conv1(x)))
+        expected = [y]
+        y = resnet.maxpool(y)
+        for stage in (resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4):
+            y = stage(y)
+            expected.append(y)
+        assert_maps(maps, expected)
+
+    def test_module_used_at_several_resolutions(self) -> None:
+        class Shared(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.conv0, self.conv1 = nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 8, 2, 2)
+                self.relu = nn.ReLU()
+
+            def forward(self, x: Tensor) -> Tensor:
+                x = self.relu(self.conv0(x))
+                return self.relu(self.conv1(x)).mean(dim=(2, 3))
+
+        backbone = Shared()
+        pyramid = FeaturePyramid(backbone)
+        assert pyramid.layers == ["relu", "relu"]
+        x = images()
+        y = backbone.conv0(x).relu()
+        assert_maps(pyramid(x), [y, backbone.conv1(y).relu()])
+
+    def test_grey_input(self) -> None:
+        assert FeaturePyramid(tiny_backbone(in_channels=1)).channels == [4, 8, 16]
+
+    def test_repr_is_a_table(self) -> None:
+        lines = repr(FeaturePyramid(torchvision.models.resnet18())).splitlines()
+        assert lines[1].split() == ["level", "module", "channels", "stride"]
+        assert lines[6].split() == ["4", "layer4", "512", "32"]
+
+    @pytest.mark.parametrize(
+        ("backbone", "maps"),
+        [
+            (nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1)), 1),
+            (nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 4, 1)), 0),
+        ],
+    )
+    def test_too_few_maps(self, backbone: nn.Module, maps: int) -> None:
+        with pytest.raises(
+            ValueError, match=rf"(?s){maps} came by.*\(2, 4, 1, 1\)|4, 1"
+        ):
+            FeaturePyramid(backbone)
+
+    def test_no_images(self) -> None:
+        with pytest.raises(ValueError, match=r"could not be run.*no convolution"):
+            FeaturePyramid(nn.Sequential(nn.Flatten(), nn.Linear(12, 3)))
+
+    def test_one_input_size_only(self) -> None:
+        backbone = nn.Sequential(
+            *tiny_backbone()[:3], nn.Flatten(), nn.Linear(16 * 6 * 6, 4)
+        )
+        with pytest.raises(ValueError, match="input_size"):
+            FeaturePyramid(backbone)
+        assert FeaturePyramid(backbone, input_size=48).strides == [2, 4, 8]
+
+
+class TestTheRightPass:
+    """The maps handed out are those of the view with the target, by value."""
+
+    @pytest.fixture(params=[0, 1])
+    def target_view(self, request: pytest.FixtureRequest) -> int:
+        return request.param
+
+    @pytest.fixture
+    def setting(self):
+        backbone = tiny_backbone()
+        for module in backbone.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()  # so that a pass by hand gives the same maps
+        return backbone, FeaturePyramid(backbone)
+
+    def check(self, setting, loop, target_view: int, batches=(3, 3, 2)) -> None:
+        backbone, pyramid = setting
+        for batch in batches:
+            views = [images(batch), images(batch)]
+            loop(backbone, *views)
+            maps = pyramid.take(views[target_view])
+            with torch.no_grad():
+                assert_maps(maps, expected_maps(backbone, views[target_view]))
+
+    def test_view_0_first(self, setting, target_view) -> None:
+        self.check(setting, lambda f, a, b: (f(a), f(b)), target_view)
+
+    def test_view_1_first(self, setting, target_view) -> None:
+        self.check(setting, lambda f, a, b: (f(b), f(a)), target_view)
+
+    def test_moved_views(self, setting, target_view) -> None:
+        self.check(setting, lambda f, a, b: (f(a.clone()), f(b.clone())), target_view)
+
+    @pytest.mark.parametrize("order", [1, -1])
+    def test_concatenated(self, setting, target_view, order: int) -> None:
+        def loop(f, *views):
+            f(torch.cat(views[::order]))
+
+        self.check(setting, loop, target_view)
+
+    def test_twin_without_gradients(self, setting, target_view) -> None:
+        def loop(f, *views):
+            with torch.no_grad():
+                f(views[target_view].clone())
+                f(views[1 - target_view].clone())
+            f(views[1 - target_view].clone())
+            f(views[target_view].clone())
+
+        self.check(setting, loop, target_view)
+
+    def test_normalised_inside(self, setting, target_view) -> None:
+        backbone, pyramid = setting
+        views = [images(), images()]
+        scale = torch.tensor([0.2, 0.3, 0.4])[:, None, None]
+        inputs = [(view - 0.5) / scale for view in views]
+        for x in inputs:
+            backbone(x)
+        maps = pyramid.take(views[target_view])
+        with torch.no_grad():
+            assert_maps(maps, expected_maps(backbone, inputs[target_view]))
+
+    def test_grey_view_repeated_inside(self, setting, target_view) -> None:
+        backbone, pyramid = setting
+        views = [images(channels=1), images(channels=1)]
+        inputs = [view.repeat(1, 3, 1, 1) for view in views]
+        for x in inputs:
+            backbone(x)
+        maps = pyramid.take(views[target_view])
+        with torch.no_grad():
+            assert_maps(maps, expected_maps(backbone, inputs[target_view]))
+
+    def test_other_sizes_between(self, setting, target_view) -> None:
+        def loop(f, a, b):
+            f(a[..., ::2, ::2].contiguous())
+            f(b.clone())
+            f(a.clone())
+
+        self.check(setting, loop, target_view)
+
+    def test_a_pass_more_than_usual_is_noticed(self, setting) -> None:
+        backbone, pyramid = setting
+        for extra in (False, True, False):
+            a, b = images(), images()
+            if extra:
+                backbone(images())
+            backbone(a.clone())
+            backbone(b.clone())
+            with torch.no_grad():
+                assert_maps(pyramid.take(a), expected_maps(backbone, a))
+
+    def test_evaluation_with_gradients_does_not_interfere(self, setting) -> None:
+        backbone, pyramid = setting
+        for _ in range(2):
+            a, b = images(), images()
+            backbone(a.clone())
+            backbone(b.clone())
+            with torch.no_grad():
+                assert_maps(pyramid.take(a), expected_maps(backbone, a))
+            backbone.eval()
+            backbone(images())
+            backbone.train()
+            backbone[0][1].eval(), backbone[1][1].eval(), backbone[2][1].eval()
+
+    def test_frozen_backbone_in_evaluation_mode(self, setting, target_view) -> None:
+        setting[0].eval()
+        self.check(setting, lambda f, a, b: (f(a), f(b)), target_view)
+
+    def test_views_never_seen(self, setting) -> None:
+        backbone, pyramid = setting
+        for _ in range(2):
+            view = images()
+            backbone(view)
+            pyramid.take(view)
+            backbone(images())
+            with pytest.raises(RuntimeError, match="never saw the view"):
+                pyramid.take(images())
+
+    def test_later_batches_are_not_compared(self, setting, monkeypatch) -> None:
+        """No value is looked at, hence no device waited for, after the first batch."""
+        backbone, pyramid = setting
+        compared = []
+        from lightly_dira import features
+
+        original = features._difference
+        monkeypatch.setattr(
+            features, "_difference", lambda *a: compared.append(1) or original(*a)
+        )
+        for _ in range(3):
+            a, b = images(), images()
+            backbone(torch.cat([a, b]))
+            pyramid.take(b)
+        assert len(compared) == 2
+
+
+def test_only_the_targets_rows_are_decoded() -> None:
+    backbone = tiny_backbone()
+    dira = DiRA(backbone)
+    decoded = []
+    dira.head.register_forward_pre_hook(lambda m, args: decoded.append(args[0]))
+    a, b = images(), images()
+    loss = backbone(torch.cat([a, b])).mean()
+    dira(loss, DiRAViews([a, b], images(channels=1)))
+    assert [len(feature) for feature in decoded[0]] == [3, 3, 3]
+    assert len(decoded) == 1
+
+
+def test_no_second_pass_of_the_encoder() -> None:
+    backbone = tiny_backbone()
+    dira = DiRA(backbone)
+    calls = []
+    backbone.register_forward_hook(lambda *_: calls.append(1))
+    a, b = images(), images()
+    dira(backbone(a).mean() + backbone(b).mean(), DiRAViews([a, b], images(channels=1)))
+    assert len(calls) == 2

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightly_dira import DiRALoss, DiRALossComponents, PatchDiscriminator
+
+
+@pytest.fixture
+def terms() -> tuple[Tensor, Tensor, Tensor, PatchDiscriminator]:
+    torch.manual_seed(0)
+    restored = torch.rand(2, 1, 32, 32, dtype=torch.float64, requires_grad=True)
+    target = torch.rand(2, 1, 32, 32, dtype=torch.float64)
+    discriminative = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    return discriminative, restored, target, PatchDiscriminator().double()
+
+
+@pytest.mark.parametrize(
+    ("restoration", "reference"),
+    [
+        ("mse", lambda x: x**2),
+        ("l1", torch.abs),
+        ("smooth_l1", lambda x: torch.where(x.abs() < 1, x**2 / 2, x.abs() - 0.5)),
+    ],
+)
+def test_restorative_term(terms, restoration: str, reference) -> None:
+    components = DiRALoss(restoration=restoration).forward_components(*terms)
+    _, restored, target, _ = terms
+    torch.testing.assert_close(
+        components.restorative, reference(restored - target).mean()
+    )
+
+
+@pytest.mark.parametrize("adversary", ["least_squares", "cross_entropy", "hinge"])
+def test_adversarial_terms(terms, adversary: str) -> None:
+    components = DiRALoss(adversary=adversary).forward_components(*terms)
+    _, restored, target, critic = terms
+    real, fake = critic(target), critic(restored)
+    ones, zeros = torch.ones_like(real), torch.zeros_like(real)
+    cross_entropy = F.binary_cross_entropy_with_logits
+    generator, discriminator = {
+        "least_squares": (
+            F.mse_loss(fake, ones),
+            (F.mse_loss(real, ones) + F.mse_loss(fake, zeros)) / 2,
+        ),
+        "cross_entropy": (
+            cross_entropy(fake, ones),
+            (cross_entropy(real, ones) + cross_entropy(fake, zeros)) / 2,
+        ),
+        "hinge": (
+            -fake.mean(),
+            (torch.clamp(1 - real, 0).mean() + torch.clamp(1 + fake, 0).mean()) / 2,
+        ),
+    }[adversary]
+    torch.testing.assert_close(components.adversarial, generator)
+    torch.testing.assert_close(components.discriminator, discriminator)
+
+
+def test_total_is_the_weighted_sum(terms) -> None:
+    weights = {
+        "discriminative_weight": 0.5,
+        "restorative_weight": 3.0,
+        "adversarial_weight": 0.2,
+    }
+    loss = DiRALoss(**weights)
+    components = loss.forward_components(*terms)
+    assert isinstance(components, DiRALossComponents)
+    assert components.discriminative == terms[0]
+    expected = (
+        0.5 * terms[0]
+        + 3.0 * components.restorative
+        + 0.2 * components.adversarial
+        + components.discriminator
+    )
+    torch.testing.assert_close(components.total, expected)
+    torch.testing.assert_close(loss(*terms), components.total)
+
+
+def test_published_weights() -> None:
+    loss = DiRALoss()
+    assert (loss.discriminative_weight, loss.restorative_weight) == (1, 10)
+    assert loss.adversarial_weight == 0.001
+    assert (loss.restoration, loss.adversary) == ("mse", "least_squares")
+
+
+def test_each_part_gets_its_own_gradient(terms) -> None:
+    """D sees nothing of L_advG, and the restored image nothing of L_D."""
+    _, restored, _, critic = terms
+    DiRALoss().forward_components(*terms).adversarial.backward()
+    assert all(parameter.grad is None for parameter in critic.parameters())
+    assert restored.grad.abs().sum() > 0
+
+    restored.grad = None
+    DiRALoss().forward_components(*terms).discriminator.backward()
+    assert all(parameter.grad is not None for parameter in critic.parameters())
+    assert restored.grad is None
+
+
+def test_gradient(terms) -> None:
+    discriminative, restored, target, critic = terms
+    loss = DiRALoss(adversarial_weight=1.0)
+
+    def generators_loss(x: Tensor) -> Tensor:
+        components = loss.forward_components(
+            discriminative, x, target[:, :, :10, :10], critic
+        )
+        return components.total - components.discriminator
+
+    x = restored.detach()[:, :, :10, :10].clone().requires_grad_()
+    assert torch.autograd.gradcheck(generators_loss, x)
+
+
+def test_without_adversary(terms) -> None:
+    discriminative, restored, target, _ = terms
+    components = DiRALoss().forward_components(discriminative, restored, target, None)
+    assert components.adversarial == components.discriminator == 0
+    expected = discriminative + 10 * F.mse_loss(restored, target)
+    torch.testing.assert_close(components.total, expected)
+
+
+def test_half_precision_does_not_overflow() -> None:
+    class Loud(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return 1000 * images
+
+    images = torch.ones(1, 1, 4, 4, dtype=torch.float16)
+    components = DiRALoss().forward_components(
+        torch.tensor(0.0), images, images, Loud()
+    )
+    assert components.total.dtype == torch.float32
+    assert components.discriminator == (999**2 + 1000**2) / 2
+
+
+@pytest.mark.parametrize("weight", [-1.0, math.inf, math.nan])
+@pytest.mark.parametrize("term", ["discriminative", "restorative", "adversarial"])
+def test_bad_weight(term: str, weight: float) -> None:
+    with pytest.raises(ValueError, match=f"{term}_weight must be finite"):
+        DiRALoss(**{f"{term}_weight": weight})
+
+
+@pytest.mark.parametrize("option", ["restoration", "adversary"])
+def test_unknown_form(option: str) -> None:
+    with pytest.raises(ValueError, match=f"{option} must be one of .*got 'wgan'"):
+        DiRALoss(**{option: "wgan"})
+
+
+def test_shapes_must_agree() -> None:
+    with pytest.raises(ValueError, match=r"\(2, 1, 8, 8\).*\(1, 8, 8\)"):
+        DiRALoss()(torch.tensor(0.0), torch.rand(2, 1, 8, 8), torch.rand(1, 8, 8), None)
