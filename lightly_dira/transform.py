@@ -9,7 +9,7 @@ from typing import Any
 import albumentations as A
 import numpy as np
 import torch
-from lightly.data import MultiViewCollate
+from lightly.data.multi_view_collate import MultiViewCollate
 from lightly.transforms.multi_view_transform import MultiViewTransform
 from PIL import Image
 from torch import Tensor
