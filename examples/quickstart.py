@@ -70,7 +70,8 @@ def main() -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     steps = options.epochs * len(loader)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    dira = DiRA(model.backbone, optimizer, adversarial_start=steps // 2)
+    adversarial_start = options.epochs // 2 * len(loader)
+    dira = DiRA(model.backbone, optimizer, adversarial_start=adversarial_start)
 
     history = []
     print("  ".join(f"{name:>14}" for name in ("epoch", "stage", *TERMS)))
@@ -163,8 +164,9 @@ def report_restoration(
         curves.subplots(1, 4), TERMS, zip(*history, strict=True), strict=True
     ):
         started = [value if value else float("nan") for value in values]
-        axis.plot(range(1, len(history) + 1), started, marker="o")
-        axis.set(title=f"{name} loss", xlabel="epoch", xlim=(0.5, len(history) + 0.5))
+        axis.plot(range(len(history)), started, marker="o")
+        axis.set(title=f"{name} loss", xlabel="epoch", xlim=(-0.5, len(history) - 0.5))
+        axis.locator_params("x", integer=True)
     figure.savefig("quickstart.png", dpi=110)
     print("Wrote quickstart.png and quickstart.pt")
 

@@ -86,8 +86,8 @@ class InPainting(_Painting):
         >>> import numpy as np
         >>> from lightly_dira.distortions import InPainting
         >>> image = np.full((224, 224), 255, dtype=np.uint8)
-        >>> InPainting()(image=image)["image"].min()
-        np.uint8(0)
+        >>> int(InPainting()(image=image)["image"].min())
+        0
 
     - [0]: DiRA, 2022, https://arxiv.org/abs/2204.10437 (published pixels are of 224)
     - [1]: Models Genesis, 2019, https://arxiv.org/abs/1908.06912
@@ -139,8 +139,8 @@ class OutPainting(_Painting):
         >>> import numpy as np
         >>> from lightly_dira.distortions import OutPainting
         >>> image = np.full((224, 224), 255, dtype=np.uint8)
-        >>> OutPainting()(image=image)["image"][0].max()  # the border is black
-        np.uint8(0)
+        >>> int(OutPainting()(image=image)["image"][0].max())  # the border is black
+        0
 
     - [0]: DiRA, 2022, https://arxiv.org/abs/2204.10437 (published pixels are of 224)
     - [1]: Models Genesis, 2019, https://arxiv.org/abs/1908.06912

@@ -57,5 +57,5 @@ def test_quickstart(folder: Path, tmp_path: Path) -> None:
     assert "restored" in output
     with Image.open(tmp_path / "quickstart.png") as picture:
         assert min(picture.size) > 500
-    weights = torch.load(tmp_path / "quickstart.pt")
+    weights = torch.load(tmp_path / "quickstart.pt", weights_only=True)
     assert weights.keys() == {"backbone", "head"}

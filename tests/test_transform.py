@@ -7,7 +7,7 @@ import albumentations as A
 import numpy as np
 import pytest
 import torch
-from lightly.data import MultiViewCollate
+from lightly.data.multi_view_collate import MultiViewCollate
 from lightly.transforms import (
     BYOLTransform,
     MoCoV2Transform,
