@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -10,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightly.transforms.multi_view_transform import MultiViewTransform
-from torch import nn
+from PIL import Image
+from torch import Tensor, nn
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as F
 
 
 @dataclass(frozen=True)
@@ -28,69 +31,90 @@ class Sample:
             return self
         return replace(self, view=self.distort(self.view), distort=None)
 
-    def split(self) -> list[Sample]:
-        """Makes a sample of each view, if a step has made several views at once."""
-        if not isinstance(self.view, (list, tuple)):
-            return [self]
-        return [Sample(view, view, self.distort) for view in self.view]
 
+class Step(nn.Module):
+    """One step of the base transform, for samples instead of images.
 
-class _Step(nn.Module):
-    """One step of the base transform, for samples instead of images."""
+    Whatever comes beside the sample, a mask or what the step makes beside the image,
+    passes through untouched.
+    """
 
-    def __init__(self, transform: Callable[[Any], Any], kind: str) -> None:
+    def __init__(self, transform: Callable[..., Any], kind: str) -> None:
+        """Wraps a transform of images that is of the given kind."""
         super().__init__()
         self.transform = transform
         self.kind = kind
         self.after_geometry = False
         self.after_distortion = False
 
-    def forward(self, sample: Sample) -> Sample:
+    def forward(self, sample: Sample, *extras: Any) -> Any:
+        """Transforms the sample's view and, as the kind asks, its target."""
         if self.after_distortion:
             sample = sample.distorted()
-        if self.kind == "unknown":
-            (view,) = self._apply(sample.view)
-            return replace(sample, view=view, target=view)
-        if self.after_geometry or self.kind in ("photometric", "normalisation"):
-            (view,) = self._apply(sample.view)
-            return replace(sample, view=view)
-        if sample.view is sample.target:
-            (view,) = self._apply(sample.view)
-            return replace(sample, view=view, target=view)
-        view, target = self._apply(sample.view, sample.target)
-        return replace(sample, view=view, target=target)
+        view_only = self.after_geometry or self.kind in ("photometric", "normalisation")
+        shared = self.kind == "unknown" or sample.view is sample.target
+        if view_only or shared:
+            (out,) = self._apply(extras, sample.view)
+            view, rest = (out, ()) if self.kind == "unknown" else _split(out)
+            target = sample.target if view_only else view
+        else:
+            out, other = self._apply(extras, sample.view, sample.target)
+            view, rest = _split(out)
+            target, _ = _split(other)
+        sample = replace(sample, view=view, target=target)
+        return (sample, *rest) if rest else sample
 
-    def _apply(self, *images: Any) -> list[Any]:
+    def _apply(self, extras: tuple[Any, ...], *images: Any) -> list[Any]:
         """Applies the transform to every image, with the same draws."""
         if _is_albumentation(self.transform):
-            return seeded(self.transform, [np.asarray(image) for image in images])
+            return seeded(self.transform, [_as_array(image) for image in images])
+        call = self.transform
+        if self.kind != "unknown":
+            images = tuple(map(_as_torchvision, images))
+            if isinstance(images[0], Tensor) and _name(call) in _FOR_TENSORS:
+                call = _FOR_TENSORS[_name(call)](call)
         results: list[Any] = []
         state = _random_state() if len(images) > 1 else None
         for image in images:
             if results and state is not None:
                 _set_random_state(state)
-            results.append(self.transform(image))
+            results.append(call(image, *extras))
         return results
 
 
-def take_apart(transform: Callable[[Any], Any], aligned: bool) -> Any:
-    """Replaces the steps of every view's transform by steps for samples."""
-    if not isinstance(transform, MultiViewTransform):
+def take_apart(transform: Any, aligned: bool) -> Any:
+    """Replaces the steps of every view's transform by steps for samples.
+
+    Args:
+        transform: The transform; it is left as it is.
+        aligned: Whether flips touch the target.
+
+    Returns:
+        A transform of samples: a single `Step` where nothing could be taken apart.
+    """
+    several = {cls.__name__ for cls in type(transform).__mro__} & _MULTI_VIEW
+    if not several or not _is_container(transform):
         return _take_view_apart(transform, aligned)
     # Views often share one transform.
-    unique = {id(view): view for view in transform.transforms}
-    views = {key: _take_view_apart(view, aligned) for key, view in unique.items()}
+    views = {id(view): view for view in transform.transforms}
+    views = {key: _take_view_apart(view, aligned) for key, view in views.items()}
     transform = copy.copy(transform)
     transform.transforms = [views[id(view)] for view in transform.transforms]
+    mask_fn = getattr(transform, "mask_fn", None)
+    if mask_fn is not None:
+        transform.mask_fn = functools.partial(_call_with_view, mask_fn)
     return transform
 
 
-def _take_view_apart(transform: Callable[[Any], Any], aligned: bool) -> Any:
-    steps: list[_Step] = []
-    replaced = _replace_steps(transform, steps)
+def _take_view_apart(transform: Any, aligned: bool) -> Any:
+    steps: list[Step] = []
+    if isinstance(transform, tuple):  # of `ImageGridTransform`: one after the other
+        replaced: Any = tuple(_replace_steps(part, steps) for part in transform)
+    else:
+        replaced = _replace_steps(transform, steps)
     if not aligned:
         for step in steps:
-            if type(step.transform).__name__ in _FLIPS:
+            if _name(step.transform) in _FLIPS:
                 step.kind = "photometric"
     for step in reversed(steps):
         if step.kind in ("geometric", "unknown"):
@@ -102,51 +126,72 @@ def _take_view_apart(transform: Callable[[Any], Any], aligned: bool) -> Any:
     return replaced
 
 
-def _replace_steps(transform: Any, steps: list[_Step]) -> Any:
-    sequence = type(transform).__name__ in ("Compose", "Sequential")
-    if _is_albumentation(transform) and sequence and transform.p == 1:
-        return nn.Sequential(*(_replace_steps(t, steps) for t in transform.transforms))
-    if isinstance(transform, nn.Sequential):
-        return nn.Sequential(*(_replace_steps(t, steps) for t in transform))
+def _replace_steps(transform: Any, steps: list[Step]) -> Any:
+    if _is_albumentation(transform):
+        if _name(transform) in ("Compose", "Sequential") and transform.p == 1:
+            parts = [_replace_steps(part, steps) for part in transform.transforms]
+            return nn.Sequential(*parts)
+    elif isinstance(transform, nn.Sequential):
+        return nn.Sequential(*(_replace_steps(part, steps) for part in transform))
+    elif _is_container(transform):
+        container = copy.copy(transform)
+        if isinstance(container, nn.Module):
+            container._modules = dict(container._modules)
+        name, contents = _contents(transform)
+        if isinstance(contents, Iterable):
+            parts = [_replace_steps(part, steps) for part in contents]
+            several = isinstance(contents, nn.ModuleList)
+            setattr(container, name, nn.ModuleList(parts) if several else parts)
+        else:
+            setattr(container, name, _replace_steps(contents, steps))
+        return container
+    steps.append(Step(transform, _kind(transform)))
+    return steps[-1]
+
+
+def _is_container(transform: Any) -> bool:
+    """Whether a transform does nothing to an image but pass it to others.
+
+    True for those of torchvision and Lightly that keep others, and for classes that
+    inherit the call from them. Others might look into the image themselves.
+    """
+    if _contents(transform)[0] == "" or _name(transform) in _LOOK_INTO_THE_IMAGE:
+        return False
+    call = type(transform).forward if isinstance(transform, nn.Module) else None
+    call = call or type(transform).__call__
+    return call.__module__.split(".")[0] in ("lightly", "torchvision")
+
+
+def _contents(transform: Any) -> tuple[str, Any]:
+    """Returns name and value of the attribute that holds other transforms, if any."""
     attributes = dict(getattr(transform, "__dict__", {}))
     attributes.update(attributes.get("_modules", {}))
-    name = next((name for name in _CONTENTS if name in attributes), None)
-    if name is None or _is_albumentation(transform):
-        steps.append(_Step(transform, _kind(transform)))
-        return steps[-1]
-    container = copy.copy(transform)
-    if isinstance(container, nn.Module):
-        container._modules = dict(container._modules)
-    contents: Any = attributes[name]
-    if isinstance(contents, Iterable):
-        parts = [_replace_steps(part, steps) for part in contents]
-        several = isinstance(contents, nn.ModuleList)
-        contents = nn.ModuleList(parts) if several else parts
-    else:
-        contents = _replace_steps(contents, steps)
-    setattr(container, name, contents)
-    return container
+    found = (name for name in ("transforms", "transform", "tr") if name in attributes)
+    name = next(found, "")
+    return name, attributes.get(name)
 
 
-# Attributes in which containers keep what they are made of.
-_CONTENTS = ("transforms", "transform", "tr")
+_MULTI_VIEW = {"MultiViewTransform", "MultiViewTransformV2", "ImageGridTransform"}
+_LOOK_INTO_THE_IMAGE = {"Jigsaw"}
 _FLIPS = ("RandomHorizontalFlip", "HorizontalFlip")
 
 # Names of classes of torchvision (v1 and v2 share them), Lightly and albumentations.
 _KINDS = {
     "geometric": """
         CenterCrop ElasticTransform Pad RandomAffine RandomCrop RandomHorizontalFlip
-        RandomPerspective RandomResize RandomResizedCrop RandomRotate RandomRotation
-        RandomShortestSize RandomVerticalFlip RandomZoomOut Resize ScaleJitter
+        RandomPerspective RandomResize RandomResizedCrop RandomResizedCropAndFlip
+        RandomRotate RandomRotation RandomShortestSize RandomVerticalFlip RandomZoomOut
+        Resize ScaleJitter
         DualTransform
         """,
     "photometric": """
-        AmplitudeRescaleTransform ColorJitter GaussianBlur GaussianMixtureMask
-        GaussianNoise Grayscale IRFFT2DTransform JPEG PhaseShiftTransform
-        RandomAdjustSharpness RandomAutocontrast RandomChannelPermutation
-        RandomEqualize RandomErasing RandomFrequencyMaskTransform RandomGrayscale
-        RandomInvert RandomPhotometricDistort RandomPosterize RandomSolarization
-        RandomSolarize RFFT2DTransform RGB
+        AddGridTransform AmplitudeRescaleTransform ColorJitter GaussianBlur
+        GaussianMixtureMask GaussianNoise Grayscale IRFFT2DTransform JPEG
+        PhaseShiftTransform RandomAdjustSharpness RandomAutocontrast
+        RandomChannelPermutation RandomEqualize RandomErasing
+        RandomFrequencyMaskTransform RandomGrayscale RandomInvert
+        RandomPhotometricDistort RandomPosterize RandomSolarization RandomSolarize
+        RFFT2DTransform RGB
         ImageOnlyTransform
         """,
     "conversion": """
@@ -167,8 +212,81 @@ def _kind(transform: Any) -> str:
     return next((_KIND_OF[name] for name in names if name in _KIND_OF), "unknown")
 
 
+def _name(transform: Any) -> str:
+    return type(transform).__name__
+
+
 def _is_albumentation(transform: Any) -> bool:
     return hasattr(transform, "set_random_state")
+
+
+def find_normalisation(transform: Any) -> tuple[Tensor, Tensor] | None:
+    """Returns mean and standard deviation of a normalisation inside a transform."""
+    if _name(transform) == "Normalize" and hasattr(transform, "mean"):
+        shape = (-1, 1, 1)
+        mean, std = torch.as_tensor(transform.mean), torch.as_tensor(transform.std)
+        return mean.reshape(shape), std.reshape(shape)
+    contents = _contents(transform)[1]
+    parts = contents if isinstance(contents, Iterable) else [contents]
+    found = (find_normalisation(part) for part in parts if part is not None)
+    return next((pair for pair in found if pair is not None), None)
+
+
+def _call_with_view(function: Callable[[Any], Any], sample: Sample) -> Any:
+    return function(sample.view)
+
+
+def _split(out: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Separates an image from what a step made beside it."""
+    return (out[0], tuple(out[1:])) if isinstance(out, tuple) else (out, ())
+
+
+def _as_array(image: Any) -> Any:
+    if isinstance(image, Tensor):
+        return image.movedim(0, -1).contiguous().numpy()
+    return np.asarray(image)
+
+
+def _as_torchvision(image: Any) -> Any:
+    """Returns a PIL image, or a tensor where PIL would lose precision or channels."""
+    if not isinstance(image, np.ndarray):
+        return image
+    if image.dtype == np.uint8 and (image.ndim == 2 or image.shape[2] in (3, 4)):
+        return Image.fromarray(image)
+    return tv_tensors.Image(torch.from_numpy(np.atleast_3d(image)).movedim(-1, 0))
+
+
+def _blur_for_tensors(blur: Any) -> Callable[[Tensor], Tensor]:
+    """Lightly's `GaussianBlur` goes through 8 bits; this one draws the same and not."""
+
+    def apply(image: Tensor) -> Tensor:
+        if np.random.random_sample() >= blur.prob:  # noqa: NPY002
+            return image
+        sigma = np.random.uniform(*blur.sigmas)  # noqa: NPY002
+        size = 2 * round(4 * sigma) + 1
+        blurred: Tensor = F.gaussian_blur(image, [size, size], [sigma, sigma])
+        return blurred
+
+    return apply
+
+
+def _solarize_for_tensors(solarize: Any) -> Callable[[Tensor], Tensor]:
+    """Lightly's `RandomSolarization` takes PIL images only."""
+
+    def apply(image: Tensor) -> Tensor:
+        if np.random.random_sample() >= solarize.prob:  # noqa: NPY002
+            return image
+        top = 1.0 if image.is_floating_point() else torch.iinfo(image.dtype).max
+        solarized: Tensor = F.solarize(image, solarize.threshold / 255 * top)
+        return solarized
+
+    return apply
+
+
+_FOR_TENSORS: dict[str, Callable[[Any], Callable[..., Any]]] = {
+    "GaussianBlur": lambda b: _blur_for_tensors(b) if hasattr(b, "sigmas") else b,
+    "RandomSolarization": _solarize_for_tensors,
+}
 
 
 def seeded(transform: Any, images: Sequence[Any]) -> list[Any]:

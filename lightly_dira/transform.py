@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import albumentations as A
@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from lightly.data.multi_view_collate import MultiViewCollate
 from lightly.transforms.multi_view_transform import MultiViewTransform
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data._utils.collate import collate, default_collate_fn_map
-from torchvision.transforms.v2 import functional as F
 
 from lightly_dira.distortions import published_mixture
-from lightly_dira.steps import Sample, seeded, take_apart
+from lightly_dira.images import Window, to_pixels, to_target, to_tensor
+from lightly_dira.steps import Sample, Step, find_normalisation, seeded, take_apart
 
 
 class DiRAViews(list[Tensor]):
@@ -65,11 +66,20 @@ class DiRAViews(list[Tensor]):
         """Copies views and target to page-locked memory."""
         return self._each(torch.Tensor.pin_memory)
 
+    @property
+    def view(self) -> Tensor:
+        """The view that the target belongs to."""
+        view = self[self.target_view]
+        return view if isinstance(view, Tensor) else view[0]
+
     def _each(self, function: Callable[[Tensor], Tensor]) -> DiRAViews:
+        def apply(value: Any) -> Any:
+            if isinstance(value, (list, tuple)):
+                return type(value)(map(apply, value))
+            return function(value) if isinstance(value, Tensor) else value
+
         return DiRAViews(
-            map(function, self),
-            target=function(self.target),
-            target_view=self.target_view,
+            map(apply, self), function(self.target), target_view=self.target_view
         )
 
 
@@ -121,7 +131,12 @@ class DiRATransform:
     is drawn once and shared by a view and its target; photometric steps and the
     distortion touch the view only, and the distortion comes last, before conversion
     to a tensor and normalisation, so that black is black. Steps of unknown kind are
-    applied to view and target alike.
+    applied to view and target alike. A transform that cannot be taken apart at all is
+    left whole: its finished view, with the normalisation undone if there is one
+    inside, is the target, and what is distorted. What a transform returns beside its
+    views, grids or masks, passes through untouched.
+
+    Images of more than 8 bits go through as floats and keep their precision.
 
     Without a base transform it is the published pipeline: for each of two views a
     random resized crop (scale 0.2 to 1), a flip (p 0.5), colour jitter (0.4, 0.4, 0.4,
@@ -138,15 +153,19 @@ class DiRATransform:
         transform: The base transform.
         target_view: Index of the view that the target belongs to.
         target_channels: Channels of the target.
+        distortion: The albumentations transform that distorts every view, or None.
+        window: Values of the image that are black and white, or None.
 
     Shape:
-        - image: a PIL image or an array (H, W) or (H, W, C).
+        - image: a PIL image, an array (H, W) or (H, W, C) or a tensor (C, H, W), of 1
+          to 4 channels, 8 or 16 bits or float, and at least 16 x 16 pixels.
         - output: `DiRAViews` of float (C, H, W), with a target (target_channels, H, W)
           in [0, 1].
 
     Examples:
         >>> from lightly.transforms import MoCoV2Transform
-        >>> from PIL import Image
+        >>> from numpy.typing import NDArray
+    from PIL import Image
         >>> from lightly_dira import DiRATransform
         >>> transform = DiRATransform(MoCoV2Transform(input_size=64))
         >>> x_query, x_key = views = transform(Image.new("RGB", (128, 128)))
@@ -156,35 +175,43 @@ class DiRATransform:
 
     def __init__(
         self,
-        transform: Callable[[Any], Any] | None = None,
+        transform: Callable[..., Any] | Sequence[Callable[..., Any]] | None = None,
         *,
         input_size: int = 224,
         target_view: int = 0,
         target_channels: int = 1,
         distortion: A.BasicTransform | A.BaseCompose | str | None = "published",
         aligned: bool = True,
+        window: Window | None = None,
     ) -> None:
         """Takes the base transform apart.
 
         Args:
-            transform: Makes views of an image: a Lightly transform or any other.
+            transform: Makes views of an image: a Lightly transform, a torchvision or
+                albumentations `Compose`, any other callable, or a list of callables,
+                one for each view.
             input_size: Side of the views of the published pipeline, in pixels; without
                 meaning for another base transform.
             target_view: Index of the view that the target belongs to.
-            target_channels: 1 for grey (luminance), 3 for colour.
+            target_channels: 1 for grey (luminance), or as many as the images have.
             distortion: Any albumentations transform; "published" for
                 `lightly_dira.distortions.published_mixture()`, None for none.
             aligned: False leaves horizontal flips out of the target, so that half of
                 the targets are mirrored, as in the published run.
+            window: Values of the image that become 0 and 1, in its own units, for
+                example (-1000, 400) for the lung in CT. Without one, integers are
+                divided by the largest value of 8 or 16 bits, and floats must lie in
+                [0, 1].
 
         Raises:
             TypeError: If `transform` cannot be called or `distortion` is none.
             ValueError: If a number is out of range.
         """
-        if transform is not None and not callable(transform):
+        views = transform if isinstance(transform, (list, tuple)) else [transform]
+        if not views or not all(view is None or callable(view) for view in views):
             raise TypeError(
-                "DiRATransform: transform must be callable, got "
-                f"{type(transform).__name__}."
+                "DiRATransform: transform must be callable, or a list of callables, "
+                f"got {transform!r}."
             )
         if distortion == "published":
             distortion = published_mixture()
@@ -193,42 +220,62 @@ class DiRATransform:
                 "DiRATransform: distortion must be an albumentations transform, "
                 f"'published' or None, got {distortion!r}."
             )
-        if target_channels not in (1, 3):
+        if not 1 <= target_channels <= 4 or target_view < 0 or input_size < 1:
             raise ValueError(
-                f"DiRATransform: target_channels must be 1 or 3, got {target_channels}."
+                "DiRATransform: target_channels must be 1 to 4, target_view at least 0 "
+                f"and input_size at least 1, got {target_channels}, {target_view} and "
+                f"{input_size}."
             )
-        if target_view < 0 or input_size < 1:
+        if window is not None and not window[0] < window[1]:
             raise ValueError(
-                "DiRATransform: target_view must be at least 0 and input_size at least "
-                f"1, got {target_view} and {input_size}."
+                f"DiRATransform: window must be (low, high) with low < high, got "
+                f"{window}."
             )
-        self._channels = 3 if transform is None else None
-        self.transform = transform or _published_pipeline(input_size)
+        self._expand = transform is None
+        self.transform: Any = transform
+        if transform is None:
+            self.transform = _published_pipeline(input_size)
+        elif isinstance(transform, (list, tuple)):
+            self.transform = MultiViewTransform(transform)
         self.target_view = target_view
         self.target_channels = target_channels
         self.distortion = distortion
-        self._steps = take_apart(self.transform, aligned)
+        self.window = window
+        self._call = take_apart(self.transform, aligned)
+        self._opaque = isinstance(self._call, Step) and self._call.kind == "unknown"
+        self._normalisation = find_normalisation(self.transform)
+        known = self._normalisation
+        self._colour = known is not None and len(known[0]) == 3
 
-    def __call__(self, image: Any) -> DiRAViews:
+    def __call__(self, image: Any, *extras: Any) -> DiRAViews:
         """Returns the views of an image, with the target of one of them.
 
+        Args:
+            image: The image.
+            extras: What the base transform takes beside it, for example a mask.
+
         Raises:
-            ValueError: If there is no view `target_view`.
+            TypeError: If the image is none, or of an unsupported type.
+            ValueError: If it is too small, has values that cannot be used, or there
+                is no view `target_view`.
         """
-        if isinstance(image, np.ndarray) and image.dtype == np.uint8:
-            image = F.to_pil_image(image)
-        samples = self._steps(Sample(image, image, self._distort))
-        if isinstance(samples, Sample):
-            samples = samples.split()
+        if self._opaque:
+            outputs = self.transform(image, *extras)
+            several = isinstance(outputs, (list, tuple))
+            outputs = [*map(self._finished, outputs if several else [outputs])]
+        else:
+            image = self._prepare(image)
+            outputs = self._call(Sample(image, image, self._distort), *extras)
+            if not isinstance(outputs, list):
+                outputs = [outputs]
+        samples = [*_samples(outputs)]
         if self.target_view >= len(samples):
             raise ValueError(
                 f"DiRATransform: target_view={self.target_view}, but the transform "
                 f"makes {len(samples)} views."
             )
-        views = [_to_tensor(sample.distorted().view) for sample in samples]
-        if self._channels is not None:
-            views = [view.expand(self._channels, -1, -1) for view in views]
-        target = _to_target(samples[self.target_view].target, self.target_channels)
+        target = to_target(samples[self.target_view].target, self.target_channels)
+        views = [self._finish(output) for output in outputs]
         return DiRAViews(views, target, target_view=self.target_view)
 
     def __repr__(self) -> str:
@@ -236,17 +283,108 @@ class DiRATransform:
         return (
             f"DiRATransform(\n  transform={self.transform!r},\n  "
             f"distortion={self.distortion!r},\n  target_view={self.target_view}, "
-            f"target_channels={self.target_channels},\n)"
+            f"target_channels={self.target_channels}, window={self.window},\n)"
         )
+
+    def preview(self, image: Any, n: int = 8) -> Any:
+        """Draws `n` examples of what becomes of an image: clean target and views.
+
+        Args:
+            image: The image.
+            n: How often to transform it.
+
+        Returns:
+            A `matplotlib.figure.Figure`; matplotlib must be installed.
+        """
+        from matplotlib.figure import Figure
+
+        columns = [self(image) for _ in range(n)]
+        rows = ["clean target", *(f"view {i}" for i in range(len(columns[0])))]
+        figure = Figure(figsize=(1.3 * n, 1.3 * len(rows)), layout="constrained")
+        grid = figure.subplots(len(rows), n, squeeze=False)
+        for axes, views in zip(grid.T, columns, strict=True):
+            pictures = [views.target, *map(self._denormalised, views)]
+            for axis, picture in zip(axes, pictures, strict=True):
+                colours = picture.clamp(0, 1)[:3] if len(picture) > 2 else picture[:1]
+                axis.imshow(colours.movedim(0, -1), cmap="gray", vmin=0, vmax=1)
+                axis.set(xticks=[], yticks=[])
+        for axis, row in zip(grid[:, 0], rows, strict=True):
+            axis.set_ylabel(row)
+        return figure
+
+    def _prepare(self, image: Any) -> Any:
+        plain = isinstance(image, Image.Image) and image.mode in ("L", "RGB")
+        if not plain or self.window is not None or min(image.size) < 16:
+            image = to_pixels(image, self.window)
+        if not self._colour:
+            return image
+        if isinstance(image, Image.Image):
+            return image.convert("RGB")
+        # The normalisation is for three channels.
+        image = np.atleast_3d(image)
+        return image[..., :3] if image.shape[2] > 2 else image[..., [0, 0, 0]]
+
+    def _finished(self, output: Any) -> Any:
+        """Makes a sample of a finished view, and nothing of what else there is."""
+        if not isinstance(output, (Tensor, np.ndarray, Image.Image)):
+            return output
+        view = to_tensor(output)
+        clean = self._denormalised(view)
+        if view.ndim != 3 or clean is view:
+            return Sample(view, view, self._distort)
+
+        def distort(view: Tensor) -> Tensor:
+            assert self._normalisation is not None
+            mean, std = self._normalisation
+            distorted: Tensor = (self._distort(self._denormalised(view)) - mean) / std
+            return distorted
+
+        return Sample(view, clean, distort)
+
+    def _finish(self, output: Any) -> Any:
+        if isinstance(output, tuple):
+            return tuple(map(self._finish, output))
+        if not isinstance(output, Sample):
+            return output
+        view = to_tensor(output.distorted().view)
+        return view.expand(3, -1, -1) if self._expand and len(view) == 1 else view
+
+    def _denormalised(self, view: Tensor) -> Tensor:
+        if self._normalisation is None or len(view) != len(self._normalisation[0]):
+            return view
+        mean, std = self._normalisation
+        return view * std + mean
 
     def _distort(self, view: Any) -> Any:
         if self.distortion is None:
             return view
         if isinstance(view, Tensor):
+            if view.ndim != 3:  # a stack of crops
+                return view
             array = view.movedim(0, -1).contiguous().numpy()
             return torch.from_numpy(seeded(self.distortion, [array])[0]).movedim(-1, 0)
         array = seeded(self.distortion, [np.asarray(view)])[0]
         return Image.fromarray(array) if isinstance(view, Image.Image) else array
+
+
+def _samples(outputs: Any) -> Iterator[Sample]:
+    """Yields the samples among outputs, in their order."""
+    for output in outputs:
+        if isinstance(output, Sample):
+            yield output
+        elif isinstance(output, tuple):
+            yield from _samples(output)
+
+
+class _ColorJitter(A.ColorJitter):  # type: ignore[misc]
+    """Treats each of two or four channels as a grey image of its own."""
+
+    def apply(self, img: NDArray[Any], **params: Any) -> NDArray[Any]:
+        if img.ndim == 2 or img.shape[2] in (1, 3):
+            return super().apply(img, **params)  # type: ignore[no-any-return]
+        channels = np.moveaxis(img, -1, 0)
+        apply = functools.partial(super().apply, **params)
+        return np.stack([apply(channel) for channel in channels], axis=-1)
 
 
 def _published_pipeline(input_size: int) -> MultiViewTransform:
@@ -256,34 +394,8 @@ def _published_pipeline(input_size: int) -> MultiViewTransform:
                 (input_size, input_size), scale=(0.2, 1), area_for_downscale="image"
             ),
             A.HorizontalFlip(p=0.5),
-            A.ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8),
+            _ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8),
             A.GaussianBlur(blur_limit=0, sigma_limit=(0.1, 2), p=0.5),
         ]
     )
     return MultiViewTransform([view, view])
-
-
-def _to_tensor(image: Any) -> Tensor:
-    """Returns an image as float (C, H, W), integers divided by their range."""
-    if isinstance(image, Tensor):
-        tensor = image
-    else:
-        tensor = torch.from_numpy(np.atleast_3d(np.array(image))).movedim(-1, 0)
-    if tensor.dtype.is_floating_point:
-        return tensor
-    return tensor.to(torch.float32) / torch.iinfo(tensor.dtype).max
-
-
-def _to_target(image: Any, channels: int) -> Tensor:
-    if isinstance(image, Image.Image) and channels == 1:
-        image = image.convert("L")
-    target = _to_tensor(image).as_subclass(Tensor)
-    if len(target) == channels:
-        return target
-    if len(target) == 3:
-        target = torch.einsum("c,chw->hw", _LUMINANCE, target)[None]
-    return target.expand(channels, -1, -1)
-
-
-# Of red, green and blue, ITU-R BT.601.
-_LUMINANCE = torch.tensor([0.299, 0.587, 0.114])

@@ -200,7 +200,7 @@ class DiRA(nn.Module):
             return loss
         if views is None:
             raise ValueError(_NO_TARGET)
-        view = views[views.target_view]
+        view = views.view
         self._check_target(views.target, view)
         restored = self._decode(self.features.take(view), view.shape[2:])
         target = views.target.to(restored.device, non_blocking=True)

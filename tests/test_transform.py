@@ -268,7 +268,7 @@ class TestErrors:
             DiRATransform(MoCoV2Transform(SIZE), target_view=2)(picture())
 
     def test_no_transform(self) -> None:
-        with pytest.raises(TypeError, match="must be callable, got int"):
+        with pytest.raises(TypeError, match=r"must be callable.*got 3"):
             DiRATransform(3)
 
     @pytest.mark.parametrize("distortion", ["inpainting", v2.GaussianBlur(3)])
@@ -277,7 +277,7 @@ class TestErrors:
             DiRATransform(distortion=distortion)
 
     @pytest.mark.parametrize(
-        "options", [{"target_channels": 2}, {"target_view": -1}, {"input_size": 0}]
+        "options", [{"target_channels": 5}, {"target_view": -1}, {"input_size": 0}]
     )
     def test_out_of_range(self, options) -> None:
         with pytest.raises(ValueError, match=next(iter(options))):

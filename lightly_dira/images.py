@@ -1,0 +1,180 @@
+"""Images of any kind: read, checked, scaled, and turned into tensors and targets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+Window = tuple[float, float]
+"""The lowest and the highest value of interest, in the units of the image."""
+
+_SMALLEST = 16
+# Of red, green and blue, ITU-R BT.601.
+_LUMINANCE = torch.tensor([0.299, 0.587, 0.114])
+
+
+def read_image(path: str | Path) -> NDArray[Any]:
+    """Reads an image file as it is: grey stays one channel and 16 bits stay 16 bits.
+
+    A loader for `torchvision.datasets.ImageFolder` and, as `LightlyDataset` has no
+    such argument, for `LightlyDataset.from_torch_dataset`.
+
+    Args:
+        path: A PNG, TIFF, JPEG or any other file that OpenCV reads.
+
+    Returns:
+        (H, W) for grey and (H, W, C) for colour, RGB or RGBA, of the file's own type.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it cannot be read as an image.
+
+    Examples:
+        >>> from torchvision.datasets import ImageFolder
+        >>> from lightly_dira import DiRATransform
+        >>> from lightly_dira.images import read_image
+        >>> def make_dataset(folder):
+        ...     return ImageFolder(folder, DiRATransform(), loader=read_image)
+    """
+    data = np.fromfile(path, dtype=np.uint8)
+    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    if image is None:
+        raise ValueError(
+            f"read_image: {path} is no image that OpenCV can read, or is damaged."
+        )
+    if image.ndim == 3 and image.shape[2] in (3, 4):
+        order = cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
+        image = cv2.cvtColor(image, order)
+    return image
+
+
+def to_pixels(image: Any, window: Window | None = None) -> NDArray[Any]:
+    """Returns an image as uint8, or as float32 in [0, 1] where 8 bits do not hold it.
+
+    Args:
+        image: PIL image, array (H, W) or (H, W, C) or tensor (C, H, W), of 1 to 4
+            channels and at least 16 x 16 pixels.
+        window: Values that become 0 and 1; values outside are clipped. Without one,
+            integers are divided by the largest value of 8 or 16 bits and floats must
+            lie in [0, 1].
+
+    Returns:
+        (H, W) or (H, W, C).
+
+    Raises:
+        TypeError: If it is no image or of an unsupported type.
+        ValueError: If its shape or its values cannot be used.
+    """
+    if isinstance(image, Image.Image):
+        if image.mode in ("P", "PA", "CMYK", "YCbCr", "LAB", "HSV"):
+            image = image.convert("RGB")
+        image = np.asarray(image)
+    elif isinstance(image, Tensor):
+        image = image.detach().cpu().numpy()
+        image = np.moveaxis(image, 0, -1) if image.ndim == 3 else image
+    elif not isinstance(image, np.ndarray):
+        raise TypeError(
+            "DiRATransform: expected a PIL image, a NumPy array (H, W) or (H, W, C) or "
+            f"a tensor (C, H, W), got {type(image).__name__}."
+        )
+    shape = image.shape
+    if image.ndim not in (2, 3) or (image.ndim == 3 and not 1 <= shape[2] <= 4):
+        raise ValueError(
+            "DiRATransform: expected an image (H, W), an array (H, W, C) or a tensor "
+            f"(C, H, W) with 1 to 4 channels; as an array it has shape {shape}."
+        )
+    if min(shape[:2]) < _SMALLEST:
+        raise ValueError(
+            f"DiRATransform: expected at least {_SMALLEST} x {_SMALLEST} pixels, got "
+            f"{shape[0]} x {shape[1]}. Enlarge the image or leave it out."
+        )
+    return (
+        image if image.dtype == np.uint8 and window is None else _scale(image, window)
+    )
+
+
+def to_tensor(image: Any) -> Tensor:
+    """Returns an image as float (C, H, W), integers divided by their largest value."""
+    if isinstance(image, Tensor):
+        tensor = image.as_subclass(Tensor)  # rid of torchvision's own class
+    else:
+        array = np.atleast_3d(np.asarray(image))
+        tensor = torch.from_numpy(array.transpose(2, 0, 1).copy())
+    if tensor.dtype.is_floating_point:
+        return tensor
+    return tensor.to(torch.float32) / torch.iinfo(tensor.dtype).max
+
+
+def to_target(image: Any, channels: int) -> Tensor:
+    """Returns an image as a restoration target, (channels, H, W) in [0, 1].
+
+    Raises:
+        ValueError: If it is no single image, has values outside [0, 1] or other
+            channels.
+    """
+    if isinstance(image, Image.Image) and channels == 1:
+        image = image.convert("L") if image.mode in ("RGB", "RGBA") else image
+    target = to_tensor(image)
+    if target.ndim != 3:
+        raise ValueError(
+            "DiRATransform: the view that the target is taken from must be an image "
+            f"(C, H, W), got shape {tuple(target.shape)}. Choose another `target_view`."
+        )
+    if len(target) > channels == 1:
+        if len(target) == 2:
+            target = target.mean(dim=0, keepdim=True)
+        else:
+            target = torch.einsum("c,chw->hw", _LUMINANCE, target[:3])[None]
+    elif len(target) != channels:
+        if len(target) != 1:
+            raise ValueError(
+                f"DiRATransform: an image of {len(target)} channels cannot give a "
+                f"target of {channels}; target_channels must be 1 or {len(target)}."
+            )
+        target = target.expand(channels, -1, -1)
+    low, high = target.aminmax()
+    # Rounding in resizing may leave the range by some units in the last place.
+    if not -1e-3 <= low <= high <= 1 + 1e-3:
+        raise ValueError(
+            "DiRATransform: targets are pixels in [0, 1], but the clean view reaches "
+            f"from {low:.4g} to {high:.4g}. Give the base transform as a torchvision "
+            "or albumentations `Compose`, so that its normalisation can be left out "
+            "of the target, or normalise in the model."
+        )
+    return target.clamp(0, 1)
+
+
+def _scale(image: NDArray[Any], window: Window | None) -> NDArray[Any]:
+    if image.dtype == np.bool_:
+        return np.where(image, np.uint8(255), np.uint8(0))
+    if image.dtype.kind not in "uif" or image.dtype.itemsize > 8:
+        raise TypeError(
+            "DiRATransform: expected pixels of type bool, uint8, uint16, int16, int32, "
+            f"float32 or float64, got {image.dtype}."
+        )
+    low, high = float(image.min()), float(image.max())
+    if not np.isfinite([low, high]).all():
+        raise ValueError(
+            "DiRATransform: the image holds NaN or infinite pixels. Replace them, for "
+            "example with `numpy.nan_to_num`."
+        )
+    if window is None:
+        top = 1.0 if image.dtype.kind == "f" else 65535.0
+        if image.dtype == np.int16 or low < 0 or high > top:
+            raise ValueError(
+                f"DiRATransform: without a window {image.dtype} pixels must be "
+                f"{'floats in [0, 1]' if top == 1 else 'unsigned, of 16 bits at most'}"
+                f", got values from {low:g} to {high:g}. Say which values are black "
+                "and white: DiRATransform(..., window=(low, high))."
+            )
+        window = (0.0, top)
+    black, white = window
+    scaled = (image.astype(np.float32) - np.float32(black)) / np.float32(white - black)
+    return scaled.clip(0, 1)

@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lightly.transforms import MoCoV2Transform
+from PIL import Image
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from lightly_dira import DiRATransform
+from lightly_dira.images import read_image, to_pixels
+
+PLAIN = v2.Compose([v2.RandomCrop(16), v2.ToImage(), v2.ToDtype(torch.float32, True)])
+DTYPES = {
+    np.uint8: (0, 255),
+    np.uint16: (0, 65535),
+    np.int16: (-1000, 1000),
+    np.float32: (0, 1),
+    np.float64: (0, 1),
+}
+
+
+def pixels(dtype, shape, seed: int = 0) -> np.ndarray:
+    low, high = DTYPES[dtype]
+    values = low + (high - low) * np.random.default_rng(seed).random(shape)
+    return values.astype(dtype)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    height=st.integers(16, 40),
+    width=st.integers(16, 40),
+    channels=st.sampled_from([None, 1, 2, 3, 4]),
+    dtype=st.sampled_from(list(DTYPES)),
+    as_tensor=st.booleans(),
+    base=st.sampled_from(["published", "torchvision", "lightly"]),
+    number=st.integers(0, 2**31),
+)
+def test_any_array(height, width, channels, dtype, as_tensor, base, number) -> None:
+    shape = (height, width) if channels is None else (height, width, channels)
+    image = given_image = pixels(dtype, shape, number)
+    before = image.copy()
+    if as_tensor and dtype is not np.uint16:
+        given_image = torch.from_numpy(image)
+        given_image = given_image if channels is None else given_image.movedim(-1, 0)
+    options = {"window": (-1000, 1000)} if dtype is np.int16 else {}
+    transform = DiRATransform(
+        {
+            "published": None,
+            "torchvision": PLAIN,
+            "lightly": MoCoV2Transform(input_size=16),
+        }[base],
+        input_size=16,
+        distortion=None,
+        **options,
+    )
+    outputs = []
+    for _ in range(2):
+        torch.manual_seed(number)
+        np.random.seed(number % 2**32)
+        views = transform(given_image)
+        outputs.append(torch.cat([views[0], views.target]))
+    assert torch.equal(*outputs), "one seed, two results"
+    assert np.array_equal(image, before), "the input was modified"
+    assert views.target.shape == (1, 16, 16)
+    assert 0 <= views.target.min() <= views.target.max() <= 1
+    count = channels or 1
+    expected = {"published": 3 if count == 1 else count, "torchvision": count}
+    assert len(views[0]) == expected.get(base, 3)
+    if base == "torchvision" and count == 1:
+        assert torch.allclose(views[0], views.target)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "RGB", "RGBA", "I;16", "I", "F"])
+@pytest.mark.parametrize("base", [None, MoCoV2Transform(input_size=16)])
+def test_any_pil_mode(mode: str, base) -> None:
+    grey = pixels(np.uint8, (40, 40))
+    image = {
+        "I;16": lambda: Image.fromarray(pixels(np.uint16, (40, 40))),
+        "I": lambda: Image.fromarray(pixels(np.uint16, (40, 40)).astype(np.int32)),
+        "F": lambda: Image.fromarray(pixels(np.float32, (40, 40))),
+    }.get(mode, lambda: Image.fromarray(grey).convert(mode))()
+    assert image.mode == mode
+    views = DiRATransform(base, input_size=16)(image)
+    assert views.target.shape == (1, 16, 16)
+    assert len(views[0]) == (4 if mode == "RGBA" and base is None else 3)
+
+
+@pytest.mark.parametrize("base", [None, "lightly"])
+@pytest.mark.parametrize("kind", ["uint16", "int16", "I;16", "float32", "tensor"])
+def test_sixteen_bits_survive(kind: str, base: str | None) -> None:
+    ramp = np.arange(128 * 128, dtype=np.uint16).reshape(128, 128)
+    options = {}
+    if kind == "int16":
+        image, options = ramp.astype(np.int16) - 1000, {"window": (-1000, 15383)}
+    elif kind == "I;16":
+        image = Image.fromarray(ramp)
+    elif kind == "uint16":
+        image = ramp
+    else:
+        image = (ramp / 16383).astype(np.float32)
+        image = torch.from_numpy(image)[None] if kind == "tensor" else image
+    lightly = MoCoV2Transform(input_size=64, normalize=None)
+    transform = DiRATransform(
+        lightly if base == "lightly" else None,
+        input_size=64,
+        distortion=None,
+        **options,
+    )
+    for number in range(5):
+        torch.manual_seed(number)
+        views = transform(image)
+        assert len(views.target.unique()) > 1000
+        assert len(views[0][0].unique()) > 1000
+
+
+def test_window_clips_and_scales() -> None:
+    image = np.full((16, 16), -3000, np.int16)
+    image[0, :3] = -1000, -300, 400
+    scaled = to_pixels(image, (-1000, 400))
+    assert scaled.dtype == np.float32
+    np.testing.assert_allclose(scaled[0, :4], [0, 0.5, 1, 0])
+
+
+def test_shrinking_does_not_alias() -> None:
+    """A grating finer than the output's pixels must become an even grey."""
+    grating = np.tile(np.array([0, 255], np.uint8), (1024, 512))
+    transform = DiRATransform(distortion=None, input_size=224)
+    for number in range(10):
+        torch.manual_seed(number)
+        target = transform(grating).target
+        # Sides of 0.45 to 1 of 1024 pixels shrink at least twofold.
+        assert target[:, 8:-8, 8:-8].std() < 0.2
+    aliased = cv2.resize(grating, (224, 224), interpolation=cv2.INTER_NEAREST)
+    assert (aliased / 255).std() > 0.4
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_target_as_the_image(channels: int) -> None:
+    image = pixels(np.uint8, (32, 32, channels))
+    transform = DiRATransform(PLAIN, distortion=None, target_channels=channels)
+    views = transform(image)
+    torch.testing.assert_close(views.target, views[0])
+
+
+class TestReadImage:
+    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+    @pytest.mark.parametrize("channels", [None, 3, 4])
+    def test_reads_what_pil_or_opencv_wrote(self, tmp_path, dtype, channels) -> None:
+        shape = (20, 30) if channels is None else (20, 30, channels)
+        image = pixels(dtype, shape)
+        path = tmp_path / "image.png"
+        order = {3: [2, 1, 0], 4: [2, 1, 0, 3]}.get(channels)
+        cv2.imwrite(str(path), image if order is None else image[..., order])
+        read = read_image(path)
+        assert read.dtype == dtype
+        assert np.array_equal(read, image)
+        if dtype is np.uint8:
+            assert np.array_equal(read, np.asarray(Image.open(path)))
+
+    def test_as_a_loader(self, tmp_path: Path) -> None:
+        (tmp_path / "class").mkdir()
+        cv2.imwrite(str(tmp_path / "class" / "a.png"), pixels(np.uint16, (40, 40)))
+        dataset = ImageFolder(tmp_path, DiRATransform(input_size=32), loader=read_image)
+        views, label = dataset[0]
+        assert views.target.shape == (1, 32, 32)
+        assert len(views.target.unique()) > 256
+        assert label == 0
+
+    @pytest.mark.parametrize("content", [b"", b"no image", None])
+    def test_damaged_file(self, tmp_path: Path, content) -> None:
+        path = tmp_path / "image.png"
+        if content is None:
+            cv2.imwrite(str(path), pixels(np.uint8, (40, 40)))
+            content = path.read_bytes()[:20]
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"image\.png is no image"):
+            read_image(path)
+
+    def test_missing_file(self) -> None:
+        with pytest.raises(FileNotFoundError):
+            read_image("nowhere.png")
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "message"),
+    [
+        (
+            np.zeros((0, 16), np.uint8),
+            ValueError,
+            "16 x 16 pixels, got 0 x 16",
+        ),
+        (np.zeros((15, 40), np.uint8), ValueError, "got 15 x 40"),
+        (Image.new("L", (15, 40)), ValueError, "got 40 x 15"),
+        (np.full((16, 16), np.nan), ValueError, "NaN or infinite"),
+        (np.full((16, 16), np.inf, np.float32), ValueError, "NaN or infinite"),
+        (np.full((16, 16), 3.0), ValueError, r"floats in \[0, 1\], got.*window="),
+        (np.zeros((16, 16), np.int16), ValueError, "int16.*window="),
+        (np.full((16, 16), 2**20, np.int32), ValueError, "1.04858e\\+06.*window="),
+        (np.zeros((16, 16), np.complex64), TypeError, "got complex64"),
+        (np.zeros((16, 16, 5), np.uint8), ValueError, "1 to 4 channels"),
+        (np.zeros((2, 16, 16, 3), np.uint8), ValueError, "1 to 4 channels"),
+        ("image.png", TypeError, "got str"),
+    ],
+)
+@pytest.mark.parametrize("base", [None, PLAIN])
+def test_bad_images(image, error, message: str, base) -> None:
+    with pytest.raises(error, match=message):
+        DiRATransform(base)(image)
+
+
+def test_bad_window() -> None:
+    with pytest.raises(ValueError, match="low < high"):
+        DiRATransform(window=(100, 100))
+
+
+def test_colour_target_of_other_channels() -> None:
+    with pytest.raises(ValueError, match=r"image of 4 channels.*target of 3"):
+        DiRATransform(PLAIN, target_channels=3)(np.zeros((16, 16, 4), np.uint8))
+
+
+def test_preview() -> None:
+    pytest.importorskip("matplotlib")
+    figure = DiRATransform(MoCoV2Transform(32)).preview(np.zeros((40, 40), np.uint8), 3)
+    assert len(figure.axes) == 9
+    assert {axis.get_ylabel() for axis in figure.axes} - {""} == {
+        "clean target",
+        "view 0",
+        "view 1",
+    }
