@@ -105,8 +105,11 @@ def to_tensor(image: Any) -> Tensor:
     if isinstance(image, Tensor):
         tensor = image.as_subclass(Tensor)  # rid of torchvision's own class
     else:
-        array = np.atleast_3d(np.asarray(image))
-        tensor = torch.from_numpy(array.transpose(2, 0, 1).copy())
+        array = np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)
+        tensor = torch.from_numpy(array.astype(np.float32, order="C"))
+        if array.dtype.kind == "f":
+            return tensor
+        return tensor.div_(np.iinfo(array.dtype).max)
     if tensor.dtype.is_floating_point:
         return tensor
     return tensor.to(torch.float32) / torch.iinfo(tensor.dtype).max
@@ -139,7 +142,9 @@ def to_target(image: Any, channels: int) -> Tensor:
                 f"target of {channels}; target_channels must be 1 or {len(target)}."
             )
         target = target.expand(channels, -1, -1)
-    low, high = target.aminmax()
+    low, high = (value.item() for value in target.aminmax())
+    if 0 <= low <= high <= 1:
+        return target
     # Rounding in resizing may leave the range by some units in the last place.
     if not -1e-3 <= low <= high <= 1 + 1e-3:
         raise ValueError(

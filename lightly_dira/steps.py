@@ -5,16 +5,46 @@ from __future__ import annotations
 import copy
 import functools
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
+
+
+class Draws:
+    """The random draws that albumentations makes for one image.
+
+    Its transforms have generators of their own, which repeat themselves in the workers
+    of a data loader. Here they share one pair, seeded from PyTorch's generator.
+    """
+
+    def __init__(self) -> None:
+        """Waits with the seed until somebody draws."""
+        self._generators: tuple[np.random.Generator, random.Random] | None = None
+
+    def apply(self, transform: Any, *images: NDArray[Any]) -> list[NDArray[Any]]:
+        """Applies a transform to every image, with the same draws."""
+        if self._generators is None:
+            seed = int(torch.randint(2**62, ()))
+            self._generators = np.random.default_rng(seed), random.Random(seed)
+        numpy, python = self._generators
+        transform.set_random_state(numpy, python)
+        if len(images) == 1:
+            return [transform(image=images[0])["image"]]
+        states = numpy.bit_generator.state, python.getstate()
+        results = []
+        for image in images:
+            numpy.bit_generator.state = states[0]
+            python.setstate(states[1])
+            results.append(transform(image=image)["image"])
+        return results
 
 
 @dataclass(frozen=True)
@@ -23,13 +53,15 @@ class Sample:
 
     view: Any
     target: Any
-    distort: Callable[[Any], Any] | None
+    draws: Draws
+    distort: Callable[[Any, Draws], Any] | None
 
     def distorted(self) -> Sample:
         """Distorts the view, unless that has been done."""
         if self.distort is None:
             return self
-        return replace(self, view=self.distort(self.view), distort=None)
+        view = self.distort(self.view, self.draws)
+        return replace(self, view=view, distort=None)
 
 
 class Step(nn.Module):
@@ -54,20 +86,21 @@ class Step(nn.Module):
         view_only = self.after_geometry or self.kind in ("photometric", "normalisation")
         shared = self.kind == "unknown" or sample.view is sample.target
         if view_only or shared:
-            (out,) = self._apply(extras, sample.view)
+            (out,) = self._run(extras, sample.draws, sample.view)
             view, rest = (out, ()) if self.kind == "unknown" else _split(out)
             target = sample.target if view_only else view
         else:
-            out, other = self._apply(extras, sample.view, sample.target)
+            images = sample.view, sample.target
+            out, other = self._run(extras, sample.draws, *images)
             view, rest = _split(out)
             target, _ = _split(other)
         sample = replace(sample, view=view, target=target)
         return (sample, *rest) if rest else sample
 
-    def _apply(self, extras: tuple[Any, ...], *images: Any) -> list[Any]:
+    def _run(self, extras: tuple[Any, ...], draws: Draws, *images: Any) -> list[Any]:
         """Applies the transform to every image, with the same draws."""
         if _is_albumentation(self.transform):
-            return seeded(self.transform, [_as_array(image) for image in images])
+            return draws.apply(self.transform, *map(as_array, images))
         call = self.transform
         if self.kind != "unknown":
             images = tuple(map(_as_torchvision, images))
@@ -241,9 +274,11 @@ def _split(out: Any) -> tuple[Any, tuple[Any, ...]]:
     return (out[0], tuple(out[1:])) if isinstance(out, tuple) else (out, ())
 
 
-def _as_array(image: Any) -> Any:
+def as_array(image: Any) -> NDArray[Any]:
+    """Returns an image as an array (H, W) or (H, W, C)."""
     if isinstance(image, Tensor):
-        return image.movedim(0, -1).contiguous().numpy()
+        array: NDArray[Any] = image.movedim(0, -1).contiguous().numpy()
+        return array
     return np.asarray(image)
 
 
@@ -287,16 +322,6 @@ _FOR_TENSORS: dict[str, Callable[[Any], Callable[..., Any]]] = {
     "GaussianBlur": lambda b: _blur_for_tensors(b) if hasattr(b, "sigmas") else b,
     "RandomSolarization": _solarize_for_tensors,
 }
-
-
-def seeded(transform: Any, images: Sequence[Any]) -> list[Any]:
-    """Applies an albumentations transform with draws that PyTorch's generator seeds."""
-    seed = int(torch.randint(2**62, ()))
-    results = []
-    for image in images:
-        transform.set_random_state(np.random.default_rng(seed), random.Random(seed))
-        results.append(transform(image=image)["image"])
-    return results
 
 
 def _random_state() -> tuple[Any, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import albumentations as A
+import cv2
 import numpy as np
 import torch
 from lightly.data.multi_view_collate import MultiViewCollate
@@ -18,7 +19,14 @@ from torch.utils.data._utils.collate import collate, default_collate_fn_map
 
 from lightly_dira.distortions import published_mixture
 from lightly_dira.images import Window, to_pixels, to_target, to_tensor
-from lightly_dira.steps import Sample, Step, find_normalisation, seeded, take_apart
+from lightly_dira.steps import (
+    Draws,
+    Sample,
+    Step,
+    as_array,
+    find_normalisation,
+    take_apart,
+)
 
 
 class DiRAViews(list[Tensor]):
@@ -164,8 +172,7 @@ class DiRATransform:
 
     Examples:
         >>> from lightly.transforms import MoCoV2Transform
-        >>> from numpy.typing import NDArray
-    from PIL import Image
+        >>> from PIL import Image
         >>> from lightly_dira import DiRATransform
         >>> transform = DiRATransform(MoCoV2Transform(input_size=64))
         >>> x_query, x_key = views = transform(Image.new("RGB", (128, 128)))
@@ -260,12 +267,14 @@ class DiRATransform:
                 is no view `target_view`.
         """
         if self._opaque:
-            outputs = self.transform(image, *extras)
+            outputs, draws = self.transform(image, *extras), Draws()
             several = isinstance(outputs, (list, tuple))
-            outputs = [*map(self._finished, outputs if several else [outputs])]
+            outputs = outputs if several else [outputs]
+            outputs = [self._finished(output, draws) for output in outputs]
         else:
             image = self._prepare(image)
-            outputs = self._call(Sample(image, image, self._distort), *extras)
+            sample = Sample(image, image, Draws(), self._distort)
+            outputs = self._call(sample, *extras)
             if not isinstance(outputs, list):
                 outputs = [outputs]
         samples = [*_samples(outputs)]
@@ -306,7 +315,7 @@ class DiRATransform:
             pictures = [views.target, *map(self._denormalised, views)]
             for axis, picture in zip(axes, pictures, strict=True):
                 colours = picture.clamp(0, 1)[:3] if len(picture) > 2 else picture[:1]
-                axis.imshow(colours.movedim(0, -1), cmap="gray", vmin=0, vmax=1)
+                axis.imshow(colours.movedim(0, -1).numpy(), cmap="gray", vmin=0, vmax=1)
                 axis.set(xticks=[], yticks=[])
         for axis, row in zip(grid[:, 0], rows, strict=True):
             axis.set_ylabel(row)
@@ -319,27 +328,22 @@ class DiRATransform:
         if not self._colour:
             return image
         if isinstance(image, Image.Image):
-            return image.convert("RGB")
+            return image if image.mode == "RGB" else image.convert("RGB")
         # The normalisation is for three channels.
         image = np.atleast_3d(image)
         return image[..., :3] if image.shape[2] > 2 else image[..., [0, 0, 0]]
 
-    def _finished(self, output: Any) -> Any:
+    def _finished(self, output: Any, draws: Draws) -> Any:
         """Makes a sample of a finished view, and nothing of what else there is."""
         if not isinstance(output, (Tensor, np.ndarray, Image.Image)):
             return output
         view = to_tensor(output)
         clean = self._denormalised(view)
         if view.ndim != 3 or clean is view:
-            return Sample(view, view, self._distort)
-
-        def distort(view: Tensor) -> Tensor:
-            assert self._normalisation is not None
-            mean, std = self._normalisation
-            distorted: Tensor = (self._distort(self._denormalised(view)) - mean) / std
-            return distorted
-
-        return Sample(view, clean, distort)
+            return Sample(view, view, draws, self._distort)
+        assert self._normalisation is not None
+        mean, std = self._normalisation
+        return Sample((self._distort(clean, draws) - mean) / std, clean, draws, None)
 
     def _finish(self, output: Any) -> Any:
         if isinstance(output, tuple):
@@ -355,16 +359,15 @@ class DiRATransform:
         mean, std = self._normalisation
         return view * std + mean
 
-    def _distort(self, view: Any) -> Any:
-        if self.distortion is None:
+    def _distort(self, view: Any, draws: Draws) -> Any:
+        if self.distortion is None or (isinstance(view, Tensor) and view.ndim != 3):
             return view
+        (array,) = draws.apply(self.distortion, as_array(view))
+        if isinstance(view, Image.Image):
+            return Image.fromarray(array)
         if isinstance(view, Tensor):
-            if view.ndim != 3:  # a stack of crops
-                return view
-            array = view.movedim(0, -1).contiguous().numpy()
-            return torch.from_numpy(seeded(self.distortion, [array])[0]).movedim(-1, 0)
-        array = seeded(self.distortion, [np.asarray(view)])[0]
-        return Image.fromarray(array) if isinstance(view, Image.Image) else array
+            return torch.from_numpy(array).movedim(-1, 0)
+        return array
 
 
 def _samples(outputs: Any) -> Iterator[Sample]:
@@ -376,23 +379,80 @@ def _samples(outputs: Any) -> Iterator[Sample]:
             yield from _samples(output)
 
 
+class _RandomResizedCrop(A.RandomResizedCrop):  # type: ignore[misc]
+    """Shrinks with the quality of area interpolation, several times faster."""
+
+    def apply(
+        self, img: NDArray[Any], crop_coords: tuple[int, int, int, int], **params: Any
+    ) -> NDArray[Any]:
+        left, top, right, bottom = crop_coords
+        return _resize(img[top:bottom, left:right], *self.size)
+
+
+def _resize(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:
+    """Averages over the area of each new pixel.
+
+    OpenCV's own area interpolation is fast by whole factors only. So the image is
+    halved while it is twice as large, then enlarged (bilinear) to exactly twice the
+    size and halved once more.
+    """
+
+    def halvings(length: int, new: int) -> int:
+        return max(0, (length // new).bit_length() - 1)
+
+    rows, columns = halvings(image.shape[0], height), halvings(image.shape[1], width)
+    image = image[
+        : image.shape[0] >> rows << rows, : image.shape[1] >> columns << columns
+    ]
+    while rows or columns:
+        size = image.shape[1] >> (columns > 0), image.shape[0] >> (rows > 0)
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        rows, columns = max(0, rows - 1), max(0, columns - 1)
+    double = (
+        width * (1 + (image.shape[1] > width)),
+        height * (1 + (image.shape[0] > height)),
+    )
+    image = cv2.resize(image, double, interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+
+
 class _ColorJitter(A.ColorJitter):  # type: ignore[misc]
-    """Treats each of two or four channels as a grey image of its own."""
+    """Treats a grey image, and each of two or four channels, as brightness alone.
+
+    Hue and saturation mean nothing there, and for bytes brightness and contrast are
+    one look-up each.
+    """
 
     def apply(self, img: NDArray[Any], **params: Any) -> NDArray[Any]:
-        if img.ndim == 2 or img.shape[2] in (1, 3):
+        if img.ndim == 3 and img.shape[2] == 3:
             return super().apply(img, **params)  # type: ignore[no-any-return]
-        channels = np.moveaxis(img, -1, 0)
-        apply = functools.partial(super().apply, **params)
-        return np.stack([apply(channel) for channel in channels], axis=-1)
+        if img.ndim == 3:
+            channels = [self.apply(channel, **params) for channel in cv2.split(img)]
+            return np.stack(channels, axis=-1)
+        for step in params["order"]:
+            if step == 0:
+                img = _linear(img, params["brightness"], 0.0)
+            elif step == 1:
+                contrast = params["contrast"]
+                img = _linear(img, contrast, (1 - contrast) * cv2.mean(img)[0])
+        return img
+
+
+def _linear(image: NDArray[Any], factor: float, offset: float) -> NDArray[Any]:
+    """Returns factor * image + offset, within the range of the type."""
+    if image.dtype == np.uint8:
+        table = (factor * _BYTES + (offset + 0.5)).clip(0, 255).astype(np.uint8)
+        return cv2.LUT(image, table)
+    return (factor * image + offset).clip(0, 1)
+
+
+_BYTES = np.arange(256, dtype=np.float32)
 
 
 def _published_pipeline(input_size: int) -> MultiViewTransform:
     view = A.Compose(
         [
-            A.RandomResizedCrop(
-                (input_size, input_size), scale=(0.2, 1), area_for_downscale="image"
-            ),
+            _RandomResizedCrop((input_size, input_size), scale=(0.2, 1)),
             A.HorizontalFlip(p=0.5),
             _ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8),
             A.GaussianBlur(blur_limit=0, sigma_limit=(0.1, 2), p=0.5),

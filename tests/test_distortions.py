@@ -9,6 +9,7 @@ from scipy import stats
 
 from lightly_dira.distortions import (
     InPainting,
+    NonLinearIntensity,
     OutPainting,
     PatchShuffling,
     published_mixture,
@@ -120,6 +121,41 @@ def test_crowded_image_gets_fewer_exchanges() -> None:
     assert np.array_equal(np.sort(shuffled, axis=None), np.sort(image, axis=None))
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("inverted", [0.0, 1.0])
+def test_nonlinear_intensity_is_monotone(dtype, inverted: float) -> None:
+    top = 1 if dtype is np.float32 else np.iinfo(dtype).max
+    ramp = (np.linspace(0, 1, 4096).reshape(64, 64) * top).astype(dtype)
+    transform = NonLinearIntensity(inverted=inverted)
+    curves = set()
+    for seed in range(20):
+        transform.set_random_seed(seed)
+        mapped = transform(image=ramp)["image"]
+        assert mapped.dtype == dtype
+        steps = np.diff(mapped.ravel().astype(np.float64))
+        assert (steps <= 1e-6).all() if inverted else (steps >= -1e-6).all()
+        assert {mapped.min(), mapped.max()} == {0, top}
+        curves.add(mapped.tobytes())
+    assert len(curves) == 20
+
+
+def test_nonlinear_intensity_follows_the_bezier_curve() -> None:
+    """de Casteljau's construction, point by point."""
+    transform = NonLinearIntensity(inverted=0.0)
+    transform.set_random_seed(1)
+    params = transform.get_params()
+    transform.set_random_seed(1)
+    draw = transform.py_random.random
+    xs, ys = sorted((draw(), draw())), sorted((draw(), draw()))
+    points = np.array([(0, 0), *zip(xs, ys, strict=True), (1, 1)])
+    for t in (0.2, 0.5, 0.9):
+        row = points
+        while len(row) > 1:
+            row = (1 - t) * row[:-1] + t * row[1:]
+        index = round(1000 * t)
+        np.testing.assert_allclose((params["x"][index], params["y"][index]), row[0])
+
+
 def test_sizes_are_relative() -> None:
     transform = InPainting()
     for _ in range(50):
@@ -149,11 +185,13 @@ def test_published_mixture() -> None:
     assert stats.chisquare(counts, expected).pvalue > 1e-4
 
 
-@pytest.mark.parametrize("distortion", [*DISTORTIONS, published_mixture])
+@pytest.mark.parametrize(
+    "distortion", [*DISTORTIONS, published_mixture, NonLinearIntensity]
+)
 def test_serialisation(distortion) -> None:
     transform = distortion()
     twin = A.from_dict(A.to_dict(transform))
-    image = numbered()
+    image = numbered() / numbered().max()
     results = []
     for each in (transform, twin):
         each.set_random_seed(5)
@@ -171,6 +209,7 @@ def test_serialisation(distortion) -> None:
         (InPainting, {"stop": 1.5}),
         (PatchShuffling, {"side": (0.5, 1.2)}),
         (PatchShuffling, {"count": -1}),
+        (NonLinearIntensity, {"inverted": 2.0}),
     ],
 )
 def test_bad_arguments(distortion, options) -> None:

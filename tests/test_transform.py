@@ -7,6 +7,7 @@ import albumentations as A
 import numpy as np
 import pytest
 import torch
+from lightly.data import LightlyDataset
 from lightly.data.multi_view_collate import MultiViewCollate
 from lightly.transforms import (
     BYOLTransform,
@@ -15,8 +16,10 @@ from lightly.transforms import (
     SimSiamTransform,
     VICRegTransform,
 )
+from lightning_fabric.utilities import move_data_to_device
 from PIL import Image
 from torch.utils.data import DataLoader, default_collate
+from torch.utils.data._utils.pin_memory import pin_memory
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
@@ -253,6 +256,33 @@ class TestViews:
         assert isinstance(views, DiRAViews)
         assert {t.dtype for t in [*views, views.target]} == {torch.float64}
         assert views.target_view == 1
+
+    def test_lightnings_batch_transfer(self, samples) -> None:
+        batch = move_data_to_device(default_collate(samples), torch.device("meta"))
+        assert isinstance(batch[0], DiRAViews)
+        assert {t.device.type for t in [*batch[0], batch[0].target]} == {"meta"}
+
+    def test_pinned_memory(self, samples, monkeypatch) -> None:
+        """Pinning needs an accelerator; what is asked to be pinned does not."""
+        pinned = []
+        monkeypatch.setattr(
+            torch.Tensor, "pin_memory", lambda self: pinned.append(self) or self
+        )
+        views, *_ = pin_memory(default_collate(samples))
+        assert isinstance(views, DiRAViews)
+        assert len(pinned) == 4, "two views, the target and the labels"
+        assert any(views.target is tensor for tensor in pinned)
+
+    def test_lightly_dataset(self, tmp_path) -> None:
+        for number in range(4):
+            picture().save(tmp_path / f"{number}.png")
+        transform = DiRATransform(MoCoV2Transform(SIZE))
+        dataset = LightlyDataset(str(tmp_path), transform=transform)
+        for collate in (None, MultiViewCollate()):
+            ((views, labels, names),) = DataLoader(dataset, 4, collate_fn=collate)
+            assert isinstance(views, DiRAViews)
+            assert views.target.shape == (4, 1, SIZE, SIZE)
+            assert len(labels) == len(names) == 4
 
     def test_pickle(self, samples) -> None:
         views = samples[0][0]
