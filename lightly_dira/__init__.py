@@ -8,7 +8,8 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 from lightly_dira.discriminator import PatchDiscriminator
 from lightly_dira.loss import DiRALoss, DiRALossComponents
 from lightly_dira.restoration import RestorationHead
-from lightly_dira.transform import DiRATransform, DiRAViews
+from lightly_dira.transform import DiRATransform
+from lightly_dira.views import DiRAViews
 from lightly_dira.wrapper import DiRA
 
 __version__ = "0.1.0"

@@ -100,6 +100,33 @@ def to_pixels(image: Any, window: Window | None = None) -> NDArray[Any]:
     )
 
 
+def resize_area(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:
+    """Averages over the area of each new pixel.
+
+    OpenCV's own area interpolation is fast by whole factors only. So the image is
+    halved while it is twice as large, then enlarged (bilinear) to exactly twice the
+    size and halved once more.
+    """
+
+    def halvings(length: int, new: int) -> int:
+        return max(0, (length // new).bit_length() - 1)
+
+    rows, columns = halvings(image.shape[0], height), halvings(image.shape[1], width)
+    image = image[
+        : image.shape[0] >> rows << rows, : image.shape[1] >> columns << columns
+    ]
+    while rows or columns:
+        size = image.shape[1] >> (columns > 0), image.shape[0] >> (rows > 0)
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        rows, columns = max(0, rows - 1), max(0, columns - 1)
+    double = (
+        width * (1 + (image.shape[1] > width)),
+        height * (1 + (image.shape[0] > height)),
+    )
+    image = cv2.resize(image, double, interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+
+
 def to_tensor(image: Any) -> Tensor:
     """Returns an image as float (C, H, W), integers divided by their largest value."""
     if isinstance(image, Tensor):

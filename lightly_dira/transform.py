@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import albumentations as A
 import cv2
 import numpy as np
 import torch
-from lightly.data.multi_view_collate import MultiViewCollate
 from lightly.transforms.multi_view_transform import MultiViewTransform
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data._utils.collate import collate, default_collate_fn_map
 
 from lightly_dira.distortions import published_mixture
-from lightly_dira.images import Window, to_pixels, to_target, to_tensor
+from lightly_dira.images import Window, resize_area, to_pixels, to_target, to_tensor
 from lightly_dira.steps import (
     Draws,
     Sample,
@@ -27,109 +24,7 @@ from lightly_dira.steps import (
     find_normalisation,
     take_apart,
 )
-
-
-class DiRAViews(list[Tensor]):
-    """The views of one image or of a batch, with the clean target of one of them.
-
-    It is the list of views that the base transform returns, and unpacks like it.
-    PyTorch's `default_collate` and Lightly's `MultiViewCollate` make one `DiRAViews`
-    of many; `DataLoader(pin_memory=True)` and Lightning move it as a whole.
-
-    Attributes:
-        target: The clean image, float, in [0, 1]; (C, H, W), or (B, C, H, W) once
-            collated.
-        target_view: Index of the view that the target belongs to.
-
-    Examples:
-        >>> import torch
-        >>> from torch.utils.data import default_collate
-        >>> from lightly_dira import DiRAViews
-        >>> views = torch.rand(2, 3, 32, 32)
-        >>> samples = [DiRAViews(views, target=torch.rand(1, 32, 32))] * 4
-        >>> x0, x1 = batch = default_collate(samples)
-        >>> x0.shape, batch.target.shape
-        (torch.Size([4, 3, 32, 32]), torch.Size([4, 1, 32, 32]))
-    """
-
-    def __init__(
-        self, views: Iterable[Tensor], target: Tensor, *, target_view: int = 0
-    ) -> None:
-        """Joins views and target.
-
-        Args:
-            views: The views.
-            target: The clean image.
-            target_view: Index of the view that it belongs to.
-        """
-        super().__init__(views)
-        self.target = target
-        self.target_view = target_view
-
-    def to(self, *args: Any, **kwargs: Any) -> DiRAViews:
-        """Moves views and target as `torch.Tensor.to` does."""
-        return self._each(lambda tensor: tensor.to(*args, **kwargs))
-
-    def pin_memory(self) -> DiRAViews:
-        """Copies views and target to page-locked memory."""
-        return self._each(torch.Tensor.pin_memory)
-
-    @property
-    def view(self) -> Tensor:
-        """The view that the target belongs to."""
-        view = self[self.target_view]
-        return view if isinstance(view, Tensor) else view[0]
-
-    def _each(self, function: Callable[[Tensor], Tensor]) -> DiRAViews:
-        def apply(value: Any) -> Any:
-            if isinstance(value, (list, tuple)):
-                return type(value)(map(apply, value))
-            return function(value) if isinstance(value, Tensor) else value
-
-        return DiRAViews(
-            map(apply, self), function(self.target), target_view=self.target_view
-        )
-
-
-def find_views(batch: Any) -> DiRAViews | None:
-    """Returns the first `DiRAViews` in nested lists, tuples and dicts, if any."""
-    if isinstance(batch, DiRAViews):
-        return batch
-    if isinstance(batch, Mapping):
-        batch = list(batch.values())
-    if not isinstance(batch, (list, tuple)):
-        return None
-    found = map(find_views, batch)
-    return next((views for views in found if views is not None), None)
-
-
-def _collate_views(
-    samples: Sequence[DiRAViews], *, collate_fn_map: Any = None
-) -> DiRAViews:
-    join = functools.partial(collate, collate_fn_map=collate_fn_map)
-    return DiRAViews(
-        map(join, zip(*samples, strict=True)),
-        target=join([sample.target for sample in samples]),
-        target_view=samples[0].target_view,
-    )
-
-
-def _keeping_targets(call: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(call)
-    def wrapped(self: MultiViewCollate, batch: Sequence[Any]) -> Any:
-        views, *rest = call(self, batch)
-        samples = [sample[0] for sample in batch]
-        if samples and all(isinstance(sample, DiRAViews) for sample in samples):
-            target = torch.stack([sample.target for sample in samples])
-            views = DiRAViews(views, target, target_view=samples[0].target_view)
-        return views, *rest
-
-    return wrapped
-
-
-default_collate_fn_map[DiRAViews] = _collate_views
-# Lightly's collate function has no such map; its batches of other views stay as ever.
-MultiViewCollate.__call__ = _keeping_targets(MultiViewCollate.__call__)
+from lightly_dira.views import DiRAViews
 
 
 class DiRATransform:
@@ -386,34 +281,7 @@ class _RandomResizedCrop(A.RandomResizedCrop):  # type: ignore[misc]
         self, img: NDArray[Any], crop_coords: tuple[int, int, int, int], **params: Any
     ) -> NDArray[Any]:
         left, top, right, bottom = crop_coords
-        return _resize(img[top:bottom, left:right], *self.size)
-
-
-def _resize(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:
-    """Averages over the area of each new pixel.
-
-    OpenCV's own area interpolation is fast by whole factors only. So the image is
-    halved while it is twice as large, then enlarged (bilinear) to exactly twice the
-    size and halved once more.
-    """
-
-    def halvings(length: int, new: int) -> int:
-        return max(0, (length // new).bit_length() - 1)
-
-    rows, columns = halvings(image.shape[0], height), halvings(image.shape[1], width)
-    image = image[
-        : image.shape[0] >> rows << rows, : image.shape[1] >> columns << columns
-    ]
-    while rows or columns:
-        size = image.shape[1] >> (columns > 0), image.shape[0] >> (rows > 0)
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        rows, columns = max(0, rows - 1), max(0, columns - 1)
-    double = (
-        width * (1 + (image.shape[1] > width)),
-        height * (1 + (image.shape[0] > height)),
-    )
-    image = cv2.resize(image, double, interpolation=cv2.INTER_LINEAR)
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+        return resize_area(img[top:bottom, left:right], *self.size)
 
 
 class _ColorJitter(A.ColorJitter):  # type: ignore[misc]

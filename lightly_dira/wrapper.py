@@ -21,7 +21,7 @@ from lightly_dira.optimization import (
     remove_parameters,
 )
 from lightly_dira.restoration import RestorationHead
-from lightly_dira.transform import find_views
+from lightly_dira.views import find_views
 
 
 class DiRA(nn.Module):
