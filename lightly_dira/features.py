@@ -10,7 +10,7 @@ import itertools
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -44,6 +44,7 @@ class _Route:
     part: int = 0
     parts: int = 1
     by_value: bool = False
+    target_view: int = 0
 
 
 class _Hook:
@@ -63,7 +64,12 @@ class _Hook:
             method(*self.args, *hooked)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return getattr, (contextlib.nullcontext(), "__exit__")
+        return inert_callable()
+
+
+def inert_callable() -> tuple[Any, ...]:
+    """Reduces a hook to a callable of the standard library that does nothing."""
+    return getattr, (contextlib.nullcontext(), "__exit__")
 
 
 class FeaturePyramid:
@@ -149,7 +155,7 @@ class FeaturePyramid:
         finally:
             self._own_pass, self._running = False, kept
 
-    def take(self, view: Tensor) -> list[Tensor]:
+    def take(self, view: Tensor, target_view: int = 0) -> list[Tensor]:
         """Returns the maps of the pass that saw `view`, and forgets all passes.
 
         The tensor itself is recognised at once. Where the loop made another of it
@@ -160,6 +166,7 @@ class FeaturePyramid:
 
         Args:
             view: The view that carries the target, (B, C, H, W).
+            target_view: Its index: another one takes another route.
 
         Returns:
             A list of (B, C_i, H_i, W_i), finest to coarsest.
@@ -172,10 +179,15 @@ class FeaturePyramid:
         if not passes:
             raise RuntimeError(
                 "DiRA: the backbone has made no pass with gradients since DiRA was "
-                "last called, so there is nothing to decode. Run the model on the "
-                "batch first and call `loss = dira(loss, batch)` once per batch."
+                "last called or the optimiser last stepped, so there is nothing to "
+                "decode. Run the model on the batch, with gradients on and in the "
+                "mode it trains in, then call `loss = dira(loss, batch)`, once per "
+                "batch; and wrap the very module that the loop calls, not one that "
+                "shares its layers, nor in a copy of this wrapper."
             )
-        route = self._find_route(passes, seen, view)
+        if self._route is not None and self._route.target_view != target_view:
+            self._route = None
+        route = replace(self._find_route(passes, seen, view), target_view=target_view)
         self._follow(route)
         run = passes[route.index]
         rows = slice(route.part * len(view), (route.part + 1) * len(view))
@@ -199,7 +211,8 @@ class FeaturePyramid:
 
     def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         self._running = None
-        known_mode = self._route is None or self._route.training == module.training
+        # Once it has trained in training mode, passes in evaluation are no training.
+        known_mode = self._route is None or module.training >= self._route.training
         wanted = self.capturing and torch.is_grad_enabled() and known_mode
         if not (wanted or self._own_pass):
             return
@@ -288,6 +301,8 @@ def _difference(images: Tensor, view: Tensor) -> float:
 def _standardise(images: Tensor) -> Tensor:
     images = images.float()
     axes = tuple(range(2, images.ndim))
+    largest = images.abs().amax(dim=axes, keepdim=True)
     images = images - images.mean(dim=axes, keepdim=True)
     scale = images.square().mean(dim=axes, keepdim=True).sqrt()
-    return images / scale.clamp_min(1e-6)
+    # What is left of a constant image is rounding, and is to stay next to nothing.
+    return images / scale.clamp_min(1e-6).maximum(1e-3 * largest)

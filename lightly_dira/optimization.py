@@ -74,20 +74,26 @@ class DiscriminatorStep:
     returned scalar is that factor, so it is summed up beside the gradients and divided
     out before Adam sees them. Nothing here waits for the device.
 
+    A `zero_grad()` ends what was gathered, also where a scaler skipped the step before
+    it. It is noticed by the backbone's gradients, as the next backward pass begins;
+    what it did not reach is dropped then: the discriminator's gradients and, after
+    `model.zero_grad()`, the head's.
+
     Args:
         discriminator: The module to train.
-        witness: A parameter of the user's optimiser that only the same losses reach:
-            a `zero_grad()` since the last backward pass shows in its gradient.
+        head: The module that the user's optimiser trains but the model does not hold.
         lr: Adam's learning rate.
+
+    Attributes:
+        backbone: Parameters of the backbone that the user's optimiser holds.
     """
 
-    def __init__(
-        self, discriminator: nn.Module, witness: Parameter, *, lr: float
-    ) -> None:
+    def __init__(self, discriminator: nn.Module, head: nn.Module, *, lr: float) -> None:
         """Creates Adam with the published betas."""
         self.parameters = list(discriminator.parameters())
         self.adam = Adam(self.parameters, lr=lr, betas=(0.5, 0.999))
-        self._witness = witness
+        self.backbone: list[Parameter] = []
+        self._out_of_reach = [*self.parameters, *head.parameters()]
         self._scale: Tensor | None = None
 
     def watch(self, total: Tensor) -> None:
@@ -100,35 +106,38 @@ class DiscriminatorStep:
         Gradients that are not finite count as 0: a scaler looks at the user's
         optimiser alone.
         """
-        if self._scale is None:
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        if self._scale is None or not gradients:
+            self.forget()
             return
-        gradients = self._gradients()
         for gradient in gradients:
             gradient.div_(self._scale)
         finite = torch.stack([g.isfinite().all() for g in gradients]).all()
         for gradient in gradients:
             gradient.masked_fill_(~finite, 0)
         self.adam.step()
-        self._forget()
+        self.forget()
 
-    def _begin_backward(self, scale: Tensor) -> None:
-        # A zero_grad() without a step before it: a scaler skipped that step, and the
-        # gradients gathered for it must go too. Where several losses are summed, this
-        # runs several times before any gradient is written; then nothing is gathered,
-        # or what is gathered has been emptied.
-        gathered, witness = self._gradients(), self._witness.grad
-        if gathered and witness is None:
-            self._forget()
-        elif gathered and witness is not None and self._scale is not None:
-            skipped = witness.eq(0).all() & gathered[0].ne(0).any()
-            for gradient in gathered:
-                gradient.masked_fill_(skipped, 0)
-            self._scale = self._scale.masked_fill(skipped, 0)
-        self._scale = scale.detach() + (0 if self._scale is None else self._scale)
-
-    def _gradients(self) -> list[Tensor]:
-        return [p.grad for p in self.parameters if p.grad is not None]
-
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Drops what has been gathered."""
         self.adam.zero_grad()
         self._scale = None
+
+    def _begin_backward(self, scale: Tensor) -> None:
+        # Where several losses are summed, this runs several times before any gradient
+        # is written; then nothing is gathered, or what is gathered has been emptied.
+        witness = next((p for p in self.backbone if p.requires_grad), None)
+        gathered = [p.grad for p in self._out_of_reach if p.grad is not None]
+        if witness is not None and gathered:
+            if witness.grad is None:
+                for parameter in self._out_of_reach:
+                    parameter.grad = None
+                self._scale = None
+            else:
+                left = torch.stack([g.ne(0).any() for g in gathered]).any()
+                emptied = witness.grad.eq(0).all() & left
+                for gradient in gathered:
+                    gradient.masked_fill_(emptied, 0)
+                if self._scale is not None:
+                    self._scale = self._scale.masked_fill(emptied, 0)
+        self._scale = scale.detach() + (0 if self._scale is None else self._scale)

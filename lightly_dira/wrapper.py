@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 import weakref
@@ -13,7 +14,7 @@ from torch.optim import Optimizer
 
 from lightly_dira.discovery import evaluating, same_randomness
 from lightly_dira.discriminator import PatchDiscriminator
-from lightly_dira.features import FeaturePyramid
+from lightly_dira.features import FeaturePyramid, inert_callable
 from lightly_dira.loss import DiRALoss, DiRALossComponents
 from lightly_dira.optimization import (
     DiscriminatorStep,
@@ -153,7 +154,7 @@ class DiRA(nn.Module):
         self.adversarial_start = adversarial_start
         self.components: DiRALossComponents | None = None
         self._discriminator_step = DiscriminatorStep(
-            self.discriminator, list(self.head.parameters())[-1], lr=discriminator_lr
+            self.discriminator, self.head, lr=discriminator_lr
         )
         self._after_step: torch.utils.hooks.RemovableHandle | None = None
         self._terms: Tensor | None = None
@@ -190,6 +191,13 @@ class DiRA(nn.Module):
                 f"DiRA: expected the method's loss as a scalar tensor, got {got}. "
                 "Reduce it first, for example with `loss.mean()`."
             )
+        if self._after_step is None and self.components is None:
+            warnings.warn(
+                "DiRA: no optimiser is attached, so that neither head nor "
+                "discriminator will be stepped and stages stand still. Pass it, "
+                "DiRA(backbone, optimizer), or call `dira.attach(optimizer)`.",
+                stacklevel=2,
+            )
         views = find_views(batch)
         stage = self.stage
         if stage == "di":
@@ -202,13 +210,14 @@ class DiRA(nn.Module):
             raise ValueError(_NO_TARGET)
         view = views.view
         self._check_target(views.target, view)
-        restored = self._decode(self.features.take(view), view.shape[2:])
+        features = self.features.take(view, views.target_view)
+        restored = self._decode(features, view.shape[2:])
         target = views.target.to(restored.device, non_blocking=True)
         adversary = self.discriminator if stage == "dira" else None
         components = self.loss.forward_components(loss, restored, target, adversary)
         self.components = DiRALossComponents(*(term.detach() for term in components))
         self._check_finite(self.components)
-        if stage == "dira" and components.total.requires_grad:
+        if components.total.requires_grad:
             self._discriminator_step.watch(components.total)
         return components.total
 
@@ -248,18 +257,13 @@ class DiRA(nn.Module):
         backbone = self.features.backbone
         add_parameters(optimizer, self.head, beside=backbone.parameters())
         remove_parameters(optimizer, self.discriminator)
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        self._discriminator_step.backbone = [
+            parameter for parameter in backbone.parameters() if id(parameter) in held
+        ]
         if self._after_step is not None:
             self._after_step.remove()
-        # Weakly, so that a wrapper that nobody uses any more is gone for good.
-        wrapper = weakref.ref(self)
-
-        def step(optimizer: Optimizer, args: object, kwargs: object) -> None:
-            dira = wrapper()
-            if dira is not None:
-                dira._discriminator_step.step()
-                dira._count(dira.steps + 1)
-
-        self._after_step = optimizer.register_step_post_hook(step)
+        self._after_step = optimizer.register_step_post_hook(_AfterStep(self))
 
     def get_extra_state(self) -> dict[str, Any]:
         """Returns what `state_dict()` holds beside head and discriminator."""
@@ -268,7 +272,9 @@ class DiRA(nn.Module):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Takes up what `get_extra_state` returned."""
-        self._discriminator_step.adam.load_state_dict(state["discriminator_optimizer"])
+        # Optimisers take up the tensors themselves, modules take copies.
+        adam = copy.deepcopy(state["discriminator_optimizer"])
+        self._discriminator_step.adam.load_state_dict(adam)
         self._count(state["steps"])
 
     def extra_repr(self) -> str:
@@ -279,8 +285,26 @@ class DiRA(nn.Module):
         self.steps = steps
         self.features.capturing = self.stage != "di"
 
+    def _step(self, optimizer: Optimizer) -> None:
+        """Follows a step of the user's optimiser."""
+        self.features.forget()
+        # Fused optimisers are called even when a scaler has found an overflow.
+        overflow = getattr(optimizer, "found_inf", None)
+        if overflow is not None and overflow.item():
+            self._discriminator_step.forget()
+            return
+        self._discriminator_step.step()
+        self._count(self.steps + 1)
+
     def _decode(self, features: list[Tensor], size: torch.Size) -> Tensor:
         weight = next(self.features.backbone.parameters())
+        own = next(self.head.parameters(), weight)
+        if (own.device, own.dtype) != (weight.device, weight.dtype):
+            raise RuntimeError(
+                f"DiRA: the backbone is {weight.dtype} on {weight.device}, but the "
+                f"head {own.dtype} on {own.device}. Move both: `dira.to(...)` goes "
+                "with every `model.to(...)` after wrapping."
+            )
         if not torch.is_autocast_enabled(weight.device.type):
             # The maps may come from an autocast block that has ended since.
             features = [feature.to(weight.dtype) for feature in features]
@@ -319,9 +343,25 @@ class DiRA(nn.Module):
             )
 
 
+class _AfterStep:
+    """The hook of an optimiser; it does not keep a wrapper alive that nobody uses."""
+
+    def __init__(self, dira: DiRA) -> None:
+        self.dira = weakref.ref(dira)
+
+    def __call__(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
+        dira = self.dira()
+        if dira is not None:
+            dira._step(optimizer)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return inert_callable()
+
+
 _NO_TARGET = (
     "DiRA: the batch carries no restoration target. Wrap the dataset's transform: "
-    "DiRATransform(transform)."
+    "DiRATransform(transform), and pass the loader's batch as it came: a new list of "
+    "its views has lost the target."
 )
 
 

@@ -180,6 +180,36 @@ class TestTheRightPass:
         with torch.no_grad():
             assert_maps(maps, expected_maps(backbone, inputs[target_view]))
 
+    @pytest.mark.parametrize("grey", [0.0, 0.3, 0.485, 1.0])
+    def test_blank_image_among_normalised_ones(self, setting, grey: float) -> None:
+        backbone, pyramid = setting
+        views = [images(), images()]
+        for view in views:
+            view[1] = grey
+        inputs = [(view - 0.485) / 0.229 for view in views]
+        for x in inputs:
+            backbone(x)
+        with torch.no_grad():
+            expected = expected_maps(backbone, inputs[1])
+        assert_maps(pyramid.take(views[1]), expected)
+
+    def test_target_of_another_view_takes_another_route(self, setting) -> None:
+        backbone, pyramid = setting
+        for target_view in (0, 1, 0):
+            views = [images(), images()]
+            backbone(torch.cat(views))
+            maps = pyramid.take(views[target_view], target_view)
+            with torch.no_grad():
+                assert_maps(maps, expected_maps(backbone, views[target_view]))
+
+    def test_training_after_evaluation_with_gradients(self, setting) -> None:
+        backbone, pyramid = setting
+        for mode in (False, True):
+            backbone.train(mode)
+            view = images()
+            backbone(view)
+            assert len(pyramid.take(view)) == 3
+
     def test_grey_view_repeated_inside(self, setting, target_view) -> None:
         backbone, pyramid = setting
         views = [images(channels=1), images(channels=1)]

@@ -451,6 +451,59 @@ class TestOptimizerCare:
         steps(*resumed, batches[4:])
         assert_same(everything(*run), everything(*resumed))
 
+    def test_fused_optimizer_is_skipped_too(self) -> None:
+        """A scaler calls its step() all the same, and says so by an attribute."""
+        torch.manual_seed(0)
+        model = SimSiam(tiny_backbone(), 16)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05, fused=True)
+        dira = DiRA(model.backbone, optimizer)
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+        for overflow in (False, True, False):
+            before = state_of(dira.discriminator), dira.steps
+            batch = make_batch()
+            scaler.scale(dira(model.loss(*batch[0]), batch)).backward()
+            if overflow:
+                next(model.parameters()).grad.fill_(math.inf)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+            assert dira.steps == before[1] + (not overflow)
+            after = state_of(dira.discriminator)
+            assert all(map(torch.equal, before[0], after)) == overflow
+
+    def test_models_zero_grad_is_enough(self) -> None:
+        gradients = []
+        for clear in ("model", "optimizer"):
+            model, optimizer, dira = make()
+            torch.manual_seed(1)
+            for _ in range(3):
+                (model if clear == "model" else optimizer).zero_grad()
+                batch = make_batch()
+                dira(model.loss(*batch[0]), batch).backward()
+                gradients.append([p.grad.clone() for p in dira.head.parameters()])
+                optimizer.step()
+        assert_same(gradients[2], gradients[5])
+
+    def test_accumulates_with_a_frozen_head(self) -> None:
+        model, _, dira = make()
+        dira.head.requires_grad_(False)
+        for _ in range(4):
+            batch = make_batch()
+            (dira(model.loss(*batch[0]), batch) / 4).backward()
+        assert dira._discriminator_step._scale == 1
+
+    def test_loaded_state_is_a_copy(self) -> None:
+        model, optimizer, dira = make()
+        batch = make_batch()
+        dira(model.loss(*batch[0]), batch).backward()
+        optimizer.step()
+        twin = make()[2]
+        twin.load_state_dict(dira.state_dict())
+        before = state_of(twin)
+        dira(model.loss(*batch[0]), batch).backward()
+        optimizer.step()
+        assert_same(before, state_of(twin))
+
     def test_dropped_wrapper_is_gone(self) -> None:
         model, optimizer, dira = make()
         reference = weakref.ref(dira)
@@ -479,6 +532,11 @@ class TestCopies:
             twin(x)
             with pytest.raises(RuntimeError, match="no pass"):
                 dira.features.take(x)
+
+    def test_wrapper_pickles(self) -> None:
+        *_, dira = make()
+        twin = pickle.loads(pickle.dumps(dira))
+        assert_same(state_of(dira), state_of(twin))
 
     def test_saved_backbone_loads_without_this_library(self) -> None:
         model, *_ = make()
@@ -548,6 +606,20 @@ class TestErrors:
         loss = model.loss(*make_batch()[0])
         with pytest.raises(RuntimeError, match=r"never saw the view.*Pass `dira`"):
             dira(loss, make_batch())
+
+    def test_no_optimizer_is_announced(self) -> None:
+        backbone = tiny_backbone()
+        (x0, _), *_ = batch = make_batch()
+        dira = DiRA(backbone)
+        with pytest.warns(UserWarning, match=r"dira\.attach\(optimizer\)"):
+            dira(backbone(x0).mean(), batch)
+
+    def test_model_moved_without_its_wrapper(self) -> None:
+        model, _, dira = make()
+        model.double()
+        batch = make_batch(dtype=torch.float64)
+        with pytest.raises(RuntimeError, match=r"torch\.float64.*dira\.to\("):
+            dira(model.loss(*batch[0]), batch)
 
     def test_called_twice(self) -> None:
         model, _, dira = make()
