@@ -182,8 +182,9 @@ class FeaturePyramid:
                 "last called or the optimiser last stepped, so there is nothing to "
                 "decode. Run the model on the batch, with gradients on and in the "
                 "mode it trains in, then call `loss = dira(loss, batch)`, once per "
-                "batch; and wrap the very module that the loop calls, not one that "
-                "shares its layers, nor in a copy of this wrapper."
+                "batch. Wrap the very module that the loop calls, not one that "
+                "shares its layers, and make the wrapper anew for a copied model: a "
+                "copy of it captures nothing."
             )
         if self._route is not None and self._route.target_view != target_view:
             self._route = None

@@ -15,7 +15,8 @@ from torch import Tensor
 Window = tuple[float, float]
 """The lowest and the highest value of interest, in the units of the image."""
 
-_SMALLEST = 16
+# Pixels along the shorter side of the smallest image.
+SMALLEST = 16
 # Of red, green and blue, ITU-R BT.601.
 _LUMINANCE = torch.tensor([0.299, 0.587, 0.114])
 
@@ -90,9 +91,9 @@ def to_pixels(image: Any, window: Window | None = None) -> NDArray[Any]:
             "DiRATransform: expected an image (H, W), an array (H, W, C) or a tensor "
             f"(C, H, W) with 1 to 4 channels; as an array it has shape {shape}."
         )
-    if min(shape[:2]) < _SMALLEST:
+    if min(shape[:2]) < SMALLEST:
         raise ValueError(
-            f"DiRATransform: expected at least {_SMALLEST} x {_SMALLEST} pixels, got "
+            f"DiRATransform: expected at least {SMALLEST} x {SMALLEST} pixels, got "
             f"{shape[0]} x {shape[1]}. Enlarge the image or leave it out."
         )
     return (

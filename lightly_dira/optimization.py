@@ -11,6 +11,11 @@ from torch.nn import Parameter
 from torch.optim import Adam, Optimizer
 
 
+def held_by(optimizer: Optimizer) -> set[int]:
+    """Returns the ids of the parameters that an optimiser holds."""
+    return {id(p) for group in optimizer.param_groups for p in group["params"]}
+
+
 def add_parameters(
     optimizer: Optimizer, module: nn.Module, *, beside: Iterable[Parameter]
 ) -> None:
@@ -30,7 +35,7 @@ def add_parameters(
         ValueError: If the optimiser holds none of them.
     """
     beside_ids = {id(parameter) for parameter in beside}
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    held = held_by(optimizer)
     if not beside_ids & held:
         raise ValueError(
             "DiRA: the optimiser holds no parameter of the backbone. Make it of the "

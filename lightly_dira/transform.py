@@ -15,7 +15,14 @@ from PIL import Image
 from torch import Tensor
 
 from lightly_dira.distortions import published_mixture
-from lightly_dira.images import Window, resize_area, to_pixels, to_target, to_tensor
+from lightly_dira.images import (
+    SMALLEST,
+    Window,
+    resize_area,
+    to_pixels,
+    to_target,
+    to_tensor,
+)
 from lightly_dira.steps import (
     Draws,
     Sample,
@@ -218,7 +225,7 @@ class DiRATransform:
 
     def _prepare(self, image: Any) -> Any:
         plain = isinstance(image, Image.Image) and image.mode in ("L", "RGB")
-        if not plain or self.window is not None or min(image.size) < 16:
+        if not plain or self.window is not None or min(image.size) < SMALLEST:
             image = to_pixels(image, self.window)
         if not self._colour:
             return image

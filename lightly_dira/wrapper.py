@@ -19,6 +19,7 @@ from lightly_dira.loss import DiRALoss, DiRALossComponents
 from lightly_dira.optimization import (
     DiscriminatorStep,
     add_parameters,
+    held_by,
     remove_parameters,
 )
 from lightly_dira.restoration import RestorationHead
@@ -257,7 +258,7 @@ class DiRA(nn.Module):
         backbone = self.features.backbone
         add_parameters(optimizer, self.head, beside=backbone.parameters())
         remove_parameters(optimizer, self.discriminator)
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        held = held_by(optimizer)
         self._discriminator_step.backbone = [
             parameter for parameter in backbone.parameters() if id(parameter) in held
         ]
