@@ -6,7 +6,6 @@ The only place in this library that leaves hooks in modules.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightly_dira.discovery import find_levels
+from lightly_dira.discovery import find_levels, tensors_in
 
 # Passes to remember until the first batch has shown how many there are per batch.
 _MOST_PASSES = 64
@@ -31,7 +30,7 @@ class _Pass:
     images: Tensor
     training: bool
     maps: dict[tuple[str, int], Tensor] = field(default_factory=dict)
-    calls: Counter[str] = field(default_factory=Counter)
+    outputs: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -51,13 +50,16 @@ class _Hook:
     """A hook that holds its owner weakly and turns inert in every copy.
 
     A backbone can so be copied, pickled and saved as if it had no hook; copies and
-    loaded modules carry a callable of the standard library that does nothing.
+    loaded modules carry a callable of the standard library that does nothing. Where
+    the backbone is compiled, the hook is left to Python: traced, its books would be
+    part of what a graph was compiled for.
     """
 
     def __init__(self, method: Callable[..., None], *args: object) -> None:
         self.method = weakref.WeakMethod(method)
         self.args = args
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, *hooked: Any) -> None:
         method = self.method()
         if method is not None:
@@ -103,27 +105,36 @@ class FeaturePyramid:
         )
     """
 
-    def __init__(self, backbone: nn.Module, *, input_size: int | None = None) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        input_size: int | None = None,
+        layers: Sequence[str] | None = None,
+    ) -> None:
         """Looks for the maps.
 
         Args:
             backbone: Any network of images that has feature maps inside.
             input_size: Side of the square images of the dry pass, in pixels, for
-                backbones that accept no other size. By default a few usual ones are
-                tried.
+                backbones that accept no other size. By default those that the backbone
+                states (`image_size`, `img_size`) and a few usual ones are tried.
+            layers: Names of the modules to take instead of those found, finest map to
+                coarsest, as `layers` and the table show them.
 
         Raises:
-            ValueError: If the backbone cannot be run on images or has fewer than two
-                resolutions of feature maps.
+            ValueError: If the backbone cannot be run on images or has no such maps.
         """
+        # The hooks belong into the network, not around what `torch.compile` made.
+        backbone = getattr(backbone, "_orig_mod", backbone)
         self.backbone = backbone
-        levels = find_levels(backbone, input_size)
+        levels = find_levels(backbone, input_size, layers)
         self._levels = levels
-        self.layers = [level.module for level in levels]
+        self.layers = [level.name for level in levels]
         self.channels = [level.channels for level in levels]
         self.strides = [level.stride for level in levels]
         self.capturing = True
-        self._wanted = {(level.module, level.call) for level in levels}
+        self._wanted = {(level.module, level.number) for level in levels}
         self._running: _Pass | None = None
         self._passes: deque[_Pass] = deque(maxlen=_MOST_PASSES)
         self._seen = 0
@@ -134,7 +145,7 @@ class FeaturePyramid:
                 _Hook(self._enter), with_kwargs=True, prepend=True
             )
         ]
-        for name in dict.fromkeys(self.layers):
+        for name in dict.fromkeys(level.module for level in levels):
             module = backbone.get_submodule(name)
             handles.append(module.register_forward_hook(_Hook(self._note, name)))
         self._handles = weakref.finalize(self, _remove, handles)
@@ -202,11 +213,12 @@ class FeaturePyramid:
 
     def __repr__(self) -> str:
         """Shows level, module, channels and stride of every map."""
-        rows = [f"  {'level':5}  {'module':16}  {'channels':8}  {'stride':6}"]
+        width = max(16, *map(len, self.layers))
+        rows = [f"  level  {'module':{width}}  channels  stride"]
         for number, level in enumerate(self._levels):
-            name = level.module or "(backbone)"
             rows.append(
-                f"  {number:5}  {name:16}  {level.channels:8}  {level.stride:6}"
+                f"  {number:5}  {level.name:{width}}  {level.channels:8}  "
+                f"{level.stride:6}"
             )
         return "\n".join(["FeaturePyramid(", *rows, ")"])
 
@@ -217,8 +229,7 @@ class FeaturePyramid:
         wanted = self.capturing and torch.is_grad_enabled() and known_mode
         if not (wanted or self._own_pass):
             return
-        values = itertools.chain(args, kwargs.values())
-        images = next((value for value in values if isinstance(value, Tensor)), None)
+        images = next(tensors_in([args, kwargs]), None)
         if images is None:
             return
         self._running = _Pass(images, module.training)
@@ -230,13 +241,18 @@ class FeaturePyramid:
         run = self._running
         if run is None:
             return
-        key = name, run.calls[name]
-        run.calls[name] += 1
-        if key in self._wanted:
-            run.maps[key] = output
+        for tensor in tensors_in(output):
+            key = name, run.outputs[name]
+            run.outputs[name] += 1
+            if key in self._wanted:
+                run.maps[key] = tensor
 
     def _maps(self, run: _Pass, rows: slice) -> list[Tensor]:
-        return [run.maps[level.module, level.call][rows] for level in self._levels]
+        size = run.images.shape[2:]
+        return [
+            level.as_map(run.maps[level.module, level.number][rows], size)
+            for level in self._levels
+        ]
 
     def _follow(self, route: _Route) -> None:
         if route != self._route:

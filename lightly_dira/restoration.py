@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import zip_longest
 
@@ -38,12 +39,30 @@ class RestorationHead(nn.Module):
     encoder; sizes come with the maps, so odd ones work. It is the decoder of
     `segmentation_models_pytorch.Unet`, as in the published run.
 
+    A vision transformer has maps from several depths, all of one size. With their
+    `strides` the head makes a pyramid of them first, as UNETR [2] does: the earlier a
+    map, the more often a transposed 2 x 2 convolution with BatchNorm and ReLU doubles
+    its size.
+
+    The default is as heavy as a ResNet-50 (23.5 million parameters and 4.1 billion
+    multiplications for an image of 224 x 224). Lighter ones, on its maps:
+
+    ======================  ====================  ===============  ==========
+    decoder_channels        parameters, millions  multiplications  time, CPU
+    ======================  ====================  ===============  ==========
+    256, 128, 64, 32, 16    9.0                   4.1 billion      1
+    128, 64, 32, 16, 16     4.2                   1.8 billion      0.5
+    64, 32, 16, 16, 16      2.0                   1.0 billion      0.35
+    ======================  ====================  ===============  ==========
+
     - [0]: DiRA, 2022, https://arxiv.org/abs/2204.10437 (Section 3.1)
     - [1]: U-Net, 2015, https://arxiv.org/abs/1505.04597
+    - [2]: UNETR, 2022, https://arxiv.org/abs/2103.10504
 
     Attributes:
         encoder_channels: Channels of the expected maps, from the finest to the
             coarsest.
+        settings: The arguments that make such a head anew.
         out_channels: Channels of the restored images.
 
     Shape:
@@ -66,6 +85,7 @@ class RestorationHead(nn.Module):
         decoder_channels: Sequence[int] = (256, 128, 64, 32, 16),
         out_channels: int = 1,
         activation: str | None = "sigmoid",
+        strides: Sequence[int] | None = None,
     ) -> None:
         """Creates the head.
 
@@ -76,10 +96,12 @@ class RestorationHead(nn.Module):
                 coarsest; each further one doubles the size.
             out_channels: Channels of the restored images, 1 for grey.
             activation: "sigmoid" for images in [0, 1], None for none.
+            strides: Pixels per position of each map, finest to coarsest, never
+                falling. By default every map is at least twice as fine as the next.
 
         Raises:
             ValueError: If there are fewer than two maps or too few blocks, a channel
-                count is below 1 or the activation is unknown.
+                count is below 1, the activation is unknown or the strides do not fit.
         """
         super().__init__()
         if len(encoder_channels) < 2:
@@ -104,17 +126,38 @@ class RestorationHead(nn.Module):
                 "RestorationHead: activation must be 'sigmoid' or None, got "
                 f"{activation!r}."
             )
+        *skips, width = encoder_channels
+        doublings = [0] * len(skips)
+        if strides is not None:
+            if len(strides) != len(encoder_channels) or sorted(strides) != [*strides]:
+                raise ValueError(
+                    f"RestorationHead: expected {len(encoder_channels)} strides, "
+                    f"finest map to coarsest, got {tuple(strides)}."
+                )
+            doublings = _doublings(strides)
+        self.settings = {
+            "encoder_channels": tuple(encoder_channels),
+            "decoder_channels": tuple(decoder_channels),
+            "out_channels": out_channels,
+            "activation": activation,
+            "strides": None if strides is None else tuple(strides),
+        }
         self.encoder_channels = tuple(encoder_channels)
         self.out_channels = out_channels
-        *skips, width = encoder_channels
+        self.enlarge = nn.ModuleList()
         self.blocks = nn.ModuleList()
         for skip, out in zip_longest(reversed(skips), decoder_channels, fillvalue=0):
+            if skip and (times := doublings.pop()):
+                self.enlarge.append(_enlargement(skip, out, times))
+                skip = out
+            elif skip:
+                self.enlarge.append(nn.Identity())
             self.blocks.append(_DecoderBlock(width, skip, out))
             width = out
         self.to_image = nn.Conv2d(width, out_channels, 3, padding=1)
         self.activation = nn.Sigmoid() if activation == "sigmoid" else nn.Identity()
-        for module in self.blocks.modules():
-            if isinstance(module, nn.Conv2d):
+        for module in (*self.enlarge.modules(), *self.blocks.modules()):
+            if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
                 nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
         nn.init.xavier_uniform_(self.to_image.weight)
         nn.init.zeros_(self.to_image.bias)  # type: ignore[arg-type]
@@ -140,19 +183,35 @@ class RestorationHead(nn.Module):
                 f"shapes {[tuple(f.shape) for f in features]}."
             )
         *skips, x = features
-        for block in self.blocks:
-            skip = skips.pop() if skips else None
-            if skip is not None:
+        without_skip = len(self.blocks) - len(skips)
+        for block, enlarge in zip_longest(self.blocks, self.enlarge):
+            if enlarge is not None:
+                skip = enlarge(skips.pop())
                 size = skip.shape[2:]
             else:
+                skip, without_skip = None, without_skip - 1
                 size = torch.Size(2 * side for side in x.shape[2:])
                 if output_size is not None:
-                    size = torch.Size(map(min, size, output_size))
+                    # Half of an odd side, rounded up, doubles to one position more.
+                    size = torch.Size(
+                        max(side, min(2 * side, math.ceil(full / 2**without_skip)))
+                        for side, full in zip(x.shape[2:], output_size, strict=True)
+                    )
             x = block(x, skip, size)
         if output_size is not None:
             x = _resize(x, torch.Size(output_size))
         restored: Tensor = self.activation(self.to_image(x))
         return restored
+
+
+def _doublings(strides: Sequence[int]) -> list[int]:
+    """How often each map but the coarsest is to be doubled to become the next finer."""
+    counts = []
+    *finer, reached = map(float, strides)
+    for stride in reversed(finer):
+        reached = max(1.0, min(stride, reached / 2))
+        counts.append(round(math.log2(stride / reached)))
+    return counts[::-1]
 
 
 def _resize(x: Tensor, size: torch.Size) -> Tensor:
@@ -165,3 +224,13 @@ def _conv_norm_relu(in_channels: int, out_channels: int) -> nn.Sequential:
         nn.BatchNorm2d(out_channels),
         nn.ReLU(inplace=True),
     )
+
+
+def _enlargement(in_channels: int, out_channels: int, times: int) -> nn.Sequential:
+    """Doubles a map's size several times, by steps that do not overlap."""
+    layers: list[nn.Module] = []
+    for _ in range(times):
+        double = nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2, bias=False)
+        layers += [double, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
+        in_channels = out_channels
+    return nn.Sequential(*layers)

@@ -6,6 +6,7 @@ import copy
 import math
 import warnings
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -92,6 +93,7 @@ class DiRA(nn.Module):
         loss: DiRALoss | None = None,
         target_channels: int = 1,
         input_size: int | None = None,
+        layers: Sequence[str] | None = None,
         discriminator_lr: float = 2e-4,
         restorative_start: float = 0,
         adversarial_start: float = 0,
@@ -112,6 +114,8 @@ class DiRA(nn.Module):
             target_channels: Channels of the targets, 1 for grey.
             input_size: Side of the images, in pixels, for backbones that accept only
                 one size.
+            layers: Names of the modules whose outputs are the feature maps, finest to
+                coarsest, in place of those found; `print(dira.features)` shows them.
             discriminator_lr: Learning rate of the discriminator's Adam, above 0.
             restorative_start: Steps of the optimiser before the restoration starts.
             adversarial_start: Steps before the adversary starts, never before the
@@ -140,7 +144,7 @@ class DiRA(nn.Module):
         ):
             if not value >= 0:
                 raise ValueError(f"DiRA: {name} must be at least 0, got {value}.")
-        self.features = FeaturePyramid(backbone, input_size=input_size)
+        self.features = FeaturePyramid(backbone, input_size=input_size, layers=layers)
         weight = next(backbone.parameters())
         with same_randomness(weight.device):
             if head is None:
@@ -368,9 +372,13 @@ _NO_TARGET = (
 
 def _head_for(features: FeaturePyramid, out_channels: int) -> RestorationHead:
     """The published decoder, with as many blocks as lead up to full resolution."""
-    doublings = round(math.log2(features.strides[0]))
-    blocks = len(features.channels) - 1 + doublings
+    skips = len(features.channels) - 1
+    finest = min(features.strides[0], max(1, features.strides[-1] / 2**skips))
+    blocks = skips + round(math.log2(finest))
     channels = [min(256, 16 * 2**block) for block in reversed(range(blocks))]
     return RestorationHead(
-        features.channels, decoder_channels=channels, out_channels=out_channels
+        features.channels,
+        decoder_channels=channels,
+        out_channels=out_channels,
+        strides=features.strides,
     )

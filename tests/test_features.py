@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
+import timm
 import torch
 import torchvision
 from lightly.models import ResNetGenerator
+from lightly.models.modules import MaskedVisionTransformerTIMM
 from methods import tiny_backbone
 from torch import Tensor, nn
 
@@ -80,7 +85,7 @@ class TestDiscovery:
 
         backbone = Shared()
         pyramid = FeaturePyramid(backbone)
-        assert pyramid.layers == ["relu", "relu"]
+        assert pyramid.layers == ["relu[0]", "relu[1]"]
         x = images()
         y = backbone.conv0(x).relu()
         assert_maps(pyramid(x), [y, backbone.conv1(y).relu()])
@@ -107,8 +112,129 @@ class TestDiscovery:
             FeaturePyramid(backbone)
 
     def test_no_images(self) -> None:
-        with pytest.raises(ValueError, match=r"could not be run.*no convolution"):
+        with pytest.raises(ValueError, match=r"(?s)could not be run.*input_size.*0: "):
             FeaturePyramid(nn.Sequential(nn.Flatten(), nn.Linear(12, 3)))
+
+    @pytest.mark.parametrize(
+        "backbone",
+        [
+            nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+            nn.Sequential(nn.Conv1d(3, 4, 3, 2), nn.Conv1d(4, 8, 3, 2)),
+            nn.Sequential(nn.Conv2d(3, 4, 32), nn.AdaptiveAvgPool2d(1)),
+        ],
+        ids=["one map", "one dimension", "one position"],
+    )
+    def test_nothing_to_decode_lists_what_came_by(self, backbone) -> None:
+        with pytest.raises(ValueError, match="at least two resolutions") as error:
+            DiRA(backbone)
+        seen = str(error.value).splitlines()[1:]
+        assert len(seen) == len(backbone) + 1
+        for line, (name, _) in zip(seen, backbone.named_children(), strict=False):
+            assert line.strip().startswith(f"{name}: (2, ")
+
+    def test_failing_backbone_lists_what_came_by(self) -> None:
+        backbone = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Linear(5, 5))
+        with pytest.raises(
+            ValueError, match=r"(?s)input_size.*\n  0: \(2, 4, 64, 96\)"
+        ):
+            FeaturePyramid(backbone)
+
+    def test_layers_override(self) -> None:
+        resnet = torchvision.models.resnet18().eval()
+        pyramid = FeaturePyramid(resnet, layers=["layer1.0", "layer3"])
+        assert pyramid.layers == ["layer1.0", "layer3"]
+        assert pyramid.strides == [4, 16]
+        x = images(size=64)
+        maps = pyramid(x)
+        y = resnet.maxpool(resnet.relu(resnet.bn1(resnet.conv1(x))))
+        first, last = (
+            resnet.layer1[0](y),
+            resnet.layer3(resnet.layer2(resnet.layer1(y))),
+        )
+        assert_maps(maps, [first, last])
+        dira = DiRA(resnet, layers=pyramid.layers)
+        assert dira.features.layers == pyramid.layers
+        assert dira.restore(x).shape == (3, 1, 64, 64)
+
+    def test_layers_by_number(self) -> None:
+        backbone = tiny_backbone()
+        found = FeaturePyramid(backbone).layers
+        assert FeaturePyramid(backbone, layers=found[:2]).layers == found[:2]
+
+    def test_unknown_layer(self) -> None:
+        with pytest.raises(ValueError, match=r"(?s)'layer5'.*layer4: \(2, 512, 2, 3\)"):
+            FeaturePyramid(torchvision.models.resnet18(), layers=["layer5", "layer4"])
+
+    def test_image_that_a_module_normalises_is_no_map(self) -> None:
+        normalise = torchvision.transforms.Normalize([0.5] * 3, [0.5] * 3)
+        pyramid = FeaturePyramid(
+            nn.Sequential(nn.Dropout(), normalise, tiny_backbone())
+        )
+        assert pyramid.strides == [2, 4, 8]
+
+    def test_cubes_are_laid_out_as_their_neighbours(self) -> None:
+        swin = torchvision.models.SwinTransformer(
+            [4, 4], 16, [1] * 3, [1, 2, 2], [4, 4], num_classes=4
+        )
+        pyramid = FeaturePyramid(swin, input_size=64)
+        assert pyramid.channels == [16, 32, 64]
+        x = images(size=64)
+        expected = swin.features[1](swin.features[0](x))
+        assert expected.shape == (3, 16, 16, 16)
+        torch.testing.assert_close(pyramid(x)[0], expected.permute(0, 3, 1, 2))
+
+    def test_attention_matrices_are_no_maps(self) -> None:
+        class Attention(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.values, self.drop = nn.Linear(8, 8), nn.Dropout()
+
+            def forward(self, x: Tensor) -> Tensor:
+                weights = self.drop((x @ x.transpose(1, 2)).softmax(-1)[:, None])
+                return x + (weights @ self.values(x)[:, None])[:, 0]
+
+        class Tokens(nn.Module):
+            def forward(self, x: Tensor) -> Tensor:
+                return x.flatten(2).transpose(1, 2)
+
+        blocks = nn.Sequential(*[Attention() for _ in range(4)])
+        backbone = nn.Sequential(nn.Conv2d(3, 8, 16, 16), Tokens(), blocks)
+        pyramid = FeaturePyramid(backbone, input_size=64)
+        assert pyramid.layers == ["2.0", "2.1", "2.2", "2.3"]
+
+    def test_tokens_are_put_back_where_they_lie(self) -> None:
+        vit = torchvision.models.VisionTransformer(64, 16, 4, 2, 8, 16)
+        seen = []
+        vit.encoder.layers[3].register_forward_hook(lambda *a: seen.append(a[2]))
+        pyramid = FeaturePyramid(vit)
+        maps = pyramid(images(size=64))
+        tokens = seen[-1][:, 1:]
+        for row in range(4):
+            for column in range(4):
+                place = maps[3][:, :, row, column]
+                torch.testing.assert_close(place, tokens[:, 4 * row + column])
+
+    def test_wide_images_of_a_transformer(self) -> None:
+        vit = timm.create_model(
+            "vit_tiny_patch16_224",
+            dynamic_img_size=True,
+            embed_dim=8,
+            depth=2,
+            num_heads=1,
+        )
+        maps = FeaturePyramid(vit)(torch.rand(2, 3, 32, 96))
+        assert [tuple(m.shape) for m in maps] == [(2, 8, 2, 6)] * 2
+
+    def test_dropped_tokens(self) -> None:
+        vit = timm.create_model(
+            "vit_tiny_patch16_224", embed_dim=8, depth=2, num_heads=1, img_size=64
+        )
+        backbone = MaskedVisionTransformerTIMM(vit)
+        pyramid = FeaturePyramid(backbone)
+        x = images(size=64)
+        backbone(x, idx_keep=torch.arange(9).expand(3, 9))
+        with pytest.raises(RuntimeError, match=r"8 tokens beside 1.*about 16"):
+            pyramid.take(x)
 
     def test_one_input_size_only(self) -> None:
         backbone = nn.Sequential(
@@ -281,6 +407,60 @@ class TestTheRightPass:
             backbone(torch.cat([a, b]))
             pyramid.take(b)
         assert len(compared) == 2
+
+
+class TestMemory:
+    """Maps live as long as the loss that was made of them, and not in evaluation."""
+
+    @pytest.fixture
+    def setting(self):
+        backbone = tiny_backbone()
+        seen: list[weakref.ref[Tensor]] = []
+        for stage in backbone[:3]:
+            stage.register_forward_hook(lambda *a: seen.append(weakref.ref(a[2])))
+        dira = DiRA(backbone, torch.optim.SGD(backbone.parameters(), lr=0.1))
+        seen.clear()
+        return backbone, dira, seen
+
+    def alive(self, seen) -> int:
+        gc.collect()
+        return sum(reference() is not None for reference in seen)
+
+    def test_nothing_outlives_the_loss(self, setting) -> None:
+        backbone, dira, seen = setting
+        for _ in range(2):
+            a, b = images(), images()
+            loss = dira(
+                backbone(a).mean() + backbone(b).mean(),
+                DiRAViews([a, b], images(channels=1)),
+            )
+            assert self.alive(seen) > 0
+            loss.backward()
+            del loss
+            assert self.alive(seen) == 0
+
+    @pytest.mark.parametrize("train", [True, False])
+    def test_nothing_without_gradients(self, setting, train: bool) -> None:
+        backbone, _, seen = setting
+        backbone.train(train)
+        with torch.no_grad():
+            backbone(images())
+        assert len(seen) == 3
+        assert self.alive(seen) == 0
+
+    def test_nothing_in_evaluation_with_gradients(self, setting) -> None:
+        backbone, dira, seen = setting
+        a = images()
+        dira(backbone(a).mean(), DiRAViews([a], images(channels=1))).backward()
+        backbone.eval()
+        backbone(images())
+        assert self.alive(seen) == 0
+
+    def test_nothing_of_restoring(self, setting) -> None:
+        _, dira, seen = setting
+        dira.restore(images())
+        assert len(seen) == 3
+        assert self.alive(seen) == 0
 
 
 def test_only_the_targets_rows_are_decoded() -> None:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import segmentation_models_pytorch as smp
 import torch
+from torch import nn
 
 from lightly_dira import RestorationHead
 
@@ -15,7 +18,9 @@ def maps(channels, sizes, batch: int = 2):
 
 
 @pytest.mark.parametrize("size", [64, 65, 97])
-@pytest.mark.parametrize("encoder", ["resnet18", "resnet50"])
+@pytest.mark.parametrize(
+    "encoder", ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
+)
 def test_equals_segmentation_models_pytorch(encoder: str, size: int) -> None:
     torch.manual_seed(0)
     unet = smp.Unet(encoder, encoder_weights=None, classes=1, activation="sigmoid")
@@ -58,9 +63,62 @@ def test_full_resolution_maps_are_not_enlarged() -> None:
     assert head(maps([4, 8], [16, 8]), (16, 16)).shape == (2, 1, 16, 16)
 
 
-def test_every_parameter_is_trained() -> None:
-    head = RestorationHead([4, 8, 16])
-    head(maps([4, 8, 16], [16, 8, 4])).mean().backward()
+def pass_through(head: RestorationHead) -> RestorationHead:
+    """Lets the first channel of the coarsest map through every convolution."""
+    for module in head.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.zeros_(module.weight)
+            module.weight.data[0, 0, 1, 1] = 1
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 0.0
+    return head.eval()
+
+
+@pytest.mark.parametrize("size", [32, 33, 47, 49, 63, 64, 65, 97])
+@pytest.mark.parametrize("strides", [(1, 2, 4, 8), (2, 4, 8), (4, 8), (8, 16, 32)])
+def test_pixels_stay_in_place(strides: tuple[int, ...], size: int) -> None:
+    """Every pixel, at the border of odd images too, comes from where it lies."""
+    doublings = int(math.log2(strides[-1]))
+    head = pass_through(
+        RestorationHead(
+            [2] * len(strides),
+            decoder_channels=[2] * doublings,
+            activation=None,
+            strides=strides,
+        )
+    )
+    features = maps([2] * len(strides), [-(-size // stride) for stride in strides])
+    places = torch.arange(size) // strides[-1]
+    with torch.no_grad():
+        restored = head(features, (size, size))
+    expected = features[-1][:, :1][..., places, :][..., places]
+    torch.testing.assert_close(restored, expected)
+
+
+def test_maps_of_one_size_become_a_pyramid() -> None:
+    """Each is doubled as often as brings it to the resolution of its block."""
+    head = RestorationHead([6] * 4, decoder_channels=(8, 5, 4, 3), strides=[16] * 4)
+    skips = []
+    for block in head.blocks:
+        block.register_forward_pre_hook(lambda module, args: skips.append(args[1]))
+    assert head(maps([6] * 4, [(3, 2)] * 4), (48, 32)).shape == (2, 1, 48, 32)
+    shapes = [None if skip is None else tuple(skip.shape[1:]) for skip in skips]
+    assert shapes == [(8, 6, 4), (5, 12, 8), (4, 24, 16), None]
+
+
+def test_every_position_of_a_patch_is_decoded_for_itself() -> None:
+    """A token's 16 x 16 pixels are no mosaic: neither of pixels nor of blocks."""
+    torch.manual_seed(0)
+    head = RestorationHead([64] * 4, decoder_channels=(64, 32, 16, 8), strides=[16] * 4)
+    features = [torch.randn(1, 64, 3, 3) for _ in range(4)]
+    patch = head.eval()(features, (48, 48))[0, 0, 16:32, 16:32]
+    assert len(patch.flatten().unique()) == 256
+
+
+@pytest.mark.parametrize("strides", [(2, 4, 8), (8, 8, 8)])
+def test_every_parameter_is_trained(strides: tuple[int, ...]) -> None:
+    head = RestorationHead([4, 8, 16], strides=strides)
+    head(maps([4, 8, 16], [32 // stride for stride in strides])).mean().backward()
     assert all(p.grad is not None for p in head.parameters())
 
 
@@ -71,6 +129,8 @@ def test_every_parameter_is_trained() -> None:
         (dict(encoder_channels=[8] * 4, decoder_channels=(8, 8)), "at least 3"),
         (dict(encoder_channels=[8, 0]), "at least 1"),
         (dict(encoder_channels=[8, 8], activation="tanh"), "'sigmoid' or None"),
+        (dict(encoder_channels=[8, 8], strides=[4, 2]), r"2 strides, finest.*\(4, 2"),
+        (dict(encoder_channels=[8, 8], strides=[4]), "2 strides"),
     ],
 )
 def test_bad_arguments(arguments, message: str) -> None:
