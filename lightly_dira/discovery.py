@@ -117,7 +117,7 @@ def find_levels(
     Raises:
         ValueError: If the backbone cannot be run on images or has no such maps.
     """
-    dimensions, channels = _first_convolution(backbone)
+    dimensions, channels = first_convolution(backbone)
     sizes = [(input_size, input_size)] if input_size else _sizes_of(backbone)
     failures = {}
     for size in dict.fromkeys(size[:dimensions] for size in sizes):
@@ -166,6 +166,16 @@ def find_levels(
     )
 
 
+def first_convolution(backbone: nn.Module) -> tuple[int, int]:
+    """Returns how many sides and channels the images have."""
+    for module in backbone.modules():
+        channels = getattr(module, "in_channels", None)
+        weight = getattr(module, "weight", None)
+        if isinstance(channels, int) and isinstance(weight, Tensor) and weight.ndim > 2:
+            return min(weight.ndim - 2, 2), channels
+    return 2, 3
+
+
 @contextlib.contextmanager
 def evaluating(*modules: nn.Module) -> Iterator[None]:
     """Puts modules into evaluation mode, then each submodule back into its own."""
@@ -197,16 +207,6 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, (Mapping, list, tuple)):
         for item in value.values() if isinstance(value, Mapping) else value:
             yield from tensors_in(item)
-
-
-def _first_convolution(backbone: nn.Module) -> tuple[int, int]:
-    """Returns how many sides and channels the images have."""
-    for module in backbone.modules():
-        channels = getattr(module, "in_channels", None)
-        weight = getattr(module, "weight", None)
-        if isinstance(channels, int) and isinstance(weight, Tensor) and weight.ndim > 2:
-            return min(weight.ndim - 2, 2), channels
-    return 2, 3
 
 
 def _sizes_of(backbone: nn.Module) -> list[tuple[int, int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import zip_longest
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -135,7 +136,7 @@ class RestorationHead(nn.Module):
                     f"finest map to coarsest, got {tuple(strides)}."
                 )
             doublings = _doublings(strides)
-        self.settings = {
+        self.settings: dict[str, Any] = {
             "encoder_channels": tuple(encoder_channels),
             "decoder_channels": tuple(decoder_channels),
             "out_channels": out_channels,

@@ -1,0 +1,439 @@
+"""Weights out and in: torchvision, timm, segmentation_models_pytorch, official DiRA."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import json
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from lightly_dira import __version__
+from lightly_dira.discovery import evaluating, first_convolution
+from lightly_dira.features import FeaturePyramid
+from lightly_dira.matching import pair_names
+from lightly_dira.restoration import RestorationHead
+
+# What training scripts put in front of the names, in any order.
+_PREFIXES = ("module.", "encoder_q.", "backbone.", "_orig_mod.")
+_OFFICIAL = {"blocks": "decoder.blocks.", "to_image": "segmentation_head.0."}
+_WEIGHTS, _SETTINGS = "model.safetensors", "config.json"
+
+
+class DiRACheckpoint(NamedTuple):
+    """What `load_dira_checkpoint` made of a file.
+
+    Attributes:
+        backbone: The encoder, with the file's weights.
+        head: The decoder, with the file's weights; None if the file has none.
+        used: Names, as in the file, of what was loaded.
+        left_over: Names of the file's other tensors.
+    """
+
+    backbone: nn.Module
+    head: RestorationHead | None
+    used: list[str]
+    left_over: list[str]
+
+
+def export_encoder(backbone: nn.Module, like: nn.Module | str) -> dict[str, Tensor]:
+    """Returns the backbone's weights under the names of another library's model.
+
+    Layers are recognised by name, behind any prefix, or else by order, kind and
+    shape: `nn.Sequential(*list(resnet.children())[:-1])` fits a torchvision or timm
+    ResNet. All of `like` must be found in the backbone but for a classifier at its
+    end, and all layers of the backbone in `like` but for one at its own end.
+
+    Args:
+        backbone: The trained encoder.
+        like: A model of torchvision or timm, or the name of one.
+
+    Returns:
+        A copy of the weights on the CPU. It loads into `like` with ``strict=True`` if
+        `like` has no classifier, and lacks nothing but the classifier if it has.
+
+    Raises:
+        ValueError: If one has layers that the other lacks, or neither library knows
+            the name.
+
+    Examples:
+        >>> import torchvision
+        >>> from torch import nn
+        >>> from lightly_dira.checkpoint import export_encoder
+        >>> resnet = torchvision.models.resnet18()
+        >>> backbone = nn.Sequential(*list(resnet.children())[:-1])
+        >>> classifier = torchvision.models.resnet18(num_classes=14)
+        >>> weights = export_encoder(backbone, like=classifier)
+        >>> classifier.load_state_dict(weights, strict=False).missing_keys
+        ['fc.weight', 'fc.bias']
+    """
+    model = _named_model(like) if isinstance(like, str) else like
+    source, target = backbone.state_dict(), model.state_dict()
+    pairs = pair_names(source, target, into=type(model).__name__, whole=True)
+    return {new: source[old].detach().cpu().clone() for new, old in pairs.items()}
+
+
+def to_smp_unet(
+    backbone: nn.Module, head: RestorationHead, *, encoder_name: str | None = None
+) -> nn.Module:
+    """Returns an `smp.Unet` with the weights, and hence the output, of both.
+
+    Needs ``pip install lightly-dira[smp]``. What it returns has been compared with
+    backbone and head on an image.
+
+    Args:
+        backbone: The trained encoder: a ResNet or another that
+            segmentation_models_pytorch has.
+        head: The trained head, `dira.head`.
+        encoder_name: Its name there, for example "tu-resnet50"; by default the first
+            one into which the weights fit.
+
+    Raises:
+        ImportError: If segmentation_models_pytorch is not installed.
+        ValueError: If it has no such encoder or no such decoder.
+
+    Examples:
+        >>> import torchvision
+        >>> from lightly_dira import DiRA
+        >>> from lightly_dira.checkpoint import to_smp_unet
+        >>> backbone = torchvision.models.resnet18()
+        >>> unet = to_smp_unet(backbone, DiRA(backbone).head)
+        >>> unet.name
+        'u-resnet18'
+    """
+    smp = _optional("segmentation_models_pytorch", extra="smp")
+    settings = head.settings
+    channels, blocks = settings["encoder_channels"], settings["decoder_channels"]
+    if len(blocks) != len(channels) or any(True for _ in head.enlarge.parameters()):
+        raise ValueError(
+            "to_smp_unet: smp.Unet doubles the size once for each of its encoder's "
+            f"maps, so that the finest has stride 2; this head has {len(channels)} "
+            f"maps, strides {settings['strides']} and {len(blocks)} decoder blocks. "
+            "Use backbone and head as they are: both are ordinary modules."
+        )
+    in_channels = first_convolution(backbone)[1]
+    source = backbone.state_dict()
+    reasons = []
+    for name in [encoder_name] if encoder_name else _with_maps(smp, channels):
+        make = functools.partial(
+            smp.Unet,
+            name,
+            encoder_depth=len(channels),
+            encoder_weights=None,
+            decoder_channels=blocks,
+            in_channels=in_channels,
+            classes=settings["out_channels"],
+            activation=settings["activation"],
+        )
+        with torch.device("meta"):
+            shapes = make().encoder.state_dict()
+        try:
+            pairs = pair_names(source, shapes, into=name, whole=True)
+        except ValueError as error:
+            reasons.append(str(error))
+            continue
+        weights = {f"encoder.{new}": source[old] for new, old in pairs.items()}
+        for old, value in head.state_dict().items():
+            weights[_official(old)] = value
+        unet: nn.Module = make()
+        unet.load_state_dict(weights)
+        unet.to(next(head.parameters())).train(head.training)
+        _check_equal(backbone, head, unet, in_channels)
+        return unet
+    raise ValueError(
+        "to_smp_unet: segmentation_models_pytorch has no encoder with maps of "
+        f"{channels} channels into which these weights fit; name it with "
+        "`encoder_name=` or use backbone and head as they are. " + " ".join(reasons[:1])
+    )
+
+
+def save_pretrained(
+    folder: str | os.PathLike[str], backbone: nn.Module, head: RestorationHead
+) -> None:
+    """Writes the weights of both as safetensors and the head's settings as JSON.
+
+    Needs ``pip install lightly-dira[safetensors]``.
+
+    Args:
+        folder: Where to write ``model.safetensors`` and ``config.json``; it is made if
+            it does not exist.
+        backbone: The trained encoder.
+        head: The trained head, `dira.head`.
+
+    Raises:
+        ImportError: If safetensors is not installed.
+        TypeError: If the head is no `RestorationHead`, whose settings are known.
+
+    Examples:
+        >>> import tempfile, torchvision
+        >>> from lightly_dira import DiRA
+        >>> from lightly_dira.checkpoint import from_pretrained, save_pretrained
+        >>> backbone = torchvision.models.resnet18()
+        >>> folder = tempfile.mkdtemp()
+        >>> save_pretrained(folder, backbone, DiRA(backbone).head)
+        >>> fresh = torchvision.models.resnet18()
+        >>> head = from_pretrained(folder, fresh)
+    """
+    safetensors = _optional("safetensors.torch", extra="safetensors")
+    if not isinstance(head, RestorationHead):
+        raise TypeError(
+            "save_pretrained: expected a RestorationHead, whose settings are known, "
+            f"got {type(head).__name__}. Save another head's state_dict() yourself."
+        )
+    weights = {f"backbone.{name}": v for name, v in backbone.state_dict().items()}
+    weights |= {f"head.{name}": value for name, value in head.state_dict().items()}
+    settings = {"lightly_dira": __version__, "head": head.settings}
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Copies, because safetensors takes no two tensors that share memory.
+    copies = {name: value.detach().cpu().clone() for name, value in weights.items()}
+    # The file sorts its names; their order tells the layers of another library apart.
+    metadata = {"format": "pt", "order": json.dumps(list(copies))}
+    safetensors.save_file(copies, folder / _WEIGHTS, metadata)
+    (folder / _SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def from_pretrained(
+    folder: str | os.PathLike[str], backbone: nn.Module
+) -> RestorationHead:
+    """Loads what `save_pretrained` wrote.
+
+    Args:
+        folder: Where it was written.
+        backbone: An encoder to take the weights up, of the architecture that was
+            saved; names may differ as in `export_encoder`.
+
+    Returns:
+        The head, with its weights, for ``DiRA(backbone, optimizer, head=head)``.
+
+    Raises:
+        ImportError: If safetensors is not installed.
+        FileNotFoundError: If one of the two files is missing.
+        ValueError: If the weights do not fit, or the file is of a newer version.
+    """
+    safetensors = _optional("safetensors.torch", extra="safetensors")
+    folder = Path(folder)
+    for name in (_SETTINGS, _WEIGHTS):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"from_pretrained: {folder} has no {name}. Expected a folder that "
+                "save_pretrained has written."
+            )
+    settings = json.loads((folder / _SETTINGS).read_text())
+    try:
+        head = RestorationHead(**settings["head"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"from_pretrained: {folder / _SETTINGS} was written by lightly-dira "
+            f"{settings.get('lightly_dira')}, and this is {__version__}, which does "
+            f"not know all of its settings ({error}). Update lightly-dira."
+        ) from error
+    with safetensors.safe_open(folder / _WEIGHTS, framework="pt") as file:
+        names = json.loads(file.metadata()["order"])
+        weights = {name: file.get_tensor(name) for name in names}
+    head.load_state_dict(_below("head.", weights))
+    _load(backbone, _below("backbone.", weights))
+    return head.to(next(backbone.parameters()))
+
+
+def load_dira_checkpoint(
+    path: str | os.PathLike[str], backbone: nn.Module | None = None
+) -> DiRACheckpoint:
+    """Loads weights of the authors' published code [0].
+
+    Files are state dicts, alone or under ``state_dict`` in a whole training
+    checkpoint, with names ``encoder.*``, ``decoder.blocks.*`` and
+    ``segmentation_head.0.*``, or those of the encoder alone, behind any of the prefixes
+    ``module.``, ``encoder_q.`` and ``backbone.``. No code in a file is ever run.
+
+    Args:
+        path: A file of PyTorch or, by its suffix, of safetensors.
+        backbone: The encoder to take the weights up. By default the ResNet of
+            torchvision, without classifier, that they fit.
+
+    Raises:
+        ValueError: If the file has no such weights, or holds more than tensors and
+            plain values, or the weights do not fit.
+
+    - [0]: https://github.com/fhaghighi/DiRA
+
+    Examples:
+        >>> import tempfile, torch, torchvision
+        >>> from lightly_dira.checkpoint import load_dira_checkpoint
+        >>> resnet = torchvision.models.resnet18().state_dict()
+        >>> published = {f"module.encoder_q.{name}": v for name, v in resnet.items()}
+        >>> path = tempfile.mkdtemp() + "/published.pth"
+        >>> torch.save({"epoch": 7, "state_dict": published}, path)
+        >>> checkpoint = load_dira_checkpoint(path)
+        >>> type(checkpoint.backbone).__name__, checkpoint.left_over
+        ('ResNet', ['module.encoder_q.fc.weight', 'module.encoder_q.fc.bias'])
+    """
+    file = _read(path)
+    official = {_without_prefixes(name): name for name in file}
+    weights = {new: file[old] for new, old in official.items()}
+    encoder = _below("encoder.", weights)
+    in_file = {name: official[f"encoder.{name}"] for name in encoder}
+    if not encoder:
+        encoder, in_file = weights, official
+    if backbone is None:
+        backbone = _resnet_like(encoder, path)
+    used = [in_file[name] for name in _load(backbone, encoder)]
+    head = None
+    if "decoder.blocks.0.conv1.0.weight" in weights:
+        head = _head_like(weights, backbone)
+        state = {_official(name): value for name, value in head.state_dict().items()}
+        missing = [name for name in state if name not in weights]
+        if missing:
+            raise ValueError(
+                f"load_dira_checkpoint: {path} has a decoder but not all of it. "
+                f"Missing: {', '.join(missing)}."
+            )
+        pair_names(weights, state, into="The decoder that fits the encoder")
+        head.load_state_dict({k: weights[_official(k)] for k in head.state_dict()})
+        head.to(next(backbone.parameters()))
+        used += [official[name] for name in state]
+    left_over = [name for name in file if name not in set(used)]
+    return DiRACheckpoint(backbone, head, used, left_over)
+
+
+def _load(backbone: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
+    """Loads weights under other names, and returns the names that were used."""
+    pairs = pair_names(weights, backbone.state_dict(), into=type(backbone).__name__)
+    state = {new: weights[old] for new, old in pairs.items()}
+    backbone.load_state_dict(state, strict=False)
+    return list(pairs.values())
+
+
+def _named_model(name: str) -> nn.Module:
+    if name in torchvision.models.list_models():
+        model: nn.Module = torchvision.models.get_model(name, weights=None)
+        return model
+    with contextlib.suppress(ImportError):
+        import timm
+
+        if timm.is_model(name):
+            return timm.create_model(name, pretrained=False)
+    raise ValueError(
+        f"export_encoder: neither torchvision nor timm, if installed, has a model "
+        f"{name!r}. Pass the model itself."
+    )
+
+
+def _resnet_like(weights: Mapping[str, Tensor], path: object) -> nn.Module:
+    """Makes the ResNet of torchvision that the weights fit, without classifier."""
+    channels = weights["conv1.weight"].shape[1] if "conv1.weight" in weights else 3
+
+    def make(name: str) -> nn.Module:
+        resnet: Any = torchvision.models.get_model(name, weights=None)
+        resnet.conv1 = nn.Conv2d(channels, 64, 7, 2, 3, bias=False)
+        resnet.fc = nn.Identity()
+        return cast(nn.Module, resnet)
+
+    for name in torchvision.models.list_models(include=["resne*", "wide_resnet*"]):
+        with torch.device("meta"):
+            wanted = dict(make(name).named_parameters())
+        if all(k in weights and weights[k].shape == v.shape for k, v in wanted.items()):
+            return make(name)
+    raise ValueError(
+        f"load_dira_checkpoint: the weights in {path} are of no ResNet of torchvision. "
+        f"Pass the encoder, `backbone=`. First names: {', '.join([*weights][:5])}."
+    )
+
+
+def _head_like(weights: Mapping[str, Tensor], backbone: nn.Module) -> RestorationHead:
+    """Makes the head that the weights of a decoder fit."""
+    pyramid = FeaturePyramid(backbone)
+    blocks: list[int] = []
+    while (name := f"decoder.blocks.{len(blocks)}.conv2.0.weight") in weights:
+        blocks.append(len(weights[name]))
+    image = weights.get("segmentation_head.0.weight", torch.empty(1))
+    return RestorationHead(
+        pyramid.channels,
+        decoder_channels=blocks,
+        out_channels=len(image),
+        strides=pyramid.strides,
+    )
+
+
+def _read(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Reads the tensors of a state dict, also from under ``state_dict``."""
+    if Path(path).suffix == ".safetensors":
+        state = _optional("safetensors.torch", extra="safetensors").load_file(path)
+    else:
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise ValueError(
+                f"{path} holds more than tensors and plain values, which only code "
+                "from the file could restore; that is not run. Where you trust it, "
+                "load it with weights_only=False and save its state_dict alone. "
+                f"PyTorch says: {str(error).splitlines()[0]}"
+            ) from error
+    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
+        state = state["state_dict"]
+    if not isinstance(state, Mapping):
+        raise ValueError(f"{path} holds no state dict but {type(state).__name__}.")
+    tensors = {str(key): v for key, v in state.items() if isinstance(v, Tensor)}
+    if not tensors:
+        raise ValueError(f"{path} holds no tensors, nor does its `state_dict`.")
+    return tensors
+
+
+def _without_prefixes(name: str) -> str:
+    while name.startswith(_PREFIXES):
+        name = name.partition(".")[2]
+    return name
+
+
+def _official(name: str) -> str:
+    """Returns the name that a tensor of the head has in a U-Net of smp."""
+    part, _, rest = name.partition(".")
+    return {"blocks": "decoder.blocks.", "to_image": "segmentation_head.0."}[
+        part
+    ] + rest
+
+
+def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+def _with_maps(smp: Any, channels: tuple[int, ...]) -> list[str]:
+    """Lists the encoders of smp whose maps have these channels."""
+    known = {n: e["params"]["out_channels"] for n, e in smp.encoders.encoders.items()}
+    depth = len(channels) + 1
+    return [name for name, found in known.items() if tuple(found[1:depth]) == channels]
+
+
+@torch.no_grad()
+def _check_equal(
+    backbone: nn.Module, head: RestorationHead, unet: nn.Module, in_channels: int
+) -> None:
+    weight = next(head.parameters())
+    image = torch.linspace(0, 1, in_channels * 64 * 64).reshape(1, -1, 64, 64)
+    image = image.to(weight)
+    with evaluating(backbone, head, unet):
+        restored = head(FeaturePyramid(backbone)(image), (64, 64))
+        difference = (restored - unet(image)).abs().max().item()
+    if not difference <= 1e-4 * max(1, restored.abs().max().item()):
+        raise ValueError(
+            "to_smp_unet: the weights fit, but the outputs differ by up to "
+            f"{difference:.2g}: {type(unet).__name__}'s encoder takes its maps from "
+            "other places than the backbone's. Use backbone and head as they are."
+        )
+
+
+def _optional(module: str, *, extra: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f"This needs {module.partition('.')[0]}: pip install lightly-dira[{extra}]"
+        ) from error
