@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import importlib
 import json
+import math
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -17,13 +19,14 @@ import torchvision
 from torch import Tensor, nn
 
 from lightly_dira import __version__
-from lightly_dira.discovery import evaluating, first_convolution
+from lightly_dira.discovery import evaluating
 from lightly_dira.features import FeaturePyramid
 from lightly_dira.matching import pair_names
 from lightly_dira.restoration import RestorationHead
 
 # What training scripts put in front of the names, in any order.
 _PREFIXES = ("module.", "encoder_q.", "backbone.", "_orig_mod.")
+_MARKS = {"encoder_q", "backbone"}
 _OFFICIAL = {"blocks": "decoder.blocks.", "to_image": "segmentation_head.0."}
 _WEIGHTS, _SETTINGS = "model.safetensors", "config.json"
 
@@ -57,12 +60,14 @@ def export_encoder(backbone: nn.Module, like: nn.Module | str) -> dict[str, Tens
         like: A model of torchvision or timm, or the name of one.
 
     Returns:
-        A copy of the weights on the CPU. It loads into `like` with ``strict=True`` if
+        A copy of the weights on the CPU, with which `like` has been seen to make the
+        backbone's feature maps. It loads into `like` with ``strict=True`` if
         `like` has no classifier, and lacks nothing but the classifier if it has.
 
     Raises:
-        ValueError: If one has layers that the other lacks, or neither library knows
-            the name.
+        TypeError: If `like` is neither a model nor a name.
+        ValueError: If one has layers that the other lacks, the maps differ, or neither
+            library knows the name.
 
     Examples:
         >>> import torchvision
@@ -76,28 +81,41 @@ def export_encoder(backbone: nn.Module, like: nn.Module | str) -> dict[str, Tens
         ['fc.weight', 'fc.bias']
     """
     model = _named_model(like) if isinstance(like, str) else like
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            "export_encoder: like must be a model of torchvision or timm or its name, "
+            f"got {type(model).__name__}."
+        )
     source, target = backbone.state_dict(), model.state_dict()
-    pairs = pair_names(source, target, into=type(model).__name__, whole=True)
-    return {new: source[old].detach().cpu().clone() for new, old in pairs.items()}
+    pairs = pair_names(source, target, into=type(model).__name__)
+    weights = {new: _copied(source[old]) for new, old in pairs.items()}
+    _check_same_maps(backbone, model, weights)
+    return weights
 
 
 def to_smp_unet(
-    backbone: nn.Module, head: RestorationHead, *, encoder_name: str | None = None
+    backbone: nn.Module,
+    head: RestorationHead,
+    *,
+    encoder_name: str | None = None,
+    layers: Sequence[str] | None = None,
 ) -> nn.Module:
     """Returns an `smp.Unet` with the weights, and hence the output, of both.
 
     Needs ``pip install lightly-dira[smp]``. What it returns has been compared with
-    backbone and head on an image.
+    backbone and head on an image. Encoders that take their maps from the same places
+    are its ResNets, ResNeXts and MobileNetV2.
 
     Args:
-        backbone: The trained encoder: a ResNet or another that
-            segmentation_models_pytorch has.
+        backbone: The trained encoder.
         head: The trained head, `dira.head`.
         encoder_name: Its name there, for example "tu-resnet50"; by default the first
             one into which the weights fit.
+        layers: What `DiRA` was given as `layers`, if anything.
 
     Raises:
         ImportError: If segmentation_models_pytorch is not installed.
+        TypeError: If the head is no `RestorationHead`.
         ValueError: If it has no such encoder or no such decoder.
 
     Examples:
@@ -110,6 +128,7 @@ def to_smp_unet(
         'u-resnet18'
     """
     smp = _optional("segmentation_models_pytorch", extra="smp")
+    _check_head("to_smp_unet", head)
     settings = head.settings
     channels, blocks = settings["encoder_channels"], settings["decoder_channels"]
     if len(blocks) != len(channels) or any(True for _ in head.enlarge.parameters()):
@@ -119,7 +138,7 @@ def to_smp_unet(
             f"maps, strides {settings['strides']} and {len(blocks)} decoder blocks. "
             "Use backbone and head as they are: both are ordinary modules."
         )
-    in_channels = first_convolution(backbone)[1]
+    in_channels = FeaturePyramid(backbone, layers=layers).image_shape[0]
     source = backbone.state_dict()
     reasons = []
     for name in [encoder_name] if encoder_name else _with_maps(smp, channels):
@@ -136,7 +155,7 @@ def to_smp_unet(
         with torch.device("meta"):
             shapes = make().encoder.state_dict()
         try:
-            pairs = pair_names(source, shapes, into=name, whole=True)
+            pairs = pair_names(source, shapes, into=name)
         except ValueError as error:
             reasons.append(str(error))
             continue
@@ -146,7 +165,7 @@ def to_smp_unet(
         unet: nn.Module = make()
         unet.load_state_dict(weights)
         unet.to(next(head.parameters())).train(head.training)
-        _check_equal(backbone, head, unet, in_channels)
+        _check_equal(backbone, head, unet, layers)
         return unet
     raise ValueError(
         "to_smp_unet: segmentation_models_pytorch has no encoder with maps of "
@@ -183,18 +202,14 @@ def save_pretrained(
         >>> head = from_pretrained(folder, fresh)
     """
     safetensors = _optional("safetensors.torch", extra="safetensors")
-    if not isinstance(head, RestorationHead):
-        raise TypeError(
-            "save_pretrained: expected a RestorationHead, whose settings are known, "
-            f"got {type(head).__name__}. Save another head's state_dict() yourself."
-        )
+    _check_head("save_pretrained", head)
     weights = {f"backbone.{name}": v for name, v in backbone.state_dict().items()}
     weights |= {f"head.{name}": value for name, value in head.state_dict().items()}
     settings = {"lightly_dira": __version__, "head": head.settings}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     # Copies, because safetensors takes no two tensors that share memory.
-    copies = {name: value.detach().cpu().clone() for name, value in weights.items()}
+    copies = {name: _copied(value) for name, value in weights.items()}
     # The file sorts its names; their order tells the layers of another library apart.
     metadata = {"format": "pt", "order": json.dumps(list(copies))}
     safetensors.save_file(copies, folder / _WEIGHTS, metadata)
@@ -227,17 +242,25 @@ def from_pretrained(
                 f"from_pretrained: {folder} has no {name}. Expected a folder that "
                 "save_pretrained has written."
             )
-    settings = json.loads((folder / _SETTINGS).read_text())
     try:
-        head = RestorationHead(**settings["head"])
-    except (KeyError, TypeError) as error:
+        settings = json.loads((folder / _SETTINGS).read_text())
+        version, arguments = settings["lightly_dira"], dict(settings["head"])
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"from_pretrained: {folder / _SETTINGS} was written by lightly-dira "
-            f"{settings.get('lightly_dira')}, and this is {__version__}, which does "
-            f"not know all of its settings ({error}). Update lightly-dira."
+            f"from_pretrained: {folder / _SETTINGS} is not what save_pretrained "
+            f"writes: {error!r}."
+        ) from error
+    try:
+        head = RestorationHead(**arguments)
+    except TypeError as error:
+        raise ValueError(
+            f"from_pretrained: {folder} was written by lightly-dira {version}, and "
+            f"this is {__version__}, which does not know all of its settings "
+            f"({error}). Update lightly-dira."
         ) from error
     with safetensors.safe_open(folder / _WEIGHTS, framework="pt") as file:
-        names = json.loads(file.metadata()["order"])
+        metadata = file.metadata() or {}
+        names = json.loads(metadata.get("order", "null")) or list(file.keys())
         weights = {name: file.get_tensor(name) for name in names}
     head.load_state_dict(_below("head.", weights))
     _load(backbone, _below("backbone.", weights))
@@ -278,11 +301,22 @@ def load_dira_checkpoint(
     """
     file = _read(path)
     official = {_without_prefixes(name): name for name in file}
+    if len(official) < len(file):
+        twice = sorted(set(file) - set(official.values()))
+        raise ValueError(
+            f"load_dira_checkpoint: {path} has several tensors for one place, for "
+            f"example {twice[0]} and {official[_without_prefixes(twice[0])]}. Save the "
+            "state dict of one encoder alone."
+        )
     weights = {new: file[old] for new, old in official.items()}
     encoder = _below("encoder.", weights)
-    in_file = {name: official[f"encoder.{name}"] for name in encoder}
     if not encoder:
-        encoder, in_file = weights, official
+        # Without that name, what the marks of the encoder in front tell.
+        marked = {
+            n: v for n, v in weights.items() if _MARKS & {*official[n].split(".")}
+        }
+        encoder = marked or weights
+    in_file = {n: official.get(f"encoder.{n}", official.get(n, n)) for n in encoder}
     if backbone is None:
         backbone = _resnet_like(encoder, path)
     used = [in_file[name] for name in _load(backbone, encoder)]
@@ -296,7 +330,8 @@ def load_dira_checkpoint(
                 f"load_dira_checkpoint: {path} has a decoder but not all of it. "
                 f"Missing: {', '.join(missing)}."
             )
-        pair_names(weights, state, into="The decoder that fits the encoder")
+        decoder = {name: weights[name] for name in state}
+        pair_names(decoder, state, into="The decoder that fits the encoder")
         head.load_state_dict({k: weights[_official(k)] for k in head.state_dict()})
         head.to(next(backbone.parameters()))
         used += [official[name] for name in state]
@@ -337,11 +372,15 @@ def _resnet_like(weights: Mapping[str, Tensor], path: object) -> nn.Module:
         resnet.fc = nn.Identity()
         return cast(nn.Module, resnet)
 
+    fitting: dict[int, str] = {}  # by the number of parameters
     for name in torchvision.models.list_models(include=["resne*", "wide_resnet*"]):
         with torch.device("meta"):
             wanted = dict(make(name).named_parameters())
         if all(k in weights and weights[k].shape == v.shape for k, v in wanted.items()):
-            return make(name)
+            fitting[len(wanted)] = name
+    if fitting:
+        # A smaller one may be part of a larger one.
+        return make(fitting[max(fitting)])
     raise ValueError(
         f"load_dira_checkpoint: the weights in {path} are of no ResNet of torchvision. "
         f"Pass the encoder, `backbone=`. First names: {', '.join([*weights][:5])}."
@@ -370,12 +409,12 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     else:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
+        except (pickle.UnpicklingError, EOFError, KeyError, RuntimeError) as error:
             raise ValueError(
-                f"{path} holds more than tensors and plain values, which only code "
-                "from the file could restore; that is not run. Where you trust it, "
-                "load it with weights_only=False and save its state_dict alone. "
-                f"PyTorch says: {str(error).splitlines()[0]}"
+                f"{path} is no file of PyTorch, or holds more than tensors and plain "
+                "values, which only code from the file could restore; that is not run. "
+                "Where you trust it, load it with weights_only=False and save its "
+                f"state_dict alone. PyTorch says: {str(error).partition(chr(10))[0]}"
             ) from error
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
@@ -412,22 +451,69 @@ def _with_maps(smp: Any, channels: tuple[int, ...]) -> list[str]:
     return [name for name, found in known.items() if tuple(found[1:depth]) == channels]
 
 
+def _check_head(caller: str, head: nn.Module) -> None:
+    if not isinstance(head, RestorationHead):
+        raise TypeError(
+            f"{caller}: expected a RestorationHead, whose settings are known, got "
+            f"{type(head).__name__}. Take another head's state_dict() yourself."
+        )
+
+
 @torch.no_grad()
 def _check_equal(
-    backbone: nn.Module, head: RestorationHead, unet: nn.Module, in_channels: int
+    backbone: nn.Module,
+    head: RestorationHead,
+    unet: nn.Module,
+    layers: Sequence[str] | None,
 ) -> None:
-    weight = next(head.parameters())
-    image = torch.linspace(0, 1, in_channels * 64 * 64).reshape(1, -1, 64, 64)
-    image = image.to(weight)
+    pyramid = FeaturePyramid(backbone, layers=layers)
+    image = _image_for(pyramid)
     with evaluating(backbone, head, unet):
-        restored = head(FeaturePyramid(backbone)(image), (64, 64))
-        difference = (restored - unet(image)).abs().max().item()
-    if not difference <= 1e-4 * max(1, restored.abs().max().item()):
+        restored, theirs = head(pyramid(image), image.shape[2:]), unet(image)
+    if not _close(restored, theirs):
         raise ValueError(
             "to_smp_unet: the weights fit, but the outputs differ by up to "
-            f"{difference:.2g}: {type(unet).__name__}'s encoder takes its maps from "
-            "other places than the backbone's. Use backbone and head as they are."
+            f"{(restored - theirs).abs().max().item():.2g}: the encoder of smp.Unet "
+            "takes its maps from other places than the backbone's. Use backbone and "
+            "head as they are."
         )
+
+
+@torch.no_grad()
+def _check_same_maps(
+    backbone: nn.Module, model: nn.Module, weights: Mapping[str, Tensor]
+) -> None:
+    """Compares all maps, so that equal shapes are not taken for the same."""
+    model = copy.deepcopy(model).to(next(backbone.parameters()))
+    model.load_state_dict(weights, strict=False)
+    ours, theirs = FeaturePyramid(backbone), FeaturePyramid(model)
+    image = _image_for(ours)
+    with evaluating(backbone, model):
+        maps = [*zip(ours(image), theirs(image), strict=False)]
+    # A map at the end may have been rectified in place by what follows in one of them.
+    equal = all(_close(a.relu(), b.relu()) for a, b in maps)
+    if not equal or len(ours.layers) != len(theirs.layers):
+        raise ValueError(
+            "export_encoder: the weights fit, but the feature maps differ: layers of "
+            "one shape come in another order, or one computes something else."
+        )
+
+
+def _image_for(pyramid: FeaturePyramid) -> Tensor:
+    """Returns a ramp of grey values that the backbone can be run on."""
+    shape = pyramid.image_shape
+    ramp = torch.linspace(0, 1, math.prod(shape)).reshape(1, *shape)
+    return ramp.to(next(pyramid.backbone.parameters()))
+
+
+def _close(ours: Tensor, theirs: Tensor) -> bool:
+    return ours.shape == theirs.shape and bool(
+        (ours - theirs).abs().max() <= 1e-3 * ours.abs().max().clamp_min(1)
+    )
+
+
+def _copied(value: Tensor) -> Tensor:
+    return value.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def _optional(module: str, *, extra: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import math
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,76 +11,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lightly_dira.layouts import BATCH, Level, Map, images_in, in_place, tokens_in
+
 # Sides of the images of the dry pass, in pixels, tried in this order after those that
 # the backbone states itself. Where height and width differ, every shape tells which
 # of its axes are those of the image.
 _SIZES = ((64, 96), (64, 64), (224, 224), (256, 256), (32, 32))
-_BATCH = 2
-# Class, distillation and register tokens that may precede those of the image.
-_MOST_EXTRA_TOKENS = 16
+# How many of the tokens that the change of a pixel changes most are looked at.
+_WITNESSES = 5
 # Maps of a network that keeps one resolution throughout, as in UNETR and DPT.
 _DEPTHS = 4
-
-
-class Level(NamedTuple):
-    """One feature map: which of a module's outputs, and how it is laid out.
-
-    Attributes:
-        module: Name of the module.
-        number: Which of the tensors that the module puts out in one pass.
-        name: The module's name, with the number where it puts out several.
-        channels: Channels of the map.
-        stride: Pixels of the image, along each side, per position of the map.
-        layout: "channels first", "channels last" or "tokens".
-        extra_tokens: Class and register tokens in front of those of the image.
-    """
-
-    module: str
-    number: int
-    name: str
-    channels: int
-    stride: int
-    layout: str
-    extra_tokens: int
-
-    def as_map(self, output: Tensor, size: Sequence[int]) -> Tensor:
-        """Returns the output as (B, C, h, w), without a copy.
-
-        Args:
-            output: What the module has put out.
-            size: (H, W) of the images.
-
-        Raises:
-            RuntimeError: If its tokens are none of an image of this size.
-        """
-        if self.layout == "channels first":
-            return output
-        if self.layout == "channels last":
-            return output.movedim(-1, 1)
-        tokens = output[:, self.extra_tokens :]
-        count = tokens.shape[1]
-        grids = ((h, count // h) for h in range(1, count + 1) if count % h == 0)
-        expected = [side / self.stride for side in size]
-        grid = min(grids, key=lambda g: abs(math.log(g[0] / g[1] * size[1] / size[0])))
-        if any(abs(a - b) >= 1.5 for a, b in zip(grid, expected, strict=True)):
-            raise RuntimeError(
-                f"DiRA: {self.name} put out {count} tokens beside {self.extra_tokens} "
-                f"of no place, expected about {round(math.prod(expected))} for an "
-                f"image of {tuple(size)} pixels. A pass that drops tokens cannot be "
-                "restored: give the target to a view that is seen whole."
-            )
-        return tokens.movedim(-1, 1).reshape(len(tokens), self.channels, *grid)
-
-
-class _Map(NamedTuple):
-    """How a tensor may be read as a map of the image."""
-
-    layout: str
-    channels: int
-    sides: tuple[int, ...]
-    octave: int  # how often the image's sides were halved
-    extra_tokens: int = 0
-    octave_before: int | None = None  # of what went into the module
 
 
 class _Output(NamedTuple):
@@ -90,14 +30,14 @@ class _Output(NamedTuple):
     number: int
     shape: torch.Size
     entered: torch.Size | None
-    learned: bool  # False for the image itself, before any parameter has met it
+    changed: tuple[int, ...]  # tokens that a pixel changes most, if it does so to few
 
 
 def find_levels(
     backbone: nn.Module,
-    input_size: int | None = None,
+    input_size: int | tuple[int, int] | None = None,
     layers: Sequence[str] | None = None,
-) -> list[Level]:
+) -> tuple[list[Level], tuple[int, ...]]:
     """Finds the last feature map of every resolution, finest first.
 
     Resolutions are powers of two of the image's. What a block that halves the
@@ -109,70 +49,99 @@ def find_levels(
 
     Args:
         backbone: The network to look into.
-        input_size: Side of the images to try, in pixels; by default what the backbone
-            states, then a few usual ones.
+        input_size: Side of the images to try, or (height, width), in pixels; by default
+            what the backbone states, then a few usual ones.
         layers: Names of the modules whose last outputs are the maps, finest to
             coarsest; `name[i]` is the i-th tensor of a module with several.
+
+    Returns:
+        The maps, and (C, H, W) of the images that the backbone was run on.
 
     Raises:
         ValueError: If the backbone cannot be run on images or has no such maps.
     """
-    dimensions, channels = first_convolution(backbone)
-    sizes = [(input_size, input_size)] if input_size else _sizes_of(backbone)
-    failures = {}
-    for size in dict.fromkeys(size[:dimensions] for size in sizes):
+    if isinstance(layers, str) or (layers is not None and len(layers) < 2):
+        raise ValueError(
+            "DiRA: a U-Net needs at least two feature maps, `layers=[finest, ..., "
+            f"coarsest]`, got {layers!r}."
+        )
+    if isinstance(input_size, int):
+        input_size = input_size, input_size
+    dimensions, stated = first_convolution(backbone)
+    sizes = [input_size] if input_size else [*_stated_sizes(backbone), *_SIZES]
+    failures: dict[str, tuple[Exception, list[_Output]]] = {}
+    for channels, size in itertools.product(dict.fromkeys((stated, 3, 1)), sizes):
+        shape = (channels, *size[:dimensions])
         outputs: list[_Output] = []
         try:
-            _dry_pass(backbone, (channels, *size), outputs)
+            _dry_pass(backbone, shape, outputs)
         except Exception as error:
-            failures[" x ".join(map(str, size))] = (error, outputs)
+            failures[str(shape)] = error, outputs
             continue
-        maps = _read(outputs, size) if len(size) == 2 else {}
-        counts = Counter(output.module for output in outputs)
-        if layers is not None:
-            chosen = [_named(layer, maps, outputs) for layer in layers]
-        else:
-            chosen = _last_of_each_octave(maps)
-            if len(chosen) < 2:
-                chosen = _of_several_depths(maps, backbone, size) or chosen
-        if len(chosen) < 2:
-            raise ValueError(
-                "DiRA: a U-Net needs feature maps (B, C, H, W) of at least two "
-                "resolutions, or of several equal blocks of one resolution, and "
-                f"{len(chosen)} came by in {type(backbone).__name__}. Wrap the part of "
-                "the model that has them, or name it with `layers=`. Modules and "
-                f"output shapes:\n{_table(outputs)}"
-            )
-        return [
-            Level(
-                output.module,
-                output.number,
-                f"{output.module}[{output.number}]"
-                if counts[output.module] > 1
-                else output.module,
-                maps[output].channels,
-                round(size[0] / maps[output].sides[0]),
-                maps[output].layout,
-                maps[output].extra_tokens,
-            )
-            for output in chosen
-        ]
-    tried = "; ".join(f"{size} px: {error}" for size, (error, _) in failures.items())
+        return _levels(backbone, outputs, shape[1:], layers), shape
+    tried = "; ".join(f"{shape}: {error}" for shape, (error, _) in failures.items())
     longest = max((outputs for _, outputs in failures.values()), key=len)
     raise ValueError(
         f"DiRA: {type(backbone).__name__} could not be run on a batch of images to "
         "find its feature maps. Pass `input_size=` if it accepts one size only. Tried "
-        f"{tried}. Modules and output shapes before that:\n{_table(longest)}"
+        f"(C, H, W) = {tried}. Modules and output shapes before that:\n"
+        f"{_table(longest)}"
     )
+
+
+def _levels(
+    backbone: nn.Module,
+    outputs: list[_Output],
+    size: tuple[int, ...],
+    layers: Sequence[str] | None,
+) -> list[Level]:
+    maps = _read(outputs, size) if len(size) == 2 else {}
+    counts = Counter(output.module for output in outputs)
+    if layers is not None:
+        chosen = [_named(layer, maps, outputs) for layer in layers]
+    else:
+        chosen = _last_of_each_octave(maps)
+        if len(chosen) < 2:
+            chosen = _of_several_depths(maps, backbone, size) or chosen
+    if len(chosen) < 2:
+        raise ValueError(
+            "DiRA: a U-Net needs feature maps (B, C, H, W) of at least two "
+            "resolutions, or of several equal blocks of one resolution, with tokens "
+            f"row by row, and {len(chosen)} came by in {type(backbone).__name__}. Wrap "
+            "the part of the model that has them. Modules and output shapes:\n"
+            f"{_table(outputs)}"
+        )
+    levels = [
+        Level(
+            output.module,
+            output.number,
+            f"{output.module}[{output.number}]"
+            if counts[output.module] > 1
+            else output.module,
+            maps[output].channels,
+            round(size[0] / maps[output].sides[0]),
+            maps[output].layout,
+            maps[output].before,
+            maps[output].after,
+        )
+        for output in chosen
+    ]
+    strides = [level.stride for level in levels]
+    if strides != sorted(strides):
+        raise ValueError(
+            "DiRA: expected `layers` from the finest map to the coarsest, got strides "
+            f"{strides} for {layers}."
+        )
+    return levels
 
 
 def first_convolution(backbone: nn.Module) -> tuple[int, int]:
     """Returns how many sides and channels the images have."""
     for module in backbone.modules():
         channels = getattr(module, "in_channels", None)
-        weight = getattr(module, "weight", None)
-        if isinstance(channels, int) and isinstance(weight, Tensor) and weight.ndim > 2:
-            return min(weight.ndim - 2, 2), channels
+        kernel = getattr(module, "kernel_size", None)
+        if isinstance(channels, int) and isinstance(kernel, tuple):
+            return min(len(kernel), 2), channels
     return 2, 3
 
 
@@ -180,8 +149,9 @@ def first_convolution(backbone: nn.Module) -> tuple[int, int]:
 def evaluating(*modules: nn.Module) -> Iterator[None]:
     """Puts modules into evaluation mode, then each submodule back into its own."""
     modes = [(m, m.training) for module in modules for m in module.modules()]
-    for module in modules:
-        module.eval()
+    # Not by `eval()`, which some modules extend by merging weights.
+    for module, _ in modes:
+        module.training = False
     try:
         yield
     finally:
@@ -209,40 +179,56 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
             yield from tensors_in(item)
 
 
-def _sizes_of(backbone: nn.Module) -> list[tuple[int, int]]:
-    """Lists the image sizes to try, first those that modules state as attributes."""
-    stated = []
+def _stated_sizes(backbone: nn.Module) -> Iterator[tuple[int, int]]:
+    """Yields the image sizes that modules state as attributes."""
     for module in backbone.modules():
         for name in ("image_size", "img_size"):
             size = getattr(module, name, None)
             if isinstance(size, int):
-                stated.append((size, size))
+                yield size, size
             elif isinstance(size, (tuple, list)) and len(size) == 2:
-                stated.append((int(size[0]), int(size[1])))
-    return [*stated, *_SIZES]
+                yield int(size[0]), int(size[1])
+
+
+def _pixel(size: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the place of the pixel that differs between the images of the pass.
+
+    It is well inside its position of the map, for strides from 4 to 32.
+    """
+    places = [side * (i + 2) // 4 // 32 * 32 + 10 for i, side in enumerate(size)]
+    return tuple(min(p, side - 1) for p, side in zip(places, size, strict=True))
 
 
 def _dry_pass(
-    backbone: nn.Module, shape: Sequence[int], outputs: list[_Output]
+    backbone: nn.Module, shape: tuple[int, ...], outputs: list[_Output]
 ) -> None:
-    """Runs the backbone on black images and lists all outputs as they come."""
+    """Runs the backbone on two images, equal but for a pixel, and lists all outputs."""
     counts: Counter[str] = Counter()
     learned = False
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def note(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         nonlocal learned
+        # Before any parameter has met it, a tensor is the image, however normalised.
         learned = learned or any(True for _ in module.parameters())
         entered = next(tensors_in([args, kwargs]), None)
+        before = None if entered is None else entered.shape
         for tensor in tensors_in(output):
-            before = None if entered is None else entered.shape
-            outputs.append(_Output(name, counts[name], tensor.shape, before, learned))
+            changed: tuple[int, ...] = ()
+            if tensor.ndim == 3 and len(tensor) == BATCH:
+                change = (tensor[0] - tensor[1]).abs().sum(dim=-1)
+                most = change.topk(min(_WITNESSES, len(change)))
+                if most.values[:1] > 2 * change.median():
+                    changed = tuple(most.indices.tolist())
+            if learned:
+                found = _Output(name, counts[name], tensor.shape, before, changed)
+                outputs.append(found)
             counts[name] += 1
 
     weight = next(backbone.parameters(), None)
     if weight is None:
         raise ValueError("it has no parameters")
-    images = torch.zeros(_BATCH, *shape, dtype=weight.dtype, device=weight.device)
+    buffers = [(buffer, buffer.clone()) for buffer in backbone.buffers()]
     handles = [
         module.register_forward_hook(
             lambda *hooked, name=name: note(name, *hooked), with_kwargs=True
@@ -251,107 +237,92 @@ def _dry_pass(
     ]
     try:
         with evaluating(backbone), torch.no_grad(), same_randomness(weight.device):
+            image = torch.rand(shape, dtype=weight.dtype, device=weight.device)
+            images = image.repeat(BATCH, *[1] * len(shape))
+            images[1].movedim(0, -1)[_pixel(shape[1:])] += 4
             backbone(images)
     finally:
         for handle in handles:
             handle.remove()
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
 
 
-def _read(outputs: list[_Output], size: tuple[int, ...]) -> dict[_Output, _Map]:
+def _read(outputs: list[_Output], size: tuple[int, ...]) -> dict[_Output, Map]:
     """Reads every output that is a map of the image as one, in order."""
-    images = {o: _images_in(o.shape, size) for o in outputs if o.learned}
+    counts = {output.shape[1] for output in outputs if len(output.shape) == 3}
+    images = {
+        output: []
+        if _is_attention(output.shape, counts)
+        else images_in(output.shape, size)
+        for output in outputs
+    }
     grids = {readings[0].sides for readings in images.values() if readings}
     # A cube, such as (2, 96, 96, 96), is laid out as what its neighbours put out.
     layouts: dict[str, Counter[str]] = defaultdict(Counter)
     for output, readings in images.items():
         if len(readings) == 1:
             layouts[_parent(output.module)][readings[0].layout] += 1
-    maps = {}
+    tokens = _read_tokens(outputs, size, grids)
+    maps: dict[_Output, Map] = {}
     for output, readings in images.items():
         votes = layouts[_parent(output.module)]
         reading = max(readings, key=lambda image: votes[image.layout], default=None)
-        reading = reading or _tokens_in(output.shape, size, grids)
-        before = output.entered and (
-            next(iter(_images_in(output.entered, size)), None)
-            or _tokens_in(output.entered, size, grids)
-        )
-        if reading is not None:
-            octave_before = before.octave if before else None
-            maps[output] = reading._replace(octave_before=octave_before)
+        if len(output.shape) == 3 and output.shape[1] in tokens:
+            reading = tokens[output.shape[1]]._replace(channels=output.shape[2])
+        if reading is None:
+            continue
+        entered = output.entered or torch.Size()
+        before = next(iter(images_in(entered, size)), None)
+        if len(entered) == 3:
+            before = tokens.get(entered[1])
+        octave = before.octave if before else None
+        maps[output] = reading._replace(entered_octave=octave)
     # What the backbone itself puts out is some module's output, unless it is a list.
-    if (
-        len({reading.octave for output, reading in maps.items() if not output.module})
-        < 2
-    ):
-        maps = {o: reading for o, reading in maps.items() if o.module}
-    return maps
+    listed = {reading.octave for output, reading in maps.items() if not output.module}
+    return {o: maps[o] for o in maps if o.module or len(listed) > 1}
 
 
-def _images_in(shape: torch.Size, size: tuple[int, ...]) -> list[_Map]:
-    """Reads (B, C, h, w) or (B, h, w, C), whichever fits better; a cube as both."""
-    if len(shape) != 4 or shape[0] != _BATCH:
-        return []
-    readings = [
-        _Map(layout, channels, tuple(sides), octave)
-        for layout, channels, sides in (
-            ("channels first", shape[1], shape[2:]),
-            ("channels last", shape[3], shape[1:3]),
+def _read_tokens(
+    outputs: list[_Output], size: tuple[int, ...], grids: set[tuple[int, ...]]
+) -> dict[int, Map]:
+    """Reads the tokens of an image, by their number."""
+    pixel = _pixel(size)
+    alike: dict[int, list[tuple[int, ...]]] = defaultdict(list)
+    for output in outputs:
+        if len(output.shape) == 3 and output.shape[0] == BATCH:
+            alike[output.shape[1]].append(output.changed)
+    found = {}
+    for count, changes in alike.items():
+        telling = [changed for changed in changes if changed]
+        readings = (
+            tokens_in(count, changed, pixel, size, grids) for changed in telling or [()]
         )
-        if (octave := _octave(sides, size)) is not None
-    ]
-    misfits = [_misfit(reading.sides, size) for reading in readings]
-    best = min(misfits, default=0)
-    return [r for r, misfit in zip(readings, misfits, strict=True) if misfit == best]
+        reading = next((reading for reading in readings if reading), None)
+        # Deeper, a change comes to other tokens, too; but if it seldom is where the
+        # pixel was changed, tokens have been put into another order.
+        if reading is not None:
+            places = [in_place(reading, changed, pixel, size) for changed in telling]
+            if 2 * sum(places) >= len(places):
+                found[count] = reading
+    return found
 
 
-def _tokens_in(
-    shape: torch.Size, size: tuple[int, ...], grids: set[tuple[int, ...]]
-) -> _Map | None:
-    """Reads (B, N, C): as many positions as some map has, and a few tokens more."""
-    if len(shape) != 3 or shape[0] != _BATCH:
-        return None
-    patches = {
-        tuple(side // stride for side in size) for stride in range(1, min(size) // 2)
-    }
-    for known in (grids, patches):
-        extra = {grid: shape[1] - math.prod(grid) for grid in known}
-        fitting = [g for g in known if 0 <= extra[g] <= _MOST_EXTRA_TOKENS]
-        if fitting:
-            grid = min(fitting, key=lambda g: extra[g])
-            octave = _octave(grid, size)
-            if octave is not None:
-                return _Map("tokens", shape[2], grid, octave, extra[grid])
-    return None
+def _is_attention(shape: torch.Size, counts: set[int]) -> bool:
+    """Whether a tensor holds a number for every pair of tokens."""
+    return len(shape) == 4 and shape[2] == shape[3] and shape[2] in counts
 
 
-def _octave(sides: Sequence[int], size: tuple[int, ...]) -> int | None:
-    """How often the image's sides were halved, or None for what is no map of it.
-
-    Convolutions without padding shave pixels off and change nothing about it.
-    """
-    if any(not 2 <= side <= full for side, full in zip(sides, size, strict=True)):
-        return None
-    # A map as high as wide, of an image that is not, has been pooled.
-    tolerance = 0 if size[0] == size[1] else max(0.5, 0.1 * sides[0])
-    if _misfit(sides, size) > tolerance:
-        return None
-    return round(math.log2(math.prod(size) / math.prod(sides)) / 2)
-
-
-def _misfit(sides: Sequence[int], size: tuple[int, ...]) -> float:
-    """How much higher or lower, in positions, than the image's proportions ask."""
-    return abs(sides[0] - sides[1] * size[0] / size[1])
-
-
-def _last_of_each_octave(maps: dict[_Output, _Map]) -> list[_Output]:
+def _last_of_each_octave(maps: dict[_Output, Map]) -> list[_Output]:
     spans: dict[str, set[tuple[int, int]]] = defaultdict(set)
     for output, reading in maps.items():
-        if reading.octave_before is not None:
-            spans[output.module].add((reading.octave_before, reading.octave))
+        if reading.entered_octave is not None:
+            spans[output.module].add((reading.entered_octave, reading.octave))
     finished: dict[int, _Output] = {}
     unfinished: dict[int, _Output] = {}
     for output, reading in maps.items():
-        path = output.module.split(".")[:-1]
+        path = output.module.split(".")
         around = [spans[".".join(path[: i + 1])] for i in range(len(path))]
         # An attention matrix or a pooled key: of another size than what surrounds it.
         if any(
@@ -359,20 +330,21 @@ def _last_of_each_octave(maps: dict[_Output, _Map]) -> list[_Output]:
             for span in around
         ):
             continue
-        halving = any((reading.octave, reading.octave + 1) in span for span in around)
+        halving = any((reading.octave, reading.octave + 1) in s for s in around[:-1])
         (unfinished if halving else finished)[reading.octave] = output
     return [output for _, output in sorted({**unfinished, **finished}.items())]
 
 
 def _of_several_depths(
-    maps: dict[_Output, _Map], backbone: nn.Module, size: tuple[int, ...]
+    maps: dict[_Output, Map], backbone: nn.Module, size: tuple[int, ...]
 ) -> list[_Output]:
     """Chooses among those equal blocks, in one container, with most parameters."""
     rows: dict[tuple[str, type, int], dict[str, _Output]] = defaultdict(dict)
     for output in maps:
         block = backbone.get_submodule(output.module)
         parameters = sum(parameter.numel() for parameter in block.parameters())
-        rows[_parent(output.module), type(block), parameters][output.module] = output
+        row = rows[_parent(output.module), type(block), parameters]
+        row.setdefault(output.module, output)
     repeated = {kind: list(row.values()) for kind, row in rows.items() if len(row) > 1}
     if not repeated:
         return []
@@ -382,7 +354,7 @@ def _of_several_depths(
     return [blocks[round(len(blocks) * (i + 1) / count) - 1] for i in range(count)]
 
 
-def _named(layer: str, maps: dict[_Output, _Map], outputs: list[_Output]) -> _Output:
+def _named(layer: str, maps: dict[_Output, Map], outputs: list[_Output]) -> _Output:
     """Returns the last map of a module, or that with the number, `name[number]`."""
     found = [
         output

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lightly_dira.discovery import find_levels, tensors_in
 
 # Passes to remember until the first batch has shown how many there are per batch.
-_MOST_PASSES = 64
+_MOST_PASSES = 32
 # Mean squared difference of standardised images, from 0 (equal) to 2 (unrelated).
 _SAME_IMAGE = 0.01
 
@@ -89,6 +89,7 @@ class FeaturePyramid:
         layers: Names of the modules whose outputs are the maps, finest to coarsest.
         channels: Channels of the maps.
         strides: Pixels of the image, along each side, per position of the map.
+        image_shape: (C, H, W) of the images of the dry pass.
         capturing: Whether passes of the backbone are captured for `take`.
 
     Examples:
@@ -109,16 +110,17 @@ class FeaturePyramid:
         self,
         backbone: nn.Module,
         *,
-        input_size: int | None = None,
+        input_size: int | tuple[int, int] | None = None,
         layers: Sequence[str] | None = None,
     ) -> None:
         """Looks for the maps.
 
         Args:
             backbone: Any network of images that has feature maps inside.
-            input_size: Side of the square images of the dry pass, in pixels, for
-                backbones that accept no other size. By default those that the backbone
-                states (`image_size`, `img_size`) and a few usual ones are tried.
+            input_size: Side of the images of the dry pass, or (height, width), in
+                pixels, for backbones that accept no other size. By default those that
+                the backbone states (`image_size`, `img_size`) and a few usual ones are
+                tried.
             layers: Names of the modules to take instead of those found, finest map to
                 coarsest, as `layers` and the table show them.
 
@@ -128,7 +130,7 @@ class FeaturePyramid:
         # The hooks belong into the network, not around what `torch.compile` made.
         backbone = getattr(backbone, "_orig_mod", backbone)
         self.backbone = backbone
-        levels = find_levels(backbone, input_size, layers)
+        levels, self.image_shape = find_levels(backbone, input_size, layers)
         self._levels = levels
         self.layers = [level.name for level in levels]
         self.channels = [level.channels for level in levels]
@@ -194,8 +196,9 @@ class FeaturePyramid:
                 "decode. Run the model on the batch, with gradients on and in the "
                 "mode it trains in, then call `loss = dira(loss, batch)`, once per "
                 "batch. Wrap the very module that the loop calls, not one that "
-                "shares its layers, and make the wrapper anew for a copied model: a "
-                "copy of it captures nothing."
+                "shares its layers, call it and not a method of it (such as "
+                "`forward_features`), wrap it before its first compiled pass, and make "
+                "the wrapper anew for a copied model: a copy of it captures nothing."
             )
         if self._route is not None and self._route.target_view != target_view:
             self._route = None
@@ -229,7 +232,10 @@ class FeaturePyramid:
         wanted = self.capturing and torch.is_grad_enabled() and known_mode
         if not (wanted or self._own_pass):
             return
-        images = next(tensors_in([args, kwargs]), None)
+        values = tensors_in([args, kwargs])
+        images = next(
+            (v for v in values if v.ndim == 4 and v.is_floating_point()), None
+        )
         if images is None:
             return
         self._running = _Pass(images, module.training)
@@ -249,6 +255,18 @@ class FeaturePyramid:
 
     def _maps(self, run: _Pass, rows: slice) -> list[Tensor]:
         size = run.images.shape[2:]
+        missing = [
+            level.name
+            for level in self._levels
+            if (level.module, level.number) not in run.maps
+        ]
+        if missing:
+            raise RuntimeError(
+                f"DiRA: {', '.join(missing)} put nothing out in this pass, unlike in "
+                "the dry pass. Wrap a compiled backbone before its first pass (or call "
+                "`torch._dynamo.reset()`), wrap after modules were replaced, and "
+                "choose other `layers` where training skips some."
+            )
         return [
             level.as_map(run.maps[level.module, level.number][rows], size)
             for level in self._levels

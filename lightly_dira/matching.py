@@ -2,117 +2,154 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
+# What only training needs, and counts or fills in anew.
+_DISPENSABLE = ("num_batches_tracked", "mask_token")
+
 
 def pair_names(
-    source: Mapping[str, Tensor],
-    target: Mapping[str, Tensor],
-    *,
-    into: str,
-    whole: bool = False,
+    source: Mapping[str, Tensor], target: Mapping[str, Tensor], *, into: str
 ) -> dict[str, str]:
     """Pairs the names of two state dicts of one architecture.
 
-    Names are the same behind some prefix, or else the layers are in the same order
-    and agree in kind and shape. At the end of the target, a classifier (vectors and
-    matrices) may be left without a pair.
+    Names are the same, or the same behind a prefix of the source or of the target, or
+    differ in their first part alone while layers come in the same order, as in
+    `nn.Sequential(*resnet.children())`. Of either, a classifier may be left over: a
+    module of vectors and matrices that has no pair at all.
 
     Args:
         source: Where the weights come from.
         target: Where they go.
         into: What to call the target in an error.
-        whole: Whether all layers of the source must go somewhere, too, but for a
-            classifier at its end.
 
     Returns:
         The source's name for each name of the target.
 
     Raises:
-        ValueError: If layers are left over.
+        ValueError: If anything else is left over, or several prefixes fit.
     """
-    pairs = _by_order(source, target)
-    for prefix in ("", *sorted(_prefixes(source))):
-        alike = {
-            new: prefix + new
-            for new, value in target.items()
-            if prefix + new in source and source[prefix + new].shape == value.shape
-        }
-        pairs = max(alike, pairs, key=len)
-    left = _left_over(target, set(pairs))
-    if left or not pairs:
-        raise ValueError(_misfit(into, target, left, "the weights have", source))
-    if whole:
-        # Tokens and buffers that only training needs have no place elsewhere.
-        left = [
-            name
-            for name in _left_over(source, set(pairs.values()))
-            if _kind(name) == "weight"
-        ]
-        if left:
-            raise ValueError(
-                _misfit("The backbone", source, left, f"{into} has", target)
-            )
+    prefixes = [(prefix, "") for prefix in _prefixes(source)]
+    prefixes += [("", prefix) for prefix in _prefixes(target)]
+    candidates = {
+        pair: _behind(*pair, source, target) for pair in [("", ""), *prefixes]
+    }
+    complete = {
+        pair: pairs
+        for pair, pairs in candidates.items()
+        if pairs and not any(_left_over(source, target, pairs, *pair))
+    }
+    if ("", "") in complete:
+        return complete["", ""]
+    if len(complete) > 1:
+        names = " and ".join(repr(old or new) for old, new in complete)
+        raise ValueError(
+            f"The weights fit {into} behind {names}. Pass the part that is meant."
+        )
+    if complete:
+        return complete.popitem()[1]
+    for pair in itertools.product({"", _trunk(source)}, {"", _trunk(target)}):
+        by_order = _by_order(*pair, source, target)
+        candidates[pair] = max(by_order, candidates.get(pair, {}), key=len)
+    (old, new), pairs = max(candidates.items(), key=lambda item: len(item[1]))
+    here, there = _left_over(source, target, pairs, old, new)
+    if pairs and not here and not there:
+        return pairs
+    raise ValueError(
+        f"The weights do not fit. {into} has {_listed(there, target, source)}; they "
+        f"have {_listed(here, source, target)}. Expected the same architecture, with "
+        "as many input channels."
+    )
+
+
+def _behind(
+    old: str, new: str, source: Mapping[str, Tensor], target: Mapping[str, Tensor]
+) -> dict[str, str]:
+    """Pairs names that are the same without a prefix of source or target."""
+    pairs: dict[str, str] = {}
+    start = [old + name.removeprefix(new) for name in list(target)[:9]]
+    if not any(name in source for name in start):
+        return pairs
+    for name, value in target.items():
+        other = old + name.removeprefix(new)
+        fits = name.startswith(new) and other in source
+        if fits and source[other].shape == value.shape:
+            pairs[name] = other
     return pairs
 
 
 def _by_order(
-    source: Mapping[str, Tensor], target: Mapping[str, Tensor]
+    old: str, new: str, source: Mapping[str, Tensor], target: Mapping[str, Tensor]
 ) -> dict[str, str]:
-    """Pairs each name of the target with the next one of its kind and shape."""
+    """Pairs each name with the next one that differs in its first part alone."""
     pairs = {}
     names = iter(source)
-    old = next(names, None)
-    for new, value in target.items():
-        if old is None:
+    ours = next(names, None)
+    for theirs, value in target.items():
+        if ours is None:
             break
-        if _kind(old) == _kind(new) and source[old].shape == value.shape:
-            pairs[new] = old
-            old = next(names, None)
+        _, _, rest = ours.removeprefix(old).partition(".")
+        _, _, other = theirs.removeprefix(new).partition(".")
+        if rest == other and source[ours].shape == value.shape:
+            pairs[theirs] = ours
+            ours = next(names, None)
     return pairs
 
 
-def _left_over(state: Mapping[str, Tensor], found: set[str]) -> list[str]:
-    """Lists what was not found, but for the counters of BatchNorm and a classifier."""
-    last = max((i for i, name in enumerate(state) if name in found), default=-1)
-    return [
+def _left_over(
+    source: Mapping[str, Tensor],
+    target: Mapping[str, Tensor],
+    pairs: Mapping[str, str],
+    old: str,
+    new: str,
+) -> tuple[list[str], list[str]]:
+    """Lists what has no pair in source and target, but for a classifier."""
+    return _unpaired(source, set(pairs.values()), old), _unpaired(target, {*pairs}, new)
+
+
+def _unpaired(state: Mapping[str, Tensor], paired: set[str], prefix: str) -> list[str]:
+    def module(name: str) -> str:
+        return name.removeprefix(prefix).partition(".")[0]
+
+    left = [
         name
-        for i, (name, value) in enumerate(state.items())
-        if name not in found
-        and _kind(name) != "num_batches_tracked"
-        and (i < last or value.ndim > 2)
+        for name in state
+        if name not in paired and name.rpartition(".")[2] not in _DISPENSABLE
     ]
+    classifiers = {module(name) for name in left if state[name].ndim == 2}
+    classifiers -= {module(name) for name in left if state[name].ndim > 2}
+    classifiers -= {module(name) for name in paired}
+    return [name for name in left if module(name) not in classifiers]
 
 
-def _misfit(
-    owner: str,
-    state: Mapping[str, Tensor],
-    left: list[str],
-    other_has: str,
-    other: Mapping[str, Tensor],
+def _listed(
+    names: list[str], state: Mapping[str, Tensor], other: Mapping[str, Tensor]
 ) -> str:
-    lacking = [f"{name} {tuple(state[name].shape)}" for name in left[:3]]
-    if len(left) > len(lacking):
-        lacking.append(f"{len(left) - len(lacking)} more")
-    first = left[0] if left else ""
-    instead = f"{tuple(other[first].shape)} for the first" if first in other else "none"
-    return (
-        f"{owner} has {', '.join(lacking)}, and {other_has} {instead}. Expected the "
-        "same architecture, with as many input channels."
-    )
+    if not names:
+        return "nothing more"
+    first = f"{names[0]} {tuple(state[names[0]].shape)}"
+    if names[0] in other:
+        first += f" (here {tuple(other[names[0]].shape)})"
+    return first + (f" and {len(names) - 1} more" if len(names) > 1 else "") + " alone"
 
 
-def _kind(name: str) -> str:
-    return name.rpartition(".")[2]
-
-
-def _prefixes(names: Iterable[str]) -> set[str]:
+def _prefixes(names: Iterable[str]) -> list[str]:
     """Lists everything up to a dot of some name: "a." and "a.b." of "a.b.c"."""
-    return {
+    found = (
         name[: i + 1]
         for name in names
         for i, letter in enumerate(name)
         if letter == "."
-    }
+    )
+    return list(dict.fromkeys(found))
+
+
+def _trunk(names: Iterable[str]) -> str:
+    """Returns the longest prefix, up to a dot, of all names."""
+    first, last = min(names).split("."), max(names).split(".")
+    pairs = zip(first, last, strict=False)
+    same = itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)
+    return "".join(f"{part}." for part, _ in same)

@@ -92,7 +92,7 @@ class DiRA(nn.Module):
         discriminator: nn.Module | None = None,
         loss: DiRALoss | None = None,
         target_channels: int = 1,
-        input_size: int | None = None,
+        input_size: int | tuple[int, int] | None = None,
         layers: Sequence[str] | None = None,
         discriminator_lr: float = 2e-4,
         restorative_start: float = 0,
@@ -112,8 +112,8 @@ class DiRA(nn.Module):
             discriminator: Maps images to logits; by default a `PatchDiscriminator`.
             loss: By default `DiRALoss()`, with the published weights.
             target_channels: Channels of the targets, 1 for grey.
-            input_size: Side of the images, in pixels, for backbones that accept only
-                one size.
+            input_size: Side of the images, or (height, width), in pixels, for backbones
+                that accept only one size.
             layers: Names of the modules whose outputs are the feature maps, finest to
                 coarsest, in place of those found; `print(dira.features)` shows them.
             discriminator_lr: Learning rate of the discriminator's Adam, above 0.
@@ -152,7 +152,9 @@ class DiRA(nn.Module):
             if discriminator is None:
                 discriminator = PatchDiscriminator(target_channels)
         self.head = head.to(weight.device, weight.dtype)
-        self.discriminator = discriminator.to(weight.device, weight.dtype)
+        # Losses are taken in at least 32 bits, and so is Adam's step.
+        precise = torch.promote_types(weight.dtype, torch.float32)
+        self.discriminator = discriminator.to(weight.device, precise)
         self.loss = loss or DiRALoss()
         self.target_channels = target_channels
         self.restorative_start = restorative_start

@@ -123,8 +123,16 @@ class TestExportEncoder:
     @pytest.mark.parametrize(
         ("ours", "theirs", "missing"),
         [
-            ("resnet34", "resnet18", r"layer1.2.conv1.weight \(64, 64, 3, 3\)"),
-            ("resnet18", "resnet34", r"layer1.2.conv1.weight \(64, 64, 3, 3\)"),
+            (
+                "resnet34",
+                "resnet18",
+                r"they have layer1.2.conv1.weight \(64, 64",
+            ),
+            (
+                "resnet18",
+                "resnet34",
+                r"ResNet has layer1.2.conv1.weight \(64, 64",
+            ),
             ("resnet18", "resnet50", r"layer1.0.conv1.weight"),
             ("resnet18", "densenet121", r"features"),
         ],
@@ -138,6 +146,65 @@ class TestExportEncoder:
         if whole:
             with pytest.raises(ValueError, match=missing):
                 export_encoder(backbone, like=theirs)
+
+    @pytest.mark.parametrize(
+        ("ours", "theirs"),
+        [
+            (dict(init_values=0.1), {}),
+            ({}, dict(qkv_bias=False)),
+            ({}, dict(final_norm=False)),
+            (dict(final_norm=False), {}),
+            (dict(depth=4), dict(depth=2)),
+            (dict(depth=2), dict(depth=4)),
+        ],
+    )
+    def test_not_a_parameter_is_dropped(self, ours, theirs) -> None:
+        def make(**settings):
+            settings = dict(depth=2) | settings
+            return timm.create_model(
+                "vit_tiny_patch16_224",
+                img_size=64,
+                embed_dim=16,
+                num_heads=2,
+                num_classes=0,
+                **settings,
+            )
+
+        with pytest.raises(ValueError, match="do not fit"):
+            export_encoder(make(**ours), like=make(**theirs))
+
+    def test_layers_of_one_shape_in_another_order(self) -> None:
+        class Encoder(nn.Module):
+            def __init__(self, *names: str) -> None:
+                super().__init__()
+                for name in names:
+                    setattr(self, name, nn.Conv2d(3, 3, 3, 2, 1))
+                self.names = sorted(names)
+
+            def forward(self, x: Tensor) -> Tensor:
+                for name in self.names:
+                    x = getattr(self, name)(x)
+                return x
+
+        with pytest.raises(ValueError, match="maps differ"):
+            export_encoder(Encoder("a", "b", "c"), like=Encoder("z", "y", "x"))
+
+    def test_twin_encoders(self) -> None:
+        class Twins(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.student = torchvision.models.resnet18()
+                self.teacher = torchvision.models.resnet18()
+
+            def forward(self, x: Tensor) -> Tensor:
+                return self.student(x)
+
+        with pytest.raises(ValueError, match=r"do not fit|fit .* behind"):
+            export_encoder(Twins(), like="resnet18")
+
+    def test_no_model(self) -> None:
+        with pytest.raises(TypeError, match=r"model of torchvision or timm.*function"):
+            export_encoder(torchvision.models.resnet18(), torchvision.models.resnet18)
 
     def test_other_channels(self) -> None:
         like = timm.create_model("resnet18", in_chans=1)
@@ -223,6 +290,13 @@ class TestSmpUnet:
         with pytest.raises(ValueError, match="finest has stride 2; this head"):
             to_smp_unet(backbone, DiRA(backbone).head)
 
+    def test_other_layers(self) -> None:
+        names = ["relu", "layer1.0", "layer2.0", "layer3.0", "layer4.0"]
+        backbone = torchvision.models.resnet18()
+        dira = DiRA(backbone, layers=names)
+        with pytest.raises(ValueError, match="outputs differ"):
+            to_smp_unet(trained(backbone), trained(dira.head), layers=names)
+
     def test_maps_from_elsewhere(self) -> None:
         class Shuffled(torchvision.models.ResNet):
             def forward(self, x: Tensor) -> Tensor:
@@ -269,6 +343,22 @@ class TestPretrained:
         settings = json.loads((tmp_path / "config.json").read_text())
         assert set(settings) == {"lightly_dira", "head"}
 
+    def test_channels_last(self, tmp_path) -> None:
+        backbone = torchvision.models.resnet18().to(memory_format=torch.channels_last)
+        head = DiRA(backbone).head.to(memory_format=torch.channels_last)
+        save_pretrained(tmp_path, backbone, head)
+        fresh = torchvision.models.resnet18()
+        from_pretrained(tmp_path, fresh)
+        assert torch.equal(fresh.conv1.weight, backbone.conv1.weight)
+
+    @pytest.mark.parametrize("settings", ["", "[]", "{}", '{"lightly_dira": 1}'])
+    def test_broken_settings(self, settings: str, tmp_path) -> None:
+        backbone = torchvision.models.resnet18()
+        save_pretrained(tmp_path, backbone, DiRA(backbone).head)
+        (tmp_path / "config.json").write_text(settings)
+        with pytest.raises(ValueError, match=r"config.json is not what"):
+            from_pretrained(tmp_path, backbone)
+
     def test_nothing_there(self, tmp_path) -> None:
         with pytest.raises(FileNotFoundError, match=r"no config.json.*save_pretrained"):
             from_pretrained(tmp_path, torchvision.models.resnet18())
@@ -282,13 +372,13 @@ class TestPretrained:
         with pytest.raises(ValueError, match=r"99\.0.*volumes"):
             from_pretrained(tmp_path, backbone)
 
-    def test_other_architecture(self, tmp_path) -> None:
-        backbone = torchvision.models.resnet18()
+    @pytest.mark.parametrize("saved", [18, 34])
+    def test_other_architecture(self, saved: int, tmp_path) -> None:
+        backbone = torchvision.models.get_model(f"resnet{saved}")
         save_pretrained(tmp_path, backbone, DiRA(backbone).head)
-        with pytest.raises(
-            ValueError, match=r"ResNet has layer1.2.*the weights have none"
-        ):
-            from_pretrained(tmp_path, torchvision.models.resnet34())
+        other = torchvision.models.get_model(f"resnet{18 + 34 - saved}")
+        with pytest.raises(ValueError, match=r"layer1.2.*same architecture"):
+            from_pretrained(tmp_path, other)
 
     def test_unknown_head(self, tmp_path) -> None:
         with pytest.raises(TypeError, match=r"RestorationHead.*got Identity"):
@@ -369,6 +459,37 @@ class TestOfficialCheckpoint:
         resnet.fc = nn.Identity()
         x = torch.rand(2, 3, 64, 64)
         torch.testing.assert_close(checkpoint.backbone.eval()(x), resnet(x))
+
+    @pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
+    def test_the_deepest_that_fits(self, depth: int, tmp_path) -> None:
+        resnet = torchvision.models.get_model(f"resnet{depth}")
+        torch.save(resnet.state_dict(), tmp_path / "dira.pth")
+        checkpoint = load_dira_checkpoint(tmp_path / "dira.pth")
+        assert checkpoint.left_over == ["fc.weight", "fc.bias"]
+
+    def test_momentum_encoder_is_left_over(self, tmp_path) -> None:
+        resnet = torchvision.models.resnet18().state_dict()
+        for twin in ("encoder_k", "encoder_q"):
+            state = {f"module.encoder_q.{k}": v + 1 for k, v in resnet.items()}
+            state |= {f"module.encoder_k.{k}": v for k, v in resnet.items()}
+            state = dict(sorted(state.items(), reverse=twin == "encoder_q"))
+            torch.save(state, tmp_path / f"{twin}.pth")
+            weight = load_dira_checkpoint(
+                tmp_path / f"{twin}.pth"
+            ).backbone.conv1.weight
+            assert torch.equal(weight, resnet["conv1.weight"] + 1)
+
+    def test_two_encoders_for_one_place(self, tmp_path) -> None:
+        state = {"encoder_q.w": torch.rand(2), "backbone.w": torch.rand(2)}
+        torch.save(state, tmp_path / "dira.pth")
+        with pytest.raises(ValueError, match=r"encoder_q.w and backbone.w"):
+            load_dira_checkpoint(tmp_path / "dira.pth")
+
+    @pytest.mark.parametrize("content", [b"", b"hello"])
+    def test_no_file_of_pytorch(self, content: bytes, tmp_path) -> None:
+        (tmp_path / "dira.pth").write_bytes(content)
+        with pytest.raises(ValueError, match=r"dira.pth is no file of PyTorch"):
+            load_dira_checkpoint(tmp_path / "dira.pth")
 
     def test_safetensors_and_grey_images(self, tmp_path) -> None:
         from safetensors.torch import save_file

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import gc
 import weakref
 
@@ -112,7 +113,7 @@ class TestDiscovery:
             FeaturePyramid(backbone)
 
     def test_no_images(self) -> None:
-        with pytest.raises(ValueError, match=r"(?s)could not be run.*input_size.*0: "):
+        with pytest.raises(ValueError, match=r"could not be run.*input_size"):
             FeaturePyramid(nn.Sequential(nn.Flatten(), nn.Linear(12, 3)))
 
     @pytest.mark.parametrize(
@@ -233,7 +234,201 @@ class TestDiscovery:
         pyramid = FeaturePyramid(backbone)
         x = images(size=64)
         backbone(x, idx_keep=torch.arange(9).expand(3, 9))
-        with pytest.raises(RuntimeError, match=r"8 tokens beside 1.*about 16"):
+        with pytest.raises(RuntimeError, match=r"\(3, 9, 8\).*about 4 x 4.*drops"):
+            pyramid.take(x)
+
+    @pytest.mark.parametrize("registers_first", [True, False])
+    @pytest.mark.parametrize("registers", [0, 1, 4, 5, 8])
+    @pytest.mark.parametrize("convolution", [True, False])
+    def test_registers_before_or_behind(self, registers_first, registers, convolution):
+        class Vit(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.patches = nn.Conv2d(3, 8, 16, 16) if convolution else None
+                self.embed = nn.Linear(8 if convolution else 768, 8)
+                self.extra = nn.Parameter(torch.rand(1, registers, 8))
+                self.blocks = nn.Sequential(*[nn.Linear(8, 8) for _ in range(4)])
+
+            def forward(self, x: Tensor) -> Tensor:
+                if self.patches is None:
+                    x = nn.functional.unfold(x, 16, stride=16).movedim(1, 2)
+                else:
+                    x = self.patches(x).flatten(2).movedim(1, 2)
+                self.tokens = self.embed(x)
+                extra = self.extra.expand(len(x), -1, -1)
+                parts = (
+                    [extra, self.tokens] if registers_first else [self.tokens, extra]
+                )
+                return self.blocks(torch.cat(parts, dim=1))
+
+        vit = Vit()
+        pyramid = FeaturePyramid(vit)
+        assert pyramid.layers == ["blocks.0", "blocks.1", "blocks.2", "blocks.3"]
+        maps = pyramid(images(size=64))
+        expected = vit.blocks[0](vit.tokens).movedim(1, 2).unflatten(2, (4, 4))
+        torch.testing.assert_close(maps[0], expected)
+
+    def test_overlapping_patches(self) -> None:
+        class Tokens(nn.Module):
+            def forward(self, x: Tensor) -> Tensor:
+                return x.flatten(2).transpose(1, 2)
+
+        blocks = nn.Sequential(*[nn.Linear(8, 8) for _ in range(4)])
+        backbone = nn.Sequential(nn.Conv2d(3, 8, 16, 10), Tokens(), blocks)
+        pyramid = FeaturePyramid(backbone)
+        for size, side in ((64, 5), (96, 9), (224, 21)):
+            assert pyramid(images(size=size))[0].shape == (3, 8, side, side)
+
+    def test_tokens_out_of_order_are_no_map(self) -> None:
+        """timm's Hiera keeps tokens by windows; only what is by rows is taken."""
+        settings = dict(img_size=224, embed_dim=16, num_heads=1, stages=(1, 2, 1, 1))
+        hiera = timm.create_model("hiera_tiny_224", **settings).eval()
+        pyramid = FeaturePyramid(hiera)
+        assert pyramid.layers == ["patch_embed.proj", "blocks.4"]
+        x = torch.rand(1, 3, 224, 224)
+        maps = pyramid(x)
+        expected = hiera.forward_intermediates(x, indices=[3], intermediates_only=True)
+        torch.testing.assert_close(maps[1], expected[0])
+        hiera = timm.create_model("hiera_tiny_224", features_only=True, **settings)
+        assert FeaturePyramid(hiera).strides == [4, 8, 16, 32]
+
+    def test_attention_that_is_returned_is_no_map(self) -> None:
+        class Block(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.values, self.softmax = nn.Linear(8, 8), nn.Softmax(dim=-1)
+
+            def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+                weights = self.softmax(
+                    (x @ x.transpose(1, 2))[:, None].repeat(1, 2, 1, 1)
+                )
+                return x + weights[:, 0] @ self.values(x), weights
+
+        class Vit(nn.Module):
+            image_size = 64
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.patches = nn.Conv2d(3, 8, 4, 4)
+                self.blocks = nn.ModuleList(Block() for _ in range(4))
+
+            def forward(self, x: Tensor) -> dict[str, list[Tensor]]:
+                x = self.patches(x).flatten(2).transpose(1, 2)
+                states, attentions = [x], []
+                for block in self.blocks:
+                    x, weights = block(x)
+                    states.append(x)
+                    attentions.append(weights)
+                return {"states": states, "attentions": attentions}
+
+        pyramid = FeaturePyramid(Vit())
+        assert pyramid.layers == [f"blocks.{i}[0]" for i in (0, 2, 3)]
+        assert pyramid.channels == [8, 8, 8]
+
+    def test_channels_that_look_like_a_side(self) -> None:
+        swin = torchvision.models.SwinTransformer(
+            [4, 4], 36, [1] * 3, [3] * 3, [3, 3], num_classes=4
+        )
+        assert FeaturePyramid(swin).strides == [4, 8, 16]
+
+    def test_grey_images_repeated_inside(self) -> None:
+        class Repeated(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.net = tiny_backbone()
+
+            def forward(self, *, mask: Tensor | None = None, image: Tensor) -> Tensor:
+                return self.net(image.repeat(1, 3, 1, 1))
+
+        class Positional(Repeated):
+            def forward(self, image: Tensor) -> Tensor:
+                return super().forward(image=image)
+
+        assert FeaturePyramid(Positional()).image_shape[0] == 1
+
+    def test_projection_defined_before_the_stem(self) -> None:
+        class HeadFirst(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.project, self.net = nn.Conv2d(16, 4, 1), tiny_backbone()[:3]
+
+            def forward(self, x: Tensor) -> Tensor:
+                return self.project(self.net(x))
+
+        assert FeaturePyramid(HeadFirst()).strides == [2, 4, 8]
+
+    def test_wide_input_size(self) -> None:
+        backbone = nn.Sequential(
+            *tiny_backbone()[:3], nn.Flatten(), nn.Linear(16 * 4 * 6, 4)
+        )
+        assert FeaturePyramid(backbone, input_size=(32, 48)).strides == [2, 4, 8]
+
+    @pytest.mark.parametrize("layers", ["layer1", ["layer1"], []])
+    def test_too_few_layers(self, layers) -> None:
+        with pytest.raises(ValueError, match=r"at least two.*finest, \.\.\., coarsest"):
+            FeaturePyramid(torchvision.models.resnet18(), layers=layers)
+
+    def test_layers_in_the_wrong_order(self) -> None:
+        with pytest.raises(ValueError, match=r"finest map to the coarsest.*\[32, 4\]"):
+            FeaturePyramid(torchvision.models.resnet18(), layers=["layer4", "layer1"])
+
+    def test_buffers_and_merged_weights_stay(self) -> None:
+        class Merging(nn.Conv2d):
+            def train(self, mode: bool = True) -> nn.Module:
+                self.weight.data += 1
+                return super().train(mode)
+
+        class Counting(nn.BatchNorm2d):
+            def forward(self, x: Tensor) -> Tensor:
+                self.num_batches_tracked += 1
+                return super().forward(x)
+
+        resnet = torchvision.models.resnet18()
+        resnet.conv1, resnet.bn1 = Merging(3, 64, 7, 2, 3), Counting(64)
+        torch.nn.utils.parametrizations.spectral_norm(resnet.layer1[0].conv1)
+        before = copy.deepcopy(resnet.state_dict())
+        dira = DiRA(resnet)
+        dira.restore(images(size=64))
+        after = resnet.state_dict()
+        after["bn1.num_batches_tracked"] -= 1  # of restoring
+        assert all(torch.equal(after[name], before[name]) for name in before)
+
+    def test_another_map_in_training(self) -> None:
+        class Stage(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.conv0, self.conv1 = (
+                    nn.Conv2d(3, 8, 3, 2, 1),
+                    nn.Conv2d(8, 8, 3, 2, 1),
+                )
+                self.skip = False
+
+            def forward(self, x: Tensor) -> list[Tensor]:
+                maps = [x := self.conv0(x), x if self.skip else self.conv1(x)]
+                return (
+                    [maps[1].mean((2, 3), keepdim=True), *maps]
+                    if self.training
+                    else maps
+                )
+
+        backbone = nn.Sequential(Stage())
+        pyramid, x = FeaturePyramid(backbone), images()
+        backbone(x)
+        with pytest.raises(RuntimeError, match=r"put out \(3, 8, 1, 1\).*evaluation"):
+            pyramid.take(x)
+        pyramid = FeaturePyramid(backbone, layers=["0.conv0", "0.conv1"])
+        backbone[0].skip = True
+        backbone(x)
+        with pytest.raises(RuntimeError, match=r"0.conv1 put nothing out"):
+            pyramid.take(x)
+
+    def test_compiled_before_wrapping(self) -> None:
+        backbone = tiny_backbone()
+        compiled = torch.compile(backbone, backend="eager")
+        compiled(images())
+        pyramid, x = FeaturePyramid(compiled), images()
+        compiled(x)
+        with pytest.raises(RuntimeError, match=r"first (compiled )?pass"):
             pyramid.take(x)
 
     def test_one_input_size_only(self) -> None:

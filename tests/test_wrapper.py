@@ -653,3 +653,16 @@ def test_restore_changes_nothing() -> None:
     assert_same(state, state_of(model, dira))
     assert [m.training for m in model.modules()] == modes
     assert torch.equal(restored, dira.restore(images))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_backbones_of_other_precision(dtype: torch.dtype) -> None:
+    backbone = tiny_backbone().to(dtype)
+    optimizer = torch.optim.SGD(backbone.parameters(), lr=0.1)
+    dira = DiRA(backbone, optimizer)
+    views = torch.rand(2, 3, 3, 32, 32, dtype=dtype)
+    loss = sum(backbone(x).float().mean() for x in views)
+    dira(loss, DiRAViews(views, torch.rand(3, 1, 32, 32))).backward()
+    optimizer.step()
+    assert dira.steps == 1
+    assert all(p.isfinite().all() for p in dira.parameters())
