@@ -219,7 +219,7 @@ timm_pair(
     "densenet",
     "densenet121",
     FIVE,
-    (64, 68, 38, 23, 15),
+    (8, 12, 10, 9, 8),
     block_config=(1, 1, 1, 1),
     growth_rate=4,
 )
