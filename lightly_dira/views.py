@@ -36,7 +36,11 @@ class DiRAViews(list[Tensor]):
     """
 
     def __init__(
-        self, views: Iterable[Tensor], target: Tensor, *, target_view: int = 0
+        self,
+        views: Iterable[Tensor],
+        target: Tensor | None = None,
+        *,
+        target_view: int = 0,
     ) -> None:
         """Joins views and target.
 
@@ -44,7 +48,18 @@ class DiRAViews(list[Tensor]):
             views: The views.
             target: The clean image.
             target_view: Index of the view that it belongs to.
+
+        Raises:
+            TypeError: If there is no target.
         """
+        if target is None:
+            # Lightning, for one, makes every list anew whose tensors it converts.
+            raise TypeError(
+                "DiRAViews: expected a target. Something made the list of views anew, "
+                "and lost it. Lightning does so where the Trainer has a precision of "
+                "'64-true', '32-true', '16-true' or 'bf16-true': leave it at 32 or "
+                "choose '16-mixed' or 'bf16-mixed'."
+            )
         super().__init__(views)
         self.target = target
         self.target_view = target_view

@@ -6,7 +6,7 @@ import copy
 import math
 import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -138,12 +138,6 @@ class DiRA(nn.Module):
         ):
             if not value > 0:
                 raise ValueError(f"DiRA: {name} must be above 0, got {value}.")
-        for name, value in (
-            ("restorative_start", restorative_start),
-            ("adversarial_start", adversarial_start),
-        ):
-            if not value >= 0:
-                raise ValueError(f"DiRA: {name} must be at least 0, got {value}.")
         self.features = FeaturePyramid(backbone, input_size=input_size, layers=layers)
         weight = next(backbone.parameters())
         with same_randomness(weight.device):
@@ -157,15 +151,15 @@ class DiRA(nn.Module):
         self.discriminator = discriminator.to(weight.device, precise)
         self.loss = loss or DiRALoss()
         self.target_channels = target_channels
-        self.restorative_start = restorative_start
-        self.adversarial_start = adversarial_start
         self.components: DiRALossComponents | None = None
         self._discriminator_step = DiscriminatorStep(
             self.discriminator, self.head, lr=discriminator_lr
         )
-        self._after_step: torch.utils.hooks.RemovableHandle | None = None
+        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
+        self._averaged = False
         self._terms: Tensor | None = None
-        self._count(0)
+        self.steps = 0
+        self.start_stages(restorative_start, adversarial_start)
         if optimizer is not None:
             self.attach(optimizer)
 
@@ -176,10 +170,33 @@ class DiRA(nn.Module):
             return "di"
         return "dir" if self.steps < self.adversarial_start else "dira"
 
+    def start_stages(
+        self, restorative_start: float = 0, adversarial_start: float = 0
+    ) -> None:
+        """Sets when restoration and adversary start, also in the middle of a run.
+
+        Args:
+            restorative_start: Steps of the optimiser before the restoration starts.
+            adversarial_start: Steps before the adversary starts, never before the
+                restoration does; `math.inf` for never.
+
+        Raises:
+            ValueError: If a number is below 0.
+        """
+        if not (restorative_start >= 0 and adversarial_start >= 0):
+            raise ValueError(
+                "DiRA: restorative_start and adversarial_start must be at least 0, got "
+                f"{restorative_start} and {adversarial_start}."
+            )
+        self.restorative_start = restorative_start
+        self.adversarial_start = adversarial_start
+        self._count(self.steps)
+
     def forward(self, loss: Tensor, batch: Any) -> Tensor:
         """Returns the one scalar to call `backward()` on.
 
-        Call it once per batch, between the model's passes and `backward()`.
+        Call it once per batch, between the model's passes and `backward()`. Without
+        gradients, in validation, it restores the view by a pass of its own.
 
         Args:
             loss: The method's loss on this batch, a scalar.
@@ -198,7 +215,7 @@ class DiRA(nn.Module):
                 f"DiRA: expected the method's loss as a scalar tensor, got {got}. "
                 "Reduce it first, for example with `loss.mean()`."
             )
-        if self._after_step is None and self.components is None:
+        if not self._hooks and self.components is None:
             warnings.warn(
                 "DiRA: no optimiser is attached, so that neither head nor "
                 "discriminator will be stepped and stages stand still. Pass it, "
@@ -212,21 +229,25 @@ class DiRA(nn.Module):
                 warnings.warn(_NO_TARGET, stacklevel=2)
             value, zero = loss.detach(), loss.new_zeros(())
             self.components = DiRALossComponents(value, value, zero, zero, zero)
-            return loss
+            return _touching(loss, self.head, self.discriminator)
         if views is None:
             raise ValueError(_NO_TARGET)
         view = views.view
         self._check_target(views.target, view)
-        features = self.features.take(view, views.target_view)
-        restored = self._decode(features, view.shape[2:])
+        if torch.is_grad_enabled():
+            features = self.features.take(view, views.target_view)
+            restored = self._decode(features, view.shape[2:])
+        else:
+            restored = self.restore(view)
         target = views.target.to(restored.device, non_blocking=True)
         adversary = self.discriminator if stage == "dira" else None
         components = self.loss.forward_components(loss, restored, target, adversary)
         self.components = DiRALossComponents(*(term.detach() for term in components))
         self._check_finite(self.components)
-        if components.total.requires_grad:
-            self._discriminator_step.watch(components.total)
-        return components.total
+        total = components.total
+        if total.requires_grad:
+            self._discriminator_step.watch(total)
+        return total if stage == "dira" else _touching(total, self.discriminator)
 
     @torch.no_grad()
     def restore(self, images: Tensor) -> Tensor:
@@ -268,9 +289,12 @@ class DiRA(nn.Module):
         self._discriminator_step.backbone = [
             parameter for parameter in backbone.parameters() if id(parameter) in held
         ]
-        if self._after_step is not None:
-            self._after_step.remove()
-        self._after_step = optimizer.register_step_post_hook(_AfterStep(self))
+        for handle in self._hooks:
+            handle.remove()
+        self._hooks = [
+            optimizer.register_step_pre_hook(_StepHook(DiRA._before_step, self)),
+            optimizer.register_step_post_hook(_StepHook(DiRA._after_step, self)),
+        ]
 
     def get_extra_state(self) -> dict[str, Any]:
         """Returns what `state_dict()` holds beside head and discriminator."""
@@ -292,7 +316,16 @@ class DiRA(nn.Module):
         self.steps = steps
         self.features.capturing = self.stage != "di"
 
-    def _step(self, optimizer: Optimizer) -> None:
+    def _before_step(self, optimizer: Optimizer) -> None:
+        """Keeps the optimiser from a head that has not started.
+
+        Of several processes, its gradients are zero then, and not missing.
+        """
+        if self.stage == "di":
+            for parameter in self.head.parameters():
+                parameter.grad = None
+
+    def _after_step(self, optimizer: Optimizer) -> None:
         """Follows a step of the user's optimiser."""
         self.features.forget()
         # Fused optimisers are called even when a scaler has found an overflow.
@@ -300,8 +333,30 @@ class DiRA(nn.Module):
         if overflow is not None and overflow.item():
             self._discriminator_step.forget()
             return
-        self._discriminator_step.step()
+        if self.stage != "di" and not self._averaged:
+            self._check_averaged()
+        if self.stage == "dira":
+            self._discriminator_step.step()
+        else:
+            self._discriminator_step.forget()
         self._count(self.steps + 1)
+
+    @torch.no_grad()
+    def _check_averaged(self) -> None:
+        """Compares the heads of all processes, after their first step."""
+        self._averaged = True
+        if not _in_several_processes():
+            return
+        weights = [p.double().sum() for p in self.head.parameters()]
+        values = torch.stack([torch.stack(weights).sum()] * 2)
+        values[1].neg_()
+        torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX)
+        if values[0] != -values[1]:
+            raise RuntimeError(
+                "DiRA: after a step, the heads of the processes differ: nobody "
+                "averages their gradients. Wrap DiRA as the model is wrapped, "
+                "`dira = DistributedDataParallel(dira)`, and call that."
+            )
 
     def _decode(self, features: list[Tensor], size: torch.Size) -> Tensor:
         weight = next(self.features.backbone.parameters())
@@ -350,19 +405,37 @@ class DiRA(nn.Module):
             )
 
 
-class _AfterStep:
+class _StepHook:
     """The hook of an optimiser; it does not keep a wrapper alive that nobody uses."""
 
-    def __init__(self, dira: DiRA) -> None:
+    def __init__(self, method: Callable[[DiRA, Optimizer], None], dira: DiRA) -> None:
+        self.method = method
         self.dira = weakref.ref(dira)
 
     def __call__(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
         dira = self.dira()
         if dira is not None:
-            dira._step(optimizer)
+            self.method(dira, optimizer)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return inert_callable()
+
+
+def _in_several_processes() -> bool:
+    distributed = torch.distributed
+    ready = distributed.is_available() and distributed.is_initialized()
+    return ready and distributed.get_world_size() > 1
+
+
+def _touching(loss: Tensor, *modules: nn.Module) -> Tensor:
+    """Returns the loss, with gradients of zero for modules that have not started.
+
+    `DistributedDataParallel` waits for a gradient of every parameter.
+    """
+    if not (loss.requires_grad and _in_several_processes()):
+        return loss
+    parameters = [p for module in modules for p in module.parameters()]
+    return loss + 0 * sum(p.flatten()[0] for p in parameters if p.requires_grad)
 
 
 _NO_TARGET = (

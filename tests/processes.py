@@ -1,0 +1,118 @@
+"""What the processes of test_processes.py do: python tests/processes.py FOLDER."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from methods import tiny_backbone
+from test_lightning import DiRASimSiam, Images
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, DistributedSampler
+
+from lightly_dira import DiRA, DiRAViews
+
+STEPS = 6
+STAGES = dict(restorative_start=2, adversarial_start=4)
+
+
+class Loss(nn.Module):
+    """A method whose forward pass gives its loss, for DistributedDataParallel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone, self.project = tiny_backbone(), nn.Linear(16, 8)
+
+    def forward(self, x0: Tensor, x1: Tensor) -> Tensor:
+        z0, z1 = self.project(self.backbone(x0)), self.project(self.backbone(x1))
+        return (z0 - z1).square().mean() - z0.square().mean()
+
+
+def frozen(*modules: nn.Module) -> None:
+    """Puts BatchNorm, which sees one process alone, into evaluation mode for good."""
+    for module in modules:
+        for part in module.modules():
+            if isinstance(part, nn.modules.batchnorm._BatchNorm):
+                part.eval()
+                part.train = lambda mode=True: None
+
+
+def gradients(*modules: nn.Module) -> list[Tensor]:
+    parameters = [p for module in modules for p in module.parameters()]
+    return [
+        torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in parameters
+    ]
+
+
+def run(rank: int, world: int, folder: Path, wrap: bool = True) -> None:
+    """Trains plainly, on this process's part of every batch, and saves what it did."""
+    if world > 1:
+        torch.distributed.init_process_group(
+            "gloo", f"file://{folder}/store", rank=rank, world_size=world
+        )
+    torch.manual_seed(0)
+    model = Loss().double()
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=0.05, momentum=0.9, weight_decay=0.1
+    )
+    dira = DiRA(model.backbone, optimizer, **STAGES)
+    frozen(model, dira)
+    call_model, call_dira = model, dira
+    if world > 1:
+        call_model = DistributedDataParallel(model)
+        call_dira = DistributedDataParallel(dira) if wrap else dira
+    seen = []
+    for _ in range(STEPS):
+        x0, x1 = torch.rand(2, 4, 3, 16, 16, dtype=torch.float64)
+        target = torch.rand(4, 1, 16, 16, dtype=torch.float64)
+        x0, x1, target = (value[rank::world] for value in (x0, x1, target))
+        loss = call_dira(call_model(x0, x1), DiRAViews([x0, x1], target))
+        optimizer.zero_grad()
+        loss.backward()
+        seen.append(gradients(model, dira))
+        optimizer.step()
+    saved = {"gradients": seen, "weights": [*model.parameters(), *dira.parameters()]}
+    torch.save(saved, folder / f"{world}-{rank}.pt")
+    if world > 1:
+        torch.distributed.destroy_process_group()
+
+
+def fit(folder: Path, devices: int) -> None:
+    """Trains by Lightning, in as many processes."""
+    torch.manual_seed(0)
+
+    class Staged(DiRASimSiam):
+        def configure_dira(self) -> DiRA:
+            return DiRA(self.backbone, **STAGES)
+
+        def on_train_batch_start(self, batch, index) -> None:
+            frozen(self)
+
+        def train_dataloader(self) -> DataLoader:
+            data = Images(dtype=torch.float64)
+            sampler = DistributedSampler(data, devices, trainer.global_rank, False)
+            return DataLoader(data, batch_size=8 // devices, sampler=sampler)
+
+    model = Staged().double()
+    model.dira.double()
+    trainer = pl.Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        devices=devices,
+        strategy="ddp" if devices > 1 else "auto",
+        use_distributed_sampler=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(model)
+    weights = [p.detach().clone() for p in model.parameters()]
+    torch.save(weights, folder / f"fit-{devices}-{trainer.global_rank}.pt")
+
+
+if __name__ == "__main__":
+    fit(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,354 @@
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from lightly.loss import NegativeCosineSimilarity, NTXentLoss
+from lightly.models.modules import MoCoProjectionHead, SimSiamPredictionHead
+from lightly.models.utils import deactivate_requires_grad, update_momentum
+from lightly.utils.lars import LARS
+from methods import tiny_backbone
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from lightly_dira import DiRA, DiRAViews
+from lightly_dira.lightning import DiRAMixin
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pytorch_lightning")
+
+
+class Images(Dataset):
+    """Views that are the same whenever they are asked for."""
+
+    def __init__(self, count: int = 24, dtype: torch.dtype = torch.float32) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.views = torch.rand(count, 2, 3, 16, 16, generator=generator, dtype=dtype)
+        self.targets = torch.rand(count, 1, 16, 16, generator=generator, dtype=dtype)
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    def __getitem__(self, index: int):
+        return DiRAViews(self.views[index], self.targets[index]), 0, f"{index}.png"
+
+
+class SimSiam(pl.LightningModule):
+    def __init__(self, optimizers: str = "one", output: str = "tensor") -> None:
+        super().__init__()
+        self.backbone = tiny_backbone()
+        self.prediction_head = SimSiamPredictionHead(16, 8, 16)
+        self.criterion = NegativeCosineSimilarity()
+        self.optimizers_form, self.output_form = optimizers, output
+
+    def training_step(self, batch, batch_index):
+        x0, x1 = batch[0]
+        z0, z1 = self.backbone(x0), self.backbone(x1)
+        p0, p1 = self.prediction_head(z0), self.prediction_head(z1)
+        loss = self.criterion(z0.detach(), p1) + self.criterion(z1.detach(), p0)
+        if self.output_form == "nothing":
+            return None
+        return {"loss": loss, "extra": 1} if self.output_form == "dict" else loss
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+        plan = {"scheduler": scheduler, "interval": "step"}
+        return {
+            "one": optimizer,
+            "lars": LARS(self.parameters(), lr=0.05),
+            "list": [optimizer],
+            "lists": ([optimizer], [scheduler]),
+            "plans": ([optimizer], [plan]),
+            "dict": {"optimizer": optimizer, "lr_scheduler": plan},
+            "none": None,
+        }[self.optimizers_form]
+
+
+class MoCo(pl.LightningModule):
+    """With all that is hard to resume: a twin and a queue."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = tiny_backbone()
+        self.projection_head = MoCoProjectionHead(16, 16, 8)
+        self.backbone_momentum = copy.deepcopy(self.backbone)
+        self.projection_head_momentum = copy.deepcopy(self.projection_head)
+        deactivate_requires_grad(self.backbone_momentum)
+        deactivate_requires_grad(self.projection_head_momentum)
+        self.criterion = NTXentLoss(memory_bank_size=(64, 8))
+
+    def training_step(self, batch):
+        x0, x1 = batch[0]
+        update_momentum(self.backbone, self.backbone_momentum, m=0.9)
+        update_momentum(self.projection_head, self.projection_head_momentum, m=0.9)
+        query = self.projection_head(self.backbone(x0))
+        with torch.no_grad():
+            key = self.projection_head_momentum(self.backbone_momentum(x1))
+        return self.criterion(query, key)
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20)
+        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+
+
+class DiRASimSiam(DiRAMixin, SimSiam):
+    pass
+
+
+class DiRAMoCo(DiRAMixin, MoCo):
+    pass
+
+
+def trainer(tmp_path, **settings) -> pl.Trainer:
+    defaults = dict(
+        max_epochs=2,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="cpu",
+        default_root_dir=tmp_path,
+    )
+    return pl.Trainer(**defaults | settings)
+
+
+def loader(batch_size: int = 4, **settings) -> DataLoader:
+    return DataLoader(Images(), batch_size=batch_size, **settings)
+
+
+def state(module: nn.Module) -> dict[str, Tensor]:
+    tensors = {name: value.clone() for name, value in module.named_parameters()}
+    tensors |= {name: value.clone() for name, value in module.named_buffers()}
+    return tensors
+
+
+def assert_same(
+    first: dict[str, Tensor], second: dict[str, Tensor], **settings
+) -> None:
+    assert list(first) == list(second)
+    for name in first:
+        torch.testing.assert_close(
+            first[name], second[name], msg=name, **dict(rtol=0, atol=0) | settings
+        )
+
+
+@pytest.mark.parametrize("form", ["one", "lars", "list", "lists", "plans", "dict"])
+def test_every_form_of_optimisers(form: str, tmp_path) -> None:
+    torch.manual_seed(0)
+    model = DiRASimSiam(optimizers=form)
+    before = state(model.dira)
+    fit = trainer(tmp_path)
+    fit.fit(model, loader())
+    assert model.dira.steps == 12
+    after = state(model.dira)
+    moved = [name for name, _ in model.dira.named_parameters()]
+    assert not any(torch.equal(before[name], after[name]) for name in moved)
+    held = [p for g in fit.optimizers[0].param_groups for p in g["params"]]
+    for parameter in model.dira.head.parameters():
+        assert sum(parameter is other for other in held) == 1
+    for parameter in model.dira.discriminator.parameters():
+        assert not any(parameter is other for other in held)
+
+
+def test_equals_the_plain_loop(tmp_path) -> None:
+    torch.manual_seed(0)
+    model = DiRAMoCo()
+    plain = copy.deepcopy(MoCo())
+    plain.load_state_dict(
+        {k: v for k, v in model.state_dict().items() if not k.startswith("dira.")}
+    )
+    plain.criterion.memory_bank.bank.copy_(model.criterion.memory_bank.bank)
+    (optimizer,), (plan,) = plain.configure_optimizers()
+    dira = DiRA(plain.backbone, optimizer)
+    dira.load_state_dict(model.dira.state_dict())
+    for _ in range(2):
+        for batch in loader():
+            total = dira(plain.training_step(batch), batch)
+            optimizer.zero_grad()
+            total.backward()
+            optimizer.step()
+            plan["scheduler"].step()
+    trainer(tmp_path).fit(model, loader())
+    assert_same(
+        state(plain), {k: v for k, v in state(model).items() if "dira" not in k}
+    )
+    assert_same(state(dira), state(model.dira))
+
+
+@pytest.mark.parametrize("output", ["tensor", "dict", "nothing"])
+def test_every_form_of_output(output: str, tmp_path) -> None:
+    model = DiRASimSiam(output=output)
+    model.dira  # noqa: B018
+    before = dict(model.named_parameters())
+    before = {name: value.detach().clone() for name, value in before.items()}
+    fit = trainer(tmp_path)
+    fit.fit(model, loader())
+    # Lightning steps its optimiser, which has no gradients then, nevertheless.
+    assert model.dira.steps == 12
+    same = [torch.equal(before[name], p) for name, p in model.named_parameters()]
+    assert all(same) == (output == "nothing")
+    names = ("discriminative", "restorative", "adversarial", "discriminator")
+    for name in names:
+        assert (f"dira/{name}" in fit.callback_metrics) == (output != "nothing")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        dict(accumulate_grad_batches=3),
+        dict(gradient_clip_val=0.1),
+        dict(gradient_clip_val=0.1, gradient_clip_algorithm="value"),
+        dict(precision="bf16-mixed"),
+        dict(limit_train_batches=2),
+        dict(overfit_batches=1),
+        dict(detect_anomaly=True),
+        dict(fast_dev_run=True),
+        dict(max_steps=5, max_epochs=None),
+        dict(num_sanity_val_steps=0),
+        dict(deterministic=True),
+    ],
+    ids=str,
+)
+def test_flags_of_the_trainer(flags, tmp_path) -> None:
+    model = DiRASimSiam()
+    before = state(model.dira)
+    trainer(tmp_path, **flags).fit(model, loader())
+    assert model.dira.steps > 0
+    after = state(model.dira)
+    assert all(value.isfinite().all() for value in after.values())
+    for name, _ in model.dira.named_parameters():
+        assert not torch.equal(before[name].to(after[name].dtype), after[name])
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_precisions_that_lose_the_target(precision: str, tmp_path) -> None:
+    with pytest.raises(TypeError, match=r"expected a target.*bf16-mixed"):
+        trainer(tmp_path, precision=precision).fit(DiRASimSiam(), loader())
+
+
+def test_accumulated_batches_equal_one_large_batch(tmp_path) -> None:
+    runs = []
+    for size, batches in ((2, 4), (8, 1)):
+        torch.manual_seed(0)
+        model = DiRASimSiam().double()
+        model.dira.double()
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.train = lambda mode=True: None
+                module.eval()
+                module.training = False
+        data = DataLoader(Images(dtype=torch.float64), batch_size=size)
+        flags = dict(accumulate_grad_batches=batches, max_epochs=1)
+        trainer(tmp_path, **flags).fit(model, data)
+        assert model.dira.steps == 3
+        runs.append(state(model))
+    assert_same(*runs, rtol=1e-9, atol=1e-9)
+
+
+class TestStages:
+    def test_in_epochs(self, tmp_path) -> None:
+        class Staged(DiRASimSiam):
+            restorative_start_epoch = 1
+            adversarial_start_epoch = 1.5
+
+        stages = []
+
+        class Note(pl.Callback):
+            def on_train_batch_start(self, trainer, module, batch, index):
+                stages.append(module.dira.stage)
+
+        fit = trainer(tmp_path, callbacks=[Note()], accumulate_grad_batches=2)
+        fit.fit(Staged(), loader())
+        assert stages == ["di"] * 6 + ["dir"] * 4 + ["dira"] * 2
+
+    def test_in_steps(self, tmp_path) -> None:
+        class Staged(DiRASimSiam):
+            def configure_dira(self) -> DiRA:
+                return DiRA(self.backbone, adversarial_start=math.inf)
+
+        model = Staged()
+        trainer(tmp_path).fit(model, loader())
+        assert model.dira.stage == "dir"
+
+    def test_epochs_without_length(self, tmp_path) -> None:
+        class Staged(DiRASimSiam):
+            adversarial_start_epoch = 1
+
+        class Stream(torch.utils.data.IterableDataset):
+            def __iter__(self):
+                return iter(Images())
+
+        with pytest.raises(RuntimeError, match="in steps, in configure_dira"):
+            trainer(tmp_path).fit(Staged(), DataLoader(Stream(), batch_size=4))
+
+
+class TestBackbone:
+    def test_other_name(self) -> None:
+        class Student(DiRAMixin, pl.LightningModule):
+            def __init__(self) -> None:
+                super().__init__()
+                self.student_backbone = tiny_backbone()
+
+        model = Student()
+        assert model.dira.features.backbone is model.student_backbone
+        assert model.dira is model.dira
+
+    def test_none(self) -> None:
+        class Empty(DiRAMixin, pl.LightningModule):
+            pass
+
+        with pytest.raises(RuntimeError, match="Override `configure_dira"):
+            Empty().dira  # noqa: B018
+
+    def test_unknown_attributes_stay_unknown(self) -> None:
+        assert not hasattr(DiRASimSiam(), "something")
+
+    def test_manual_optimisation(self, tmp_path) -> None:
+        model = DiRASimSiam()
+        model.automatic_optimization = False
+        with pytest.raises(RuntimeError, match="automatic optimisation"):
+            trainer(tmp_path).fit(model, loader())
+
+    def test_no_optimiser(self, tmp_path) -> None:
+        with pytest.raises(RuntimeError, match="none of the optimisers"):
+            trainer(tmp_path).fit(DiRASimSiam(optimizers="none"), loader())
+
+
+@pytest.mark.parametrize("kind", [DiRAMoCo, DiRASimSiam])
+@pytest.mark.parametrize("stages", [(0, 0), (4, 9)])
+def test_resuming_is_as_if_never_interrupted(kind, stages, tmp_path) -> None:
+    """Encoder, twins, queue, head, critic, optimisers, schedule and counters."""
+
+    class Staged(kind):
+        def configure_dira(self) -> DiRA:
+            dira = DiRA(self.backbone)
+            dira.start_stages(*stages)
+            return dira
+
+    def run(epochs: int, checkpoint=None):
+        torch.manual_seed(0 if checkpoint is None else 1)
+        model = Staged()
+        fit = trainer(tmp_path, max_epochs=epochs)
+        fit.fit(model, loader(), ckpt_path=checkpoint)
+        return model, fit
+
+    whole, _ = run(4)
+    half, fit = run(2)
+    fit.save_checkpoint(tmp_path / "half.ckpt")
+    resumed, _ = run(4, tmp_path / "half.ckpt")
+    assert resumed.dira.steps == whole.dira.steps == 24
+    assert_same(state(resumed), state(whole))
+    assert not torch.equal(half.backbone[0][0].weight, whole.backbone[0][0].weight)
+
+
+def test_load_from_checkpoint(tmp_path) -> None:
+    model = DiRAMoCo()
+    fit = trainer(tmp_path, max_epochs=1)
+    fit.fit(model, loader())
+    fit.save_checkpoint(tmp_path / "last.ckpt")
+    loaded = DiRAMoCo.load_from_checkpoint(tmp_path / "last.ckpt", weights_only=False)
+    assert_same(state(loaded), state(model))
