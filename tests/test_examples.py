@@ -39,6 +39,18 @@ def test_loops(method: str, folder: Path, tmp_path: Path) -> None:
     assert "epoch: 00, loss: " in output
 
 
+@pytest.mark.parametrize(
+    "method", ["moco", "barlowtwins", "simsiam", "simclr", "vicreg", "byol", "dino"]
+)
+def test_lightning(method: str, folder: Path, tmp_path: Path) -> None:
+    options = ("--data", folder, "--epochs", 1, "--input-size", 64)
+    run(f"pytorch_lightning/{method}.py", *options, cwd=tmp_path)
+    (path,) = tmp_path.glob("**/*.ckpt")
+    state = torch.load(path, weights_only=True)["state_dict"]
+    assert any(name.startswith("dira.discriminator.") for name in state)
+    assert all(v.isfinite().all() for v in state.values() if torch.is_tensor(v))
+
+
 def test_three_lines_are_all() -> None:
     for path in (EXAMPLES / "pytorch").glob("*.py"):
         code = path.read_text().split("from lightly_dira.evaluation")[1]

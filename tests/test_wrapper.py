@@ -666,3 +666,18 @@ def test_backbones_of_other_precision(dtype: torch.dtype) -> None:
     optimizer.step()
     assert dira.steps == 1
     assert all(p.isfinite().all() for p in dira.parameters())
+
+
+def test_validation_without_gradients() -> None:
+    """The terms of held-out views, by a pass that trains and changes nothing."""
+    model, _, dira = make()
+    views = torch.rand(2, 2, 3, 32, 32)
+    batch = DiRAViews(views, torch.rand(2, 1, 32, 32))
+    state = state_of(model, dira)
+    with torch.no_grad():
+        total = dira(torch.tensor(1.0), batch)
+    assert_same(state, state_of(model, dira))
+    assert not total.requires_grad
+    restored = dira.restore(views[0])
+    expected = (restored - batch.target).square().mean()
+    torch.testing.assert_close(dira.components.restorative, expected)
