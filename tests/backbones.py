@@ -173,19 +173,19 @@ def _(size):
     return tv.SwinTransformer([4, 4], 8, [1] * 4, [1, 2, 2, 2], [3, 3], num_classes=4)
 
 
-@add("torchvision vit", (16,) * 4, (16,) * 4, sizes=(64, 48))
+@add("torchvision vit", (15,) * 4, (16,) * 4, sizes=(60, 45))
 def _(size):
-    return tv.VisionTransformer(size, 16, 5, 2, 16, 32, num_classes=4)
+    return tv.VisionTransformer(size, 15, 5, 2, 16, 32, num_classes=4)
 
 
-@add("torchvision vit, odd patches", (9,) * 4, (16,) * 4, sizes=(45, 27))
+@add("torchvision vit, two blocks", (9,) * 2, (16,) * 2, sizes=(36, 27))
 def _(size):
-    return tv.VisionTransformer(size, 9, 4, 2, 16, 32, num_classes=4)
+    return tv.VisionTransformer(size, 9, 2, 2, 16, 32, num_classes=4)
 
 
-@add("lightly masked vit of torchvision", (16,) * 4, (16,) * 4, sizes=(64, 48))
+@add("lightly masked vit of torchvision", (15,) * 4, (16,) * 4, sizes=(60, 45))
 def _(size):
-    vit = tv.VisionTransformer(size, 16, 4, 2, 16, 32)
+    vit = tv.VisionTransformer(size, 15, 4, 2, 16, 32)
     return MaskedVisionTransformerTorchvision(vit)
 
 
@@ -263,7 +263,7 @@ sized(
     "maxvit_pico_rw_256",
     FIVE,
     (32, 32, 32, 64, 64),
-    (64, 128),
+    (64, 63),
     embed_dim=(32, 32, 64, 64),
     depths=(1, 1, 1, 1),
 )
@@ -281,12 +281,13 @@ sized(
 sized(
     "vit",
     "vit_tiny_patch16_224",
+    (15,) * 4,
     (16,) * 4,
-    (16,) * 4,
-    (64, 48),
+    (60, 45),
     embed_dim=16,
     depth=6,
     num_heads=2,
+    patch_size=15,
 )
 sized(
     "vit, registers, odd patches",
@@ -302,13 +303,13 @@ sized(
 sized(
     "vit, no class token",
     "vit_tiny_patch16_224",
-    (8,) * 4,
+    (9,) * 4,
     (16,) * 4,
-    (32, 40),
+    (36, 45),
     embed_dim=16,
     depth=5,
     num_heads=1,
-    patch_size=8,
+    patch_size=9,
     class_token=False,
     global_pool="avg",
     qk_norm=True,
@@ -328,9 +329,14 @@ def _(size):
     )
 
 
-@add("lightly masked vit of timm", (16,) * 4, (16,) * 4, sizes=(64, 48))
+@add("lightly masked vit of timm", (15,) * 4, (16,) * 4, sizes=(60, 45))
 def _(size):
     vit = timm.create_model(
-        "vit_tiny_patch16_224", img_size=size, embed_dim=16, depth=4, num_heads=2
+        "vit_tiny_patch16_224",
+        img_size=size,
+        patch_size=15,
+        embed_dim=16,
+        depth=4,
+        num_heads=2,
     )
     return MaskedVisionTransformerTIMM(vit)

@@ -32,6 +32,8 @@ def train(backbone: nn.Module, dira: DiRA, views: list[torch.Tensor]) -> torch.T
 
 def test_at_least_thirty() -> None:
     assert len(BACKBONES) >= 30
+    for case in BACKBONES.values():
+        assert any(size % 2 for size in case.sizes)
 
 
 def test_every_family(case: Backbone) -> None:

@@ -41,7 +41,7 @@ def trained(model: nn.Module) -> nn.Module:
     return model
 
 
-def u_net(backbone: nn.Module, size: int = 64) -> tuple[nn.Module, RestorationHead]:
+def u_net(backbone: nn.Module) -> tuple[nn.Module, RestorationHead]:
     head = DiRA(backbone).head
     return trained(backbone).eval(), trained(head).eval()
 
@@ -286,7 +286,7 @@ class TestSmpUnet:
         ["torchvision resnet, CIFAR stem", "torchvision vit", "torchvision swin"],
     )
     def test_no_such_decoder(self, name: str) -> None:
-        backbone = BACKBONES[name].make(64)
+        backbone = BACKBONES[name].make(BACKBONES[name].sizes[0])
         with pytest.raises(ValueError, match="finest has stride 2; this head"):
             to_smp_unet(backbone, DiRA(backbone).head)
 
@@ -314,11 +314,13 @@ class TestPretrained:
         ["torchvision resnet", "timm vit", "torchvision swin", "timm efficientnet"],
     )
     def test_round_trip(self, name: str, tmp_path) -> None:
-        backbone, head = u_net(BACKBONES[name].make(64))
+        case = BACKBONES[name]
+        size = case.sizes[0]
+        backbone, head = u_net(case.make(size))
         save_pretrained(tmp_path / "new" / "folder", backbone, head)
-        other = BACKBONES[name].make(64).eval()
+        other = case.make(size).eval()
         loaded = from_pretrained(tmp_path / "new" / "folder", other).eval()
-        images = torch.rand(2, 3, 64, 64)
+        images = torch.rand(2, 3, size, size)
         expected = restore(backbone, head, images)
         assert torch.equal(restore(other, loaded, images), expected)
         assert DiRA(other, head=loaded).restore(images).equal(expected)
@@ -539,7 +541,7 @@ class TestOfficialCheckpoint:
 
 @pytest.mark.parametrize("name", ["torchvision resnet", "timm vit"])
 def test_pretrained_weights_are_kept_to_the_last_bit(name: str) -> None:
-    backbone = trained(BACKBONES[name].make(64))
+    backbone = trained(BACKBONES[name].make(BACKBONES[name].sizes[0]))
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
     DiRA(backbone, torch.optim.SGD(backbone.parameters(), lr=0.1))
     after = backbone.state_dict()
