@@ -11,11 +11,13 @@ from lightly.models.modules import MoCoProjectionHead, SimSiamPredictionHead
 from lightly.models.utils import deactivate_requires_grad, update_momentum
 from lightly.utils.lars import LARS
 from methods import tiny_backbone
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from lightly_dira import DiRA, DiRAViews
-from lightly_dira.lightning import DiRAMixin
+from lightly_dira.discovery import evaluating
+from lightly_dira.lightning import CollapseWatch, DiRAMixin, RestorationLogger
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pytorch_lightning")
 
@@ -352,3 +354,124 @@ def test_load_from_checkpoint(tmp_path) -> None:
     fit.save_checkpoint(tmp_path / "last.ckpt")
     loaded = DiRAMoCo.load_from_checkpoint(tmp_path / "last.ckpt", weights_only=False)
     assert_same(state(loaded), state(model))
+
+
+class TestCallbacks:
+    def test_pictures_as_files(self, tmp_path) -> None:
+        callback = RestorationLogger(every_n_epochs=2, n=3)
+        csv = pl.loggers.CSVLogger(tmp_path)
+        settings = dict(max_epochs=5, callbacks=[callback], logger=csv)
+        trainer(tmp_path, **settings).fit(DiRASimSiam(), loader(), loader(8))
+        files = sorted(path.name for path in tmp_path.glob("**/restorations/*.png"))
+        assert files == ["epoch-0001.png", "epoch-0003.png"]
+        with Image.open(next(tmp_path.glob("**/*.png"))) as picture:
+            assert picture.size == (4 * 18 + 2, 3 * 18 + 2)
+
+    def test_without_a_logger(self, tmp_path) -> None:
+        settings = dict(max_epochs=1, callbacks=[RestorationLogger()])
+        trainer(tmp_path, **settings).fit(DiRASimSiam(), loader())
+        assert (tmp_path / "restorations" / "epoch-0000.png").exists()
+
+    def test_loggers_that_take_images(self, tmp_path) -> None:
+        class Writer:
+            def add_image(self, name, picture, step):
+                seen.append((name, picture, step))
+
+        class Board(pl.loggers.CSVLogger):
+            experiment = Writer()
+            save = log_metrics = log_hyperparams = lambda *args, **settings: None
+
+        class Weights(pl.loggers.CSVLogger):
+            def log_image(self, key, images, step):
+                seen.extend((key, picture, step) for picture in images)
+
+        seen = []
+        loggers = [Board(tmp_path), Weights(tmp_path)]
+        model = DiRASimSiam()
+        batch = next(iter(loader(2)))
+        settings = dict(max_epochs=1, callbacks=[RestorationLogger(batch)])
+        trainer(tmp_path, logger=loggers, log_every_n_steps=99, **settings).fit(
+            model, loader()
+        )
+        assert [(name, step) for name, _, step in seen] == [
+            ("dira/restorations", 6)
+        ] * 2
+        clean = seen[0][1][:1, 2:18, 2:18]
+        torch.testing.assert_close(clean, batch[0].target[0])
+        restored = seen[0][1][:1, 2:18, 38:54]
+        torch.testing.assert_close(restored, model.dira.restore(batch[0].view)[0])
+        assert not list(tmp_path.glob("**/*.png"))
+
+    def test_the_first_batch_of_validation(self, tmp_path) -> None:
+        class Validated(DiRASimSiam):
+            def validation_step(self, batch, batch_index):
+                loss = SimSiam.training_step(self, batch, batch_index)
+                self.log("validation", self.dira(loss, batch))
+
+        callback = RestorationLogger()
+        validation = DataLoader(Images(8), batch_size=3)
+        settings = dict(max_epochs=1, callbacks=[callback])
+        fit = trainer(tmp_path, **settings)
+        fit.fit(Validated(), loader(), validation)
+        assert fit.callback_metrics["validation"].isfinite()
+        assert torch.equal(callback._views.target, Images(8).targets[:3])
+
+    def test_collapse_is_logged_and_warned_of_once(self, tmp_path) -> None:
+        model = DiRASimSiam()
+        nn.init.zeros_(model.backbone[2][1].weight)
+        nn.init.ones_(model.backbone[2][1].bias)
+        with pytest.warns(UserWarning, match="collapsed") as caught:
+            self.watch(model, tmp_path)
+        assert sum("collapsed" in str(w.message) for w in caught) == 1
+
+    def watch(self, model, tmp_path, epochs: int = 3, **settings):
+        class Frozen(type(model)):
+            def configure_optimizers(self):
+                return torch.optim.SGD(self.backbone.parameters(), lr=0.0)
+
+        model.__class__ = Frozen
+        watch = CollapseWatch(**settings)
+        fit = trainer(tmp_path, max_epochs=epochs, callbacks=[watch])
+        fit.fit(model, loader())
+        return fit.callback_metrics
+
+    def test_values(self, tmp_path) -> None:
+        model = DiRASimSiam()
+        metrics = self.watch(model, tmp_path, epochs=1)
+        views = next(iter(loader()))[0]
+        with torch.no_grad(), evaluating(model):
+            representation = model.backbone(views.view)
+            real = model.dira.discriminator(views.target) > 0.5
+            fake = model.dira.discriminator(model.dira.restore(views.view)) < 0.5
+        expected = nn.functional.normalize(representation).std(dim=0).mean() * 4
+        torch.testing.assert_close(metrics["dira/std"], expected)
+        for name, value in (("real", real), ("restored", fake)):
+            accuracy = metrics[f"dira/accuracy_{name}"]
+            torch.testing.assert_close(accuracy, value.float().mean())
+
+    def test_an_adversary_that_has_won(self, tmp_path) -> None:
+        class Knows(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.scale = nn.Parameter(torch.ones(()))
+
+            def forward(self, images: Tensor) -> Tensor:
+                return self.scale * (images.amax((1, 2, 3), keepdim=True) > 0.95)
+
+        class Won(DiRASimSiam):
+            def configure_dira(self) -> DiRA:
+                return DiRA(self.backbone, discriminator=Knows(), discriminator_lr=1e-9)
+
+        with pytest.warns(UserWarning, match="won outright") as caught:
+            self.watch(Won(), tmp_path)
+        assert sum("won outright" in str(w.message) for w in caught) == 1
+
+    @pytest.mark.parametrize("callback", [RestorationLogger, CollapseWatch])
+    def test_bad_arguments(self, callback, tmp_path) -> None:
+        with pytest.raises(ValueError, match="every_n_epochs"):
+            callback(every_n_epochs=0)
+        with pytest.raises(ValueError, match="no restoration target"):
+            callback([torch.rand(2, 3, 8, 8)])
+        settings = dict(max_epochs=1, callbacks=[callback()])
+        with pytest.raises(RuntimeError, match="has no `dira`"):
+            trainer(tmp_path, **settings).fit(SimSiam(), loader())
