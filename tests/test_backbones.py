@@ -82,8 +82,11 @@ def test_copies(case: Backbone) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:DiRA. no optimiser")
-def test_compiled(case: Backbone) -> None:
+@pytest.mark.parametrize("name", [n for n in BACKBONES if "features" not in n])
+def test_compiled(name: str) -> None:
     torch._dynamo.reset()
+    torch.manual_seed(0)
+    case = BACKBONES[name]
     size = case.sizes[0]
     backbone = case.make(size)
     compiled = torch.compile(backbone, backend="eager", dynamic=False)
