@@ -138,7 +138,7 @@ def to_smp_unet(
             f"maps, strides {settings['strides']} and {len(blocks)} decoder blocks. "
             "Use backbone and head as they are: both are ordinary modules."
         )
-    in_channels = FeaturePyramid(backbone, layers=layers).image_shape[0]
+    pyramid = FeaturePyramid(backbone, layers=layers)
     source = backbone.state_dict()
     reasons = []
     for name in [encoder_name] if encoder_name else _with_maps(smp, channels):
@@ -148,7 +148,7 @@ def to_smp_unet(
             encoder_depth=len(channels),
             encoder_weights=None,
             decoder_channels=blocks,
-            in_channels=in_channels,
+            in_channels=pyramid.image_shape[0],
             classes=settings["out_channels"],
             activation=settings["activation"],
         )
@@ -165,7 +165,7 @@ def to_smp_unet(
         unet: nn.Module = make()
         unet.load_state_dict(weights)
         unet.to(next(head.parameters())).train(head.training)
-        _check_equal(backbone, head, unet, layers)
+        _check_equal(pyramid, head, unet)
         return unet
     raise ValueError(
         "to_smp_unet: segmentation_models_pytorch has no encoder with maps of "
@@ -245,7 +245,7 @@ def from_pretrained(
     try:
         settings = json.loads((folder / _SETTINGS).read_text())
         version, arguments = settings["lightly_dira"], dict(settings["head"])
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"from_pretrained: {folder / _SETTINGS} is not what save_pretrained "
             f"writes: {error!r}."
@@ -335,7 +335,8 @@ def load_dira_checkpoint(
         head.load_state_dict({k: weights[_official(k)] for k in head.state_dict()})
         head.to(next(backbone.parameters()))
         used += [official[name] for name in state]
-    left_over = [name for name in file if name not in set(used)]
+    loaded = set(used)
+    left_over = [name for name in file if name not in loaded]
     return DiRACheckpoint(backbone, head, used, left_over)
 
 
@@ -435,9 +436,7 @@ def _without_prefixes(name: str) -> str:
 def _official(name: str) -> str:
     """Returns the name that a tensor of the head has in a U-Net of smp."""
     part, _, rest = name.partition(".")
-    return {"blocks": "decoder.blocks.", "to_image": "segmentation_head.0."}[
-        part
-    ] + rest
+    return _OFFICIAL[part] + rest
 
 
 def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -461,14 +460,10 @@ def _check_head(caller: str, head: nn.Module) -> None:
 
 @torch.no_grad()
 def _check_equal(
-    backbone: nn.Module,
-    head: RestorationHead,
-    unet: nn.Module,
-    layers: Sequence[str] | None,
+    pyramid: FeaturePyramid, head: RestorationHead, unet: nn.Module
 ) -> None:
-    pyramid = FeaturePyramid(backbone, layers=layers)
     image = _image_for(pyramid)
-    with evaluating(backbone, head, unet):
+    with evaluating(pyramid.backbone, head, unet):
         restored, theirs = head(pyramid(image), image.shape[2:]), unet(image)
     if not _close(restored, theirs):
         raise ValueError(

@@ -67,7 +67,7 @@ def find_levels(
         )
     if isinstance(input_size, int):
         input_size = input_size, input_size
-    dimensions, stated = first_convolution(backbone)
+    dimensions, stated = _first_convolution(backbone)
     sizes = [input_size] if input_size else [*_stated_sizes(backbone), *_SIZES]
     failures: dict[str, tuple[Exception, list[_Output]]] = {}
     for channels, size in itertools.product(dict.fromkeys((stated, 3, 1)), sizes):
@@ -135,7 +135,7 @@ def _levels(
     return levels
 
 
-def first_convolution(backbone: nn.Module) -> tuple[int, int]:
+def _first_convolution(backbone: nn.Module) -> tuple[int, int]:
     """Returns how many sides and channels the images have."""
     for module in backbone.modules():
         channels = getattr(module, "in_channels", None)

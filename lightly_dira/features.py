@@ -46,13 +46,13 @@ class _Route:
     target_view: int = 0
 
 
-class _Hook:
+class Hook:
     """A hook that holds its owner weakly and turns inert in every copy.
 
-    A backbone can so be copied, pickled and saved as if it had no hook; copies and
-    loaded modules carry a callable of the standard library that does nothing. Where
-    the backbone is compiled, the hook is left to Python: traced, its books would be
-    part of what a graph was compiled for.
+    Backbones and optimisers can so be copied, pickled and saved as if they had no hook;
+    what is copied or loaded carries a callable of the standard library that does
+    nothing. Where the backbone is compiled, the hook is left to Python: traced, its
+    books would be part of what a graph was compiled for.
     """
 
     def __init__(self, method: Callable[..., None], *args: object) -> None:
@@ -61,17 +61,13 @@ class _Hook:
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, *hooked: Any) -> None:
+        """Calls the owner's method, while there is an owner."""
         method = self.method()
         if method is not None:
             method(*self.args, *hooked)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return inert_callable()
-
-
-def inert_callable() -> tuple[Any, ...]:
-    """Reduces a hook to a callable of the standard library that does nothing."""
-    return getattr, (contextlib.nullcontext(), "__exit__")
+        return getattr, (contextlib.nullcontext(), "__exit__")
 
 
 class FeaturePyramid:
@@ -144,12 +140,12 @@ class FeaturePyramid:
         self._own_pass = False
         handles = [
             backbone.register_forward_pre_hook(
-                _Hook(self._enter), with_kwargs=True, prepend=True
+                Hook(self._enter), with_kwargs=True, prepend=True
             )
         ]
         for name in dict.fromkeys(level.module for level in levels):
             module = backbone.get_submodule(name)
-            handles.append(module.register_forward_hook(_Hook(self._note, name)))
+            handles.append(module.register_forward_hook(Hook(self._note, name)))
         self._handles = weakref.finalize(self, _remove, handles)
 
     def __call__(self, images: Tensor) -> list[Tensor]:

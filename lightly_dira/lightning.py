@@ -198,13 +198,12 @@ class _HeldOutCallback(Callback):
             raise ValueError(f"{name}: every_n_epochs must be at least 1.")
         self.every_n_epochs = every_n_epochs
         self._views = None if batch is None else find_views(batch)
-        self._validated = False
+        self._settled = batch is not None
         if batch is not None and self._views is None:
             raise ValueError(
                 f"{name}: the batch carries no restoration target. Take it from a data "
                 "loader whose dataset has a DiRATransform."
             )
-        self._given = batch is not None
 
     def on_validation_batch_end(
         self,
@@ -216,9 +215,9 @@ class _HeldOutCallback(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keeps the first batch of validation."""
-        if not self._given and not self._validated:
+        if not self._settled:
             self._views = find_views(batch) or self._views
-            self._validated = True
+            self._settled = True
 
     def on_train_batch_end(
         self,

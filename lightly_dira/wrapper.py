@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from torch.optim import Optimizer
 
 from lightly_dira.discovery import evaluating, same_randomness
 from lightly_dira.discriminator import PatchDiscriminator
-from lightly_dira.features import FeaturePyramid, inert_callable
+from lightly_dira.features import FeaturePyramid, Hook
 from lightly_dira.loss import DiRALoss, DiRALossComponents
 from lightly_dira.optimization import (
     DiscriminatorStep,
@@ -292,8 +291,8 @@ class DiRA(nn.Module):
         for handle in self._hooks:
             handle.remove()
         self._hooks = [
-            optimizer.register_step_pre_hook(_StepHook(DiRA._before_step, self)),
-            optimizer.register_step_post_hook(_StepHook(DiRA._after_step, self)),
+            optimizer.register_step_pre_hook(Hook(self._before_step)),
+            optimizer.register_step_post_hook(Hook(self._after_step)),
         ]
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -316,7 +315,7 @@ class DiRA(nn.Module):
         self.steps = steps
         self.features.capturing = self.stage != "di"
 
-    def _before_step(self, optimizer: Optimizer) -> None:
+    def _before_step(self, optimizer: Optimizer, *arguments: object) -> None:
         """Keeps the optimiser from a head that has not started.
 
         Of several processes, its gradients are zero then, and not missing.
@@ -325,7 +324,7 @@ class DiRA(nn.Module):
             for parameter in self.head.parameters():
                 parameter.grad = None
 
-    def _after_step(self, optimizer: Optimizer) -> None:
+    def _after_step(self, optimizer: Optimizer, *arguments: object) -> None:
         """Follows a step of the user's optimiser."""
         self.features.forget()
         # Fused optimisers are called even when a scaler has found an overflow.
@@ -403,22 +402,6 @@ class DiRA(nn.Module):
                 "for such values in the images and in the method's own loss, or lower "
                 "the learning rate."
             )
-
-
-class _StepHook:
-    """The hook of an optimiser; it does not keep a wrapper alive that nobody uses."""
-
-    def __init__(self, method: Callable[[DiRA, Optimizer], None], dira: DiRA) -> None:
-        self.method = method
-        self.dira = weakref.ref(dira)
-
-    def __call__(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
-        dira = self.dira()
-        if dira is not None:
-            self.method(dira, optimizer)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return inert_callable()
 
 
 def _in_several_processes() -> bool:

@@ -8,7 +8,7 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 import torchvision
-from backbones import BACKBONES
+from backbones import BACKBONES, headless
 from lightly.models.modules import MaskedVisionTransformerTIMM
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -27,10 +27,6 @@ from lightly_dira.features import FeaturePyramid
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
-
-
-def headless(model: nn.Module, count: int = 1) -> nn.Sequential:
-    return nn.Sequential(*list(model.children())[:-count])
 
 
 def trained(model: nn.Module) -> nn.Module:
