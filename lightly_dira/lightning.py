@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightly.utils.debug import std_of_l2_normalized
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves
 from torchvision.utils import make_grid, save_image
 
 from lightly_dira.discovery import evaluating
 from lightly_dira.optimization import held_by
+from lightly_dira.resuming import (
+    buffers_of,
+    load_buffers,
+    random_state,
+    set_random_state,
+)
 from lightly_dira.views import DiRAViews, find_views
 from lightly_dira.wrapper import DiRA
 
 # Names that Lightly's examples give to the backbone that is trained.
 _BACKBONES = ("backbone", "student_backbone", "online_backbone", "encoder")
+
+_SHARDING = ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy")
 
 
 class DiRAMixin:
@@ -37,8 +47,12 @@ class DiRAMixin:
       head, too; the discriminator's Adam steps after it.
     - The terms are logged as ``dira/discriminative``, ``dira/restorative``,
       ``dira/adversarial`` and ``dira/discriminator``.
-    - Checkpoints hold `self.dira` and buffers that modules leave out of theirs, such as
-      the memory bank of Lightly's losses.
+    - Checkpoints hold `self.dira`, buffers that modules leave out of theirs, such as
+      the memory bank of Lightly's losses, and the place in the data: a run that was
+      killed in the middle of an epoch goes on as one never interrupted. To find the
+      place, the epoch's batches so far are loaded once more; a loader with a
+      `load_state_dict` of its own is left to Lightning. Validation leaves the random
+      state as it was.
 
     Attributes:
         dira: The `DiRA`.
@@ -69,6 +83,10 @@ class DiRAMixin:
     adversarial_start_epoch: float | None = None
 
     dira: DiRA
+    _epoch_randomness: dict[str, Any] | None = None
+    _epoch_ended = False
+    _before_validation: dict[str, Any] | None = None
+    _resume_at: dict[str, Any] | None = None
 
     def configure_dira(self) -> DiRA:
         """Makes the `DiRA`, without an optimiser. Override it to choose the parts.
@@ -93,7 +111,18 @@ class DiRAMixin:
         return super().__getattr__(name)  # type: ignore[misc]
 
     def setup(self, stage: str) -> None:
-        """Makes `dira` before the Trainer moves, wraps or shards the module."""
+        """Makes `dira` before the Trainer moves or wraps the module.
+
+        Raises:
+            RuntimeError: If the Trainer's strategy shards the model.
+        """
+        strategy = type(self.trainer.strategy).__name__
+        if strategy in _SHARDING:
+            raise RuntimeError(
+                f"DiRA: {strategy} would shard the discriminator under its own Adam, "
+                'which DiRAMixin cannot follow. Choose strategy="ddp", or shard the '
+                "model in a plain loop, as the README shows."
+            )
         self.dira  # noqa: B018
         super().setup(stage)  # type: ignore[misc]
 
@@ -141,8 +170,14 @@ class DiRAMixin:
         )
         return {**output, "loss": total} if isinstance(output, Mapping) else total
 
+    def on_fit_start(self) -> None:
+        """Notes the random state that the first epoch's order is drawn from."""
+        super().on_fit_start()  # type: ignore[misc]
+        # Its iterator is made before any other hook is called.
+        self._epoch_randomness, self._epoch_ended = random_state(), False
+
     def on_train_start(self) -> None:
-        """Turns epochs into steps."""
+        """Turns epochs into steps, and finds the place where a checkpoint was saved."""
         epochs = self.restorative_start_epoch, self.adversarial_start_epoch
         if epochs != (None, None):
             trainer = self.trainer
@@ -155,28 +190,103 @@ class DiRAMixin:
             steps = math.ceil(batches / trainer.accumulate_grad_batches)
             self.dira.start_stages(*((epoch or 0) * steps for epoch in epochs))
         super().on_train_start()  # type: ignore[misc]
+        if self._resume_at is not None:
+            self._resume_data(**self._resume_at)
+            self._resume_at = None
+
+    def on_train_epoch_start(self) -> None:
+        """Notes the random state that this epoch's order is drawn from."""
+        super().on_train_epoch_start()  # type: ignore[misc]
+        if self._epoch_ended:
+            self._epoch_randomness, self._epoch_ended = random_state(), False
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        """Notes the random state in front of a validation."""
+        super().on_train_batch_end(*args)  # type: ignore[misc]
+        if self.trainer.enable_validation:
+            self._before_validation = random_state()
+
+    def on_validation_end(self) -> None:
+        """Lets training go on as if without validation, which resuming may skip."""
+        super().on_validation_end()  # type: ignore[misc]
+        if self._before_validation is not None and self.trainer.validating:
+            set_random_state(self._before_validation)
+        self._before_validation = None
+
+    def on_train_epoch_end(self) -> None:
+        """Lets the next epoch note its own."""
+        super().on_train_epoch_end()  # type: ignore[misc]
+        self._epoch_ended, self._before_validation = True, None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Saves the buffers that are in no state dict."""
+        """Saves what is in no state dict: some buffers, and the place in the data."""
         super().on_save_checkpoint(checkpoint)  # type: ignore[misc]
-        checkpoint["dira_buffers"] = {
-            name: buffer.clone() for name, buffer in self._other_buffers()
+        checkpoint["dira_buffers"] = buffers_of(cast(nn.Module, self), left_out=True)
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress
+        mine = {"epoch": self._epoch_randomness, "now": random_state()}
+        randomness: list[Any] = [mine] * self.trainer.world_size
+        if len(randomness) > 1:
+            torch.distributed.all_gather_object(randomness, mine)
+        checkpoint["dira_data"] = {
+            "batches": 0 if progress.is_last_batch else progress.current.ready,
+            "randomness": randomness,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Loads the buffers that are in no state dict, once `dira` is there."""
+        """Loads what is in no state dict, once `dira` is there."""
         self.dira  # noqa: B018
         super().on_load_checkpoint(checkpoint)  # type: ignore[misc]
-        saved = checkpoint.get("dira_buffers", {})
-        for name, buffer in self._other_buffers():
-            if name in saved:
-                buffer.copy_(saved[name])
+        load_buffers(cast(nn.Module, self), checkpoint.get("dira_buffers", {}))
+        self._resume_at = checkpoint.get("dira_data")
 
-    def _other_buffers(self) -> Iterator[tuple[str, Tensor]]:
-        persistent = set(self.state_dict())
-        for name, buffer in self.named_buffers():
-            if name not in persistent:
-                yield name, buffer
+    def _resume_data(self, batches: int, randomness: list[dict[str, Any]]) -> None:
+        """Draws the epoch as it was drawn, and passes over what it has trained on.
+
+        Lightning starts it from the first batch, in another order, unless the loader
+        can tell its state.
+        """
+        trainer = self.trainer
+        loaders = tree_leaves(trainer.train_dataloader)
+        if all(hasattr(loader, "load_state_dict") for loader in loaders):
+            return
+        if len(randomness) != trainer.world_size:
+            warnings.warn(
+                f"DiRA: the checkpoint was written by {len(randomness)} processes, and "
+                f"read by {trainer.world_size}: data come in another order.",
+                stacklevel=2,
+            )
+            return
+        if not trainer.fit_loop.restarting:
+            batches = 0
+        epoch = trainer.fit_loop.epoch_progress.current.processed
+        for loader in loaders:
+            for holder in (loader, getattr(loader, "batch_sampler", None)):
+                sampler: Any = getattr(holder, "sampler", None)
+                if hasattr(sampler, "set_epoch"):
+                    sampler.set_epoch(epoch)
+        fetcher = trainer.fit_loop._data_fetcher
+        assert fetcher is not None
+        mine = randomness[trainer.global_rank]
+        self._epoch_randomness = mine["epoch"] if batches else mine["now"]
+        set_random_state(self._epoch_randomness)
+        iter(fetcher)
+        for _ in range(batches):
+            next(fetcher)
+        # Lightning adds them by itself.
+        fetcher.fetched -= batches
+        # It may also make another iterator: that one is drawn from the same state.
+        then = mine["now"] if batches else random_state()
+        set_random_state(mine["now"])
+        fetcher.iterator = _after(then, fetcher.iterator)
+
+
+def _after(randomness: dict[str, Any], iterator: Iterator[Any]) -> Iterator[Any]:
+    """Goes on with an iterator, in this random state, once somebody asks for more."""
+    set_random_state(randomness)
+    # Not `yield from`, since Lightning's iterators start again when asked for theirs.
+    with contextlib.suppress(StopIteration):
+        while True:
+            yield next(iterator)
 
 
 class _HeldOutCallback(Callback):

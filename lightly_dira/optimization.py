@@ -131,7 +131,9 @@ class DiscriminatorStep:
     def _begin_backward(self, scale: Tensor) -> None:
         # Where several losses are summed, this runs several times before any gradient
         # is written; then nothing is gathered, or what is gathered has been emptied.
-        witness = next((p for p in self.backbone if p.requires_grad), None)
+        witness = next(
+            (p for p in self.backbone if p.requires_grad and _own_part(p).numel()), None
+        )
         gathered = [p.grad for p in self._out_of_reach if p.grad is not None]
         if witness is not None and gathered:
             if witness.grad is None:
@@ -140,9 +142,15 @@ class DiscriminatorStep:
                 self._scale = None
             else:
                 left = torch.stack([g.ne(0).any() for g in gathered]).any()
-                emptied = witness.grad.eq(0).all() & left
+                emptied = _own_part(witness.grad).eq(0).all() & left
                 for gradient in gathered:
                     gradient.masked_fill_(emptied, 0)
                 if self._scale is not None:
                     self._scale = self._scale.masked_fill(emptied, 0)
         self._scale = scale.detach() + (0 if self._scale is None else self._scale)
+
+
+def _own_part(tensor: Tensor) -> Tensor:
+    """Returns what this process has of a tensor that may be sharded."""
+    to_local = getattr(tensor, "to_local", None)
+    return tensor if to_local is None else to_local()

@@ -23,6 +23,7 @@ from lightly_dira.optimization import (
     remove_parameters,
 )
 from lightly_dira.restoration import RestorationHead
+from lightly_dira.resuming import buffers_of, load_buffers
 from lightly_dira.views import find_views
 
 
@@ -49,8 +50,9 @@ class DiRA(nn.Module):
     dira    the end                     L_dis, L_res, L_advG and L_D
     ======  ==========================  ==========================================
 
-    ``state_dict()`` holds head, discriminator, the discriminator's Adam and the step
-    count. With the states of model and optimiser it resumes a run.
+    ``state_dict()`` holds head, discriminator, the discriminator's Adam, the step count
+    and, where `criterion` is given, its memory. With the states of model and optimiser
+    it resumes a run.
 
     - [0]: DiRA, 2022, https://arxiv.org/abs/2204.10437
 
@@ -90,6 +92,7 @@ class DiRA(nn.Module):
         head: nn.Module | None = None,
         discriminator: nn.Module | None = None,
         loss: DiRALoss | None = None,
+        criterion: nn.Module | None = None,
         target_channels: int = 1,
         input_size: int | tuple[int, int] | None = None,
         layers: Sequence[str] | None = None,
@@ -110,6 +113,9 @@ class DiRA(nn.Module):
                 `RestorationHead` for the maps found.
             discriminator: Maps images to logits; by default a `PatchDiscriminator`.
             loss: By default `DiRALoss()`, with the published weights.
+            criterion: The method's own loss, if it remembers earlier batches, as
+                MoCo's queue does: `state_dict()` then holds its buffers, too, which
+                Lightly leaves out of its own.
             target_channels: Channels of the targets, 1 for grey.
             input_size: Side of the images, or (height, width), in pixels, for backbones
                 that accept only one size.
@@ -149,6 +155,8 @@ class DiRA(nn.Module):
         precise = torch.promote_types(weight.dtype, torch.float32)
         self.discriminator = discriminator.to(weight.device, precise)
         self.loss = loss or DiRALoss()
+        # In a tuple, it is no part of this module.
+        self._criterion = (criterion,)
         self.target_channels = target_channels
         self.components: DiRALossComponents | None = None
         self._discriminator_step = DiscriminatorStep(
@@ -298,13 +306,20 @@ class DiRA(nn.Module):
     def get_extra_state(self) -> dict[str, Any]:
         """Returns what `state_dict()` holds beside head and discriminator."""
         adam = self._discriminator_step.adam.state_dict()
-        return {"steps": self.steps, "discriminator_optimizer": adam}
+        state = {"steps": self.steps, "discriminator_optimizer": adam}
+        (criterion,) = self._criterion
+        if criterion is not None:
+            state["criterion"] = buffers_of(criterion)
+        return state
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Takes up what `get_extra_state` returned."""
         # Optimisers take up the tensors themselves, modules take copies.
         adam = copy.deepcopy(state["discriminator_optimizer"])
         self._discriminator_step.adam.load_state_dict(adam)
+        (criterion,) = self._criterion
+        if criterion is not None:
+            load_buffers(criterion, state.get("criterion", {}))
         self._count(state["steps"])
 
     def extra_repr(self) -> str:
