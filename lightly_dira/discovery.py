@@ -79,6 +79,12 @@ def find_levels(
             failures[str(shape)] = error, outputs
             continue
         return _levels(backbone, outputs, shape[1:], layers), shape
+    if any(hasattr(p, "to_local") or not p.numel() for p in backbone.parameters()):
+        raise ValueError(
+            f"DiRA: the weights of {type(backbone).__name__} are sharded over "
+            "processes, so that it cannot be run by itself. Make DiRA first, then "
+            "shard the model, make its optimiser and call `dira.attach(optimizer)`."
+        )
     tried = "; ".join(f"{shape}: {error}" for shape, (error, _) in failures.items())
     longest = max((outputs for _, outputs in failures.values()), key=len)
     raise ValueError(

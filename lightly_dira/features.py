@@ -138,15 +138,14 @@ class FeaturePyramid:
         self._seen = 0
         self._route: _Route | None = None
         self._own_pass = False
-        handles = [
+        self._watched: dict[str, nn.Module] = {}
+        self._handles = [
             backbone.register_forward_pre_hook(
                 Hook(self._enter), with_kwargs=True, prepend=True
             )
         ]
-        for name in dict.fromkeys(level.module for level in levels):
-            module = backbone.get_submodule(name)
-            handles.append(module.register_forward_hook(Hook(self._note, name)))
-        self._handles = weakref.finalize(self, _remove, handles)
+        weakref.finalize(self, _remove, self._handles)
+        self._watch()
 
     def __call__(self, images: Tensor) -> list[Tensor]:
         """Runs the backbone and returns its maps, finest to coarsest.
@@ -221,7 +220,17 @@ class FeaturePyramid:
             )
         return "\n".join(["FeaturePyramid(", *rows, ")"])
 
+    def _watch(self) -> None:
+        """Hooks the modules of the maps, also those that came in place of others."""
+        for name in dict.fromkeys(level.module for level in self._levels):
+            module = self.backbone.get_submodule(name)
+            if self._watched.get(name) is not module:
+                self._watched[name] = module
+                hook = Hook(self._note, name)
+                self._handles.append(module.register_forward_hook(hook))
+
     def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self._watch()
         self._running = None
         # Once it has trained in training mode, passes in evaluation are no training.
         known_mode = self._route is None or module.training >= self._route.training
@@ -260,8 +269,8 @@ class FeaturePyramid:
             raise RuntimeError(
                 f"DiRA: {', '.join(missing)} put nothing out in this pass, unlike in "
                 "the dry pass. Wrap a compiled backbone before its first pass (or call "
-                "`torch._dynamo.reset()`), wrap after modules were replaced, and "
-                "choose other `layers` where training skips some."
+                "`torch._dynamo.reset()`), and choose other `layers` where training "
+                "skips some."
             )
         return [
             level.as_map(run.maps[level.module, level.number][rows], size)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightly.loss import NTXentLoss, VICRegLoss
 from methods import tiny_backbone
 from test_lightning import DiRASimSiam, Images
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler
 
@@ -22,13 +28,26 @@ STAGES = dict(restorative_start=2, adversarial_start=4)
 class Loss(nn.Module):
     """A method whose forward pass gives its loss, for DistributedDataParallel."""
 
-    def __init__(self) -> None:
+    def __init__(self, criterion: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
         self.backbone, self.project = tiny_backbone(), nn.Linear(16, 8)
+        self.criterion = criterion
 
     def forward(self, x0: Tensor, x1: Tensor) -> Tensor:
         z0, z1 = self.project(self.backbone(x0)), self.project(self.backbone(x1))
-        return (z0 - z1).square().mean() - z0.square().mean()
+        return self.criterion(z0, z1)
+
+
+def pairwise(z0: Tensor, z1: Tensor) -> Tensor:
+    """A loss of each image by itself."""
+    return (z0 - z1).square().mean() - z0.square().mean()
+
+
+CRITERIA = {
+    "pairwise": lambda: pairwise,
+    "contrastive": lambda: NTXentLoss(gather_distributed=True),
+    "vicreg": lambda: VICRegLoss(gather_distributed=True),
+}
 
 
 def frozen(*modules: nn.Module) -> None:
@@ -47,23 +66,47 @@ def gradients(*modules: nn.Module) -> list[Tensor]:
     ]
 
 
-def run(rank: int, world: int, folder: Path, wrap: bool = True) -> None:
-    """Trains plainly, on this process's part of every batch, and saves what it did."""
+def run_all(rank: int, world: int, folder: Path, cases: list[tuple[str, str]]) -> None:
+    """Trains in all these cases, and saves what each did."""
     if world > 1:
         torch.distributed.init_process_group(
             "gloo", f"file://{folder}/store", rank=rank, world_size=world
         )
+    for criterion, wrapped in cases:
+        path = folder / f"{criterion}-{wrapped}-{world}-{rank}.pt"
+        torch.save(run(rank, world, criterion, wrapped), path)
+    if world > 1:
+        torch.distributed.destroy_process_group()
+
+
+def run(rank: int, world: int, criterion: str, wrapped: str) -> dict[str, list]:
+    """Trains plainly, on this process's part of every batch.
+
+    The model is "replicated" by DistributedDataParallel and DiRA "alone" is not, or the
+    model is "sharded" by `fully_shard`, or "flat", by FullyShardedDataParallel.
+    """
+    torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = Loss().double()
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=0.05, momentum=0.9, weight_decay=0.1
-    )
-    dira = DiRA(model.backbone, optimizer, **STAGES)
+    model: Any = Loss(CRITERIA[criterion]()).double()
+    dira: Any = DiRA(model.backbone, **STAGES)
     frozen(model, dira)
     call_model, call_dira = model, dira
     if world > 1:
-        call_model = DistributedDataParallel(model)
-        call_dira = DistributedDataParallel(dira) if wrap else dira
+        mesh = init_device_mesh("cpu", (world,))
+        if wrapped == "sharded":
+            fully_shard(model, mesh=mesh)
+        elif wrapped == "flat":
+            cpu = torch.device("cpu")
+            call_model = FullyShardedDataParallel(
+                model, device_id=cpu, device_mesh=mesh, use_orig_params=True
+            )
+        else:
+            call_model = DistributedDataParallel(model)
+        call_dira = dira if wrapped == "alone" else DistributedDataParallel(dira)
+    optimizer = torch.optim.SGD(
+        call_model.parameters(), lr=0.05, momentum=0.9, weight_decay=0.1
+    )
+    dira.attach(optimizer)
     seen = []
     for _ in range(STEPS):
         x0, x1 = torch.rand(2, 4, 3, 16, 16, dtype=torch.float64)
@@ -72,12 +115,19 @@ def run(rank: int, world: int, folder: Path, wrap: bool = True) -> None:
         loss = call_dira(call_model(x0, x1), DiRAViews([x0, x1], target))
         optimizer.zero_grad()
         loss.backward()
-        seen.append(gradients(model, dira))
+        if wrapped == "replicated":
+            seen.append(gradients(model, dira))
         optimizer.step()
-    saved = {"gradients": seen, "weights": [*model.parameters(), *dira.parameters()]}
-    torch.save(saved, folder / f"{world}-{rank}.pt")
-    if world > 1:
-        torch.distributed.destroy_process_group()
+    with contextlib.ExitStack() as stack:
+        if wrapped == "flat" and world > 1:
+            whole = FullyShardedDataParallel.summon_full_params(call_model)
+            stack.enter_context(whole)
+        weights = [
+            getattr(p, "full_tensor", lambda p=p: p)().detach().clone()
+            for module in (model, dira)
+            for p in module.parameters()
+        ]
+    return {"gradients": seen, "weights": weights}
 
 
 def fit(folder: Path, devices: int) -> None:

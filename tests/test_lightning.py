@@ -205,6 +205,12 @@ def test_every_form_of_output(output: str, tmp_path) -> None:
         dict(gradient_clip_val=0.1),
         dict(gradient_clip_val=0.1, gradient_clip_algorithm="value"),
         dict(precision="bf16-mixed"),
+        dict(precision="16-mixed"),
+        dict(val_check_interval=3),
+        dict(max_time="00:00:10:00"),
+        dict(benchmark=True, enable_checkpointing=True),
+        dict(profiler="simple", inference_mode=False, barebones=False),
+        dict(reload_dataloaders_every_n_epochs=1),
         dict(limit_train_batches=2),
         dict(overfit_batches=1),
         dict(detect_anomaly=True),
@@ -314,6 +320,13 @@ class TestBackbone:
         model.automatic_optimization = False
         with pytest.raises(RuntimeError, match="automatic optimisation"):
             trainer(tmp_path).fit(model, loader())
+
+    def test_sharding(self, tmp_path) -> None:
+        class FSDPStrategy(pl.strategies.SingleDeviceStrategy):
+            pass
+
+        with pytest.raises(RuntimeError, match=r"Choose strategy=.ddp"):
+            trainer(tmp_path, strategy=FSDPStrategy("cpu")).fit(DiRASimSiam(), loader())
 
     def test_no_optimiser(self, tmp_path) -> None:
         with pytest.raises(RuntimeError, match="none of the optimisers"):

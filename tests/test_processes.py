@@ -10,7 +10,9 @@ from pathlib import Path
 import processes
 import pytest
 import torch
-from torch import multiprocessing
+from torch import multiprocessing, nn
+
+from lightly_dira import DiRA
 
 
 def assert_same(first, second, **tolerance) -> None:
@@ -18,28 +20,57 @@ def assert_same(first, second, **tolerance) -> None:
         torch.testing.assert_close(one, other, **dict(rtol=0, atol=0) | tolerance)
 
 
-def test_gradients_of_two_processes_are_those_of_one(tmp_path: Path) -> None:
+CASES = [(criterion, "replicated") for criterion in processes.CRITERIA]
+CASES += [("pairwise", "sharded"), ("pairwise", "flat")]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """What one process did with whole batches, and two with half of each."""
+    folder = tmp_path_factory.mktemp("runs")
+    processes.run_all(0, 1, folder, CASES)
+    multiprocessing.spawn(processes.run_all, (2, folder, CASES), nprocs=2)
+    return folder
+
+
+@pytest.mark.parametrize(("criterion", "wrapped"), CASES)
+def test_two_processes_do_what_one_does(
+    criterion: str, wrapped: str, runs: Path
+) -> None:
     """In all three stages, which change in the middle of the run."""
-    processes.run(0, 1, tmp_path)
-    multiprocessing.spawn(processes.run, (2, tmp_path), nprocs=2)
-    one, *two = (torch.load(tmp_path / f"{n}.pt") for n in ("1-0", "2-0", "2-1"))
-    for step in range(processes.STEPS):
-        assert_same(two[0]["gradients"][step], two[1]["gradients"][step])
-        expected = one["gradients"][step]
-        assert_same(two[0]["gradients"][step], expected, rtol=1e-9, atol=1e-9)
-    # The bias in front of a normalisation has no gradient.
-    moving = [bool(gradient.abs().sum() > 0) for gradient in one["gradients"][-1]]
-    assert sum(moving) >= len(moving) - 3
+    paths = [runs / f"{criterion}-{wrapped}-{end}.pt" for end in ("1-0", "2-0", "2-1")]
+    one, *two = map(torch.load, paths)
+    for expected, *found in zip(
+        *(run["gradients"] for run in (one, *two)), strict=True
+    ):
+        assert_same(found[0], found[1])
+        assert_same(found[0], expected, rtol=1e-9, atol=1e-9)
+    if wrapped == "replicated":
+        # The bias in front of a normalisation has no gradient.
+        moving = [bool(gradient.abs().sum() > 0) for gradient in one["gradients"][-1]]
+        assert sum(moving) >= len(moving) - 3
     assert_same(two[0]["weights"], two[1]["weights"])
     assert_same(two[0]["weights"], one["weights"], rtol=1e-9, atol=1e-9)
 
 
 def test_a_wrapper_that_nobody_averages(tmp_path: Path) -> None:
+    cases = [("pairwise", "alone")]
     with pytest.raises(
         multiprocessing.ProcessRaisedException,
         match=r"heads of the processes differ.*DistributedDataParallel\(dira\)",
     ):
-        multiprocessing.spawn(processes.run, (2, tmp_path, False), nprocs=2)
+        multiprocessing.spawn(processes.run_all, (2, tmp_path, cases), nprocs=2)
+
+
+def test_sharded_before_wrapping() -> None:
+    class Sharded(nn.Parameter):
+        def to_local(self):
+            raise NotImplementedError
+
+    backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3))
+    backbone[0].weight = Sharded(torch.zeros(0))
+    with pytest.raises(ValueError, match=r"sharded over processes.*Make DiRA first"):
+        DiRA(backbone)
 
 
 def test_lightning(tmp_path: Path) -> None:
