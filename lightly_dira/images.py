@@ -21,14 +21,15 @@ SMALLEST = 16
 _LUMINANCE = torch.tensor([0.299, 0.587, 0.114])
 
 
-def read_image(path: str | Path) -> NDArray[Any]:
+def read_image(file: str | Path | bytes) -> NDArray[Any]:
     """Reads an image file as it is: grey stays one channel and 16 bits stay 16 bits.
 
     A loader for `torchvision.datasets.ImageFolder` and, as `LightlyDataset` has no
     such argument, for `LightlyDataset.from_torch_dataset`.
 
     Args:
-        path: A PNG, TIFF, JPEG or any other file that OpenCV reads.
+        file: A PNG, TIFF, JPEG or any other file that OpenCV reads, or its content,
+            as from a shard.
 
     Returns:
         (H, W) for grey and (H, W, C) for colour, RGB or RGBA, of the file's own type.
@@ -44,11 +45,14 @@ def read_image(path: str | Path) -> NDArray[Any]:
         >>> def make_dataset(folder):
         ...     return ImageFolder(folder, DiRATransform(), loader=read_image)
     """
-    data = np.fromfile(path, dtype=np.uint8)
+    if isinstance(file, bytes):
+        data, name = np.frombuffer(file, dtype=np.uint8), f"a file of {len(file)} bytes"
+    else:
+        data, name = np.fromfile(file, dtype=np.uint8), str(file)
     image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
     if image is None:
         raise ValueError(
-            f"read_image: {path} is no image that OpenCV can read, or is damaged."
+            f"read_image: {name} is no image that OpenCV can read, or is damaged."
         )
     if image.ndim == 3 and image.shape[2] in (3, 4):
         order = cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGBA

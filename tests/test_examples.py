@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import webdataset
 from PIL import Image
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -39,16 +43,69 @@ def test_loops(method: str, folder: Path, tmp_path: Path) -> None:
     assert "epoch: 00, loss: " in output
 
 
-@pytest.mark.parametrize(
-    "method", ["moco", "barlowtwins", "simsiam", "simclr", "vicreg", "byol", "dino"]
-)
-def test_lightning(method: str, folder: Path, tmp_path: Path) -> None:
-    options = ("--data", folder, "--epochs", 1, "--input-size", 64)
-    run(f"pytorch_lightning/{method}.py", *options, cwd=tmp_path)
-    (path,) = tmp_path.glob("**/*.ckpt")
+METHODS = ["moco", "barlowtwins", "simsiam", "simclr", "vicreg", "byol", "dino"]
+
+
+def assert_trained(folder: Path) -> None:
+    (path,) = folder.glob("**/epoch=*.ckpt")
     state = torch.load(path, weights_only=True)["state_dict"]
     assert any(name.startswith("dira.discriminator.") for name in state)
     assert all(v.isfinite().all() for v in state.values() if torch.is_tensor(v))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_lightning(method: str, folder: Path, tmp_path: Path) -> None:
+    options = ("--data", folder, "--epochs", 1, "--input-size", 64)
+    run(f"pytorch_lightning/{method}.py", *options, cwd=tmp_path)
+    assert_trained(tmp_path)
+
+
+def test_lightning_distributed(folder: Path, tmp_path: Path) -> None:
+    for path in list(folder.iterdir()):
+        shutil.copy(path, folder / f"again-{path.name}")
+    options = ("--data", folder, "--epochs", 1, "--input-size", 64, "--devices", 2)
+    run("pytorch_lightning_distributed/moco.py", *options, cwd=tmp_path)
+    assert_trained(tmp_path)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_distributed_examples_are_the_others_in_several_processes(method: str) -> None:
+    texts = [
+        (EXAMPLES / folder / f"{method}.py").read_text().split('"""')[2]
+        for folder in ("pytorch_lightning", "pytorch_lightning_distributed")
+    ]
+    compared = difflib.ndiff(*(text.splitlines() for text in texts))
+    changed = {line[2:].strip(" ,()") for line in compared if line[0] in "+-"}
+    expected = re.compile(
+        r"self\.criterion = \w+|memory_bank_size=.*gather|.*--devices|# |trainer = "
+        r"|(max_epochs|devices|accelerator|strategy|sync_\w+|use_\w+)=|$"
+    )
+    assert all(expected.match(line) for line in changed), changed
+
+
+def test_validation(folder: Path, tmp_path: Path) -> None:
+    options = ("--data", folder, "--epochs", 2, "--input-size", 32)
+    output = run("pytorch_lightning/moco_validation.py", *options, cwd=tmp_path)
+    assert re.search(r"best: .*epoch=\d.*, validation loss \d", output)
+    (metrics,) = tmp_path.glob("**/metrics.csv")
+    names = metrics.read_text().splitlines()[0].split(",")
+    terms = ("loss", "discriminative", "restorative", "adversarial")
+    assert {f"val/{term}" for term in terms} <= set(names)
+    assert len(list(tmp_path.glob("**/restorations/*.png"))) == 2
+
+
+def test_shards(folder: Path, tmp_path: Path) -> None:
+    pattern = str(tmp_path / "%06d.tar")
+    with webdataset.ShardWriter(pattern, maxcount=10, verbose=0) as writer:
+        for path in sorted(folder.iterdir()):
+            writer.write({"__key__": path.stem, "png": path.read_bytes()})
+    options = ("--images", 40, "--epochs", 2, "--input-size", 32, "--batch-size", 8)
+    options += ("--devices", 2, "--workers", 1)
+    shards = tmp_path / "{000000..000003}.tar"
+    run("webdataset_shards.py", shards, *options, cwd=tmp_path)
+    (path,) = tmp_path.glob("**/epoch=*.ckpt")
+    assert path.name == "epoch=1-step=4.ckpt"
+    assert_trained(tmp_path)
 
 
 def test_three_lines_are_all() -> None:

@@ -159,6 +159,7 @@ class TestReadImage:
         order = {3: [2, 1, 0], 4: [2, 1, 0, 3]}.get(channels)
         cv2.imwrite(str(path), image if order is None else image[..., order])
         read = read_image(path)
+        np.testing.assert_array_equal(read_image(path.read_bytes()), read)
         assert read.dtype == dtype
         assert np.array_equal(read, image)
         if dtype is np.uint8:

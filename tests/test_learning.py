@@ -19,7 +19,6 @@ SIZE = 32
 
 def test_restores_held_out_slices_in_60_steps() -> None:
     torch.manual_seed(0)
-    torch.set_num_threads(2)
     base = SimSiamTransform(input_size=SIZE, min_scale=0.5, normalize=None)
     train = MNI152Slices("train", DiRATransform(base, distortion=InPainting()))
     tensor = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]

@@ -1,0 +1,85 @@
+"""SimCLR as in Lightly's distributed examples, made DiRA, in several processes.
+
+python examples/pytorch_lightning_distributed/simclr.py [--devices N] [--data DIR]
+"""
+
+import argparse
+
+import pytorch_lightning as pl
+import torch
+import torchvision
+from lightly.data import LightlyDataset
+from lightly.loss import NTXentLoss
+from lightly.models.modules import SimCLRProjectionHead
+from lightly.transforms import SimCLRTransform
+from torch import nn
+
+from lightly_dira import DiRATransform
+from lightly_dira.evaluation.data import MNI152Slices
+from lightly_dira.lightning import DiRAMixin
+
+
+class SimCLR(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        resnet = torchvision.models.resnet18()
+        self.backbone = nn.Sequential(*list(resnet.children())[:-1])
+        self.projection_head = SimCLRProjectionHead(512, 2048, 2048)
+        self.criterion = NTXentLoss(gather_distributed=True)
+
+    def forward(self, x):
+        x = self.backbone(x).flatten(start_dim=1)
+        z = self.projection_head(x)
+        return z
+
+    def training_step(self, batch, batch_idx):
+        x0, x1 = batch[0]
+        z0 = self.forward(x0)
+        z1 = self.forward(x1)
+        loss = self.criterion(z0, z1)
+        return loss
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.06)
+
+
+class DiRASimCLR(DiRAMixin, SimCLR):  # DiRA: the mixin
+    pass
+
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--data", help="folder of images; the MNI152 brain without one")
+parser.add_argument("--epochs", type=int, default=10)
+parser.add_argument("--input-size", type=int, default=64, help="pixels")
+parser.add_argument("--devices", type=int, default=2, help="processes")
+options = parser.parse_args()
+
+model = DiRASimCLR()
+
+transform = SimCLRTransform(input_size=options.input_size)
+transform = DiRATransform(transform)  # DiRA: the transform
+if options.data:
+    dataset = LightlyDataset(options.data, transform=transform)
+else:
+    dataset = MNI152Slices("train", transform=transform)
+
+dataloader = torch.utils.data.DataLoader(
+    dataset,
+    batch_size=32,
+    shuffle=True,
+    drop_last=True,
+)
+
+accelerator = "gpu" if torch.cuda.is_available() else "cpu"
+
+# Distributed: one process for each device, each with its own part of the images.
+# BatchNorm joins its statistics where PyTorch can, on GPUs.
+trainer = pl.Trainer(
+    max_epochs=options.epochs,
+    devices=options.devices,
+    accelerator=accelerator,
+    strategy="ddp",
+    sync_batchnorm=accelerator == "gpu",
+    use_distributed_sampler=True,
+)
+trainer.fit(model=model, train_dataloaders=dataloader)
