@@ -42,21 +42,20 @@ class _Painting(A.ImageOnlyTransform):  # type: ignore[misc]
     def get_params_dependent_on_data(
         self, params: dict[str, Any], data: dict[str, Any]
     ) -> dict[str, Any]:
+        (height, width), random = params["shape"][:2], self.py_random.random
+        rows, columns = _sides(self.side, height), _sides(self.side, width)
         rectangles = []
         for _ in range(self.count):
-            rectangles.append(self._rectangle(*params["shape"][:2]))
-            if self.py_random.random() < self.stop:
+            top, bottom = self._interval(height, rows)
+            left, right = self._interval(width, columns)
+            rectangles.append((top, left, bottom, right))
+            if random() < self.stop:
                 break
         return {"rectangles": rectangles}
 
-    def _rectangle(self, height: int, width: int) -> Rectangle:
-        top, bottom = self._interval(height)
-        left, right = self._interval(width)
-        return top, left, bottom, right
-
-    def _interval(self, size: int) -> tuple[int, int]:
+    def _interval(self, size: int, sides: tuple[int, int]) -> tuple[int, int]:
         margin = round(self.margin * size)
-        length = min(_draw_side(self.py_random, self.side, size), size - 2 * margin)
+        length = min(_draw(self.py_random, *sides), size - 2 * margin)
         start = _draw(self.py_random, margin, size - margin - length)
         return start, start + length
 
@@ -218,10 +217,10 @@ class PatchShuffling(A.ImageOnlyTransform):  # type: ignore[misc]
     ) -> dict[str, Any]:
         """Draws the pairs."""
         height, width = params["shape"][:2]
+        rows, columns = _sides(self.side, height), _sides(self.side, width)
         taken: list[Rectangle] = []
         for _ in range(self.count):
-            h = _draw_side(self.py_random, self.side, height)
-            w = _draw_side(self.py_random, self.side, width)
+            h, w = _draw(self.py_random, *rows), _draw(self.py_random, *columns)
             first = self._free_place(taken, h, w, height, width)
             if first is None:
                 continue
@@ -250,13 +249,10 @@ class PatchShuffling(A.ImageOnlyTransform):  # type: ignore[misc]
             top = _draw(self.py_random, 0, height - h)
             left = _draw(self.py_random, 0, width - w)
             bottom, right = top + h, left + w
-            if all(
-                top >= other[2]
-                or bottom <= other[0]
-                or left >= other[3]
-                or right <= other[1]
-                for other in taken
-            ):
+            for upper, before, lower, after in taken:
+                if top < lower and bottom > upper and left < after and right > before:
+                    break
+            else:
                 return top, left, bottom, right
         return None
 
@@ -376,9 +372,10 @@ def _area(rectangle: Rectangle) -> tuple[slice, slice]:
     return slice(top, bottom), slice(left, right)
 
 
-def _draw_side(random: Random, side: tuple[float, float], size: int) -> int:
+def _sides(side: tuple[float, float], size: int) -> tuple[int, int]:
+    """Returns shortest and longest side in pixels."""
     shortest, longest = side
-    return _draw(random, max(1, round(shortest * size)), max(1, round(longest * size)))
+    return max(1, round(shortest * size)), max(1, round(longest * size))
 
 
 def _draw(random: Random, low: int, high: int) -> int:

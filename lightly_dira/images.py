@@ -108,9 +108,10 @@ def to_pixels(image: Any, window: Window | None = None) -> NDArray[Any]:
 def resize_area(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     """Averages over the area of each new pixel.
 
-    OpenCV's own area interpolation is fast by whole factors only. So the image is
-    halved while it is twice as large, then enlarged (bilinear) to exactly twice the
-    size and halved once more.
+    OpenCV's own area interpolation is fast by 2 x 2 only. Bilinear interpolation to
+    half the size is the same average, and fast along one side, too. So the image is
+    halved while it is twice as large, then enlarged to exactly twice the size and
+    halved once more.
     """
 
     def halvings(length: int, new: int) -> int:
@@ -120,16 +121,19 @@ def resize_area(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     image = image[
         : image.shape[0] >> rows << rows, : image.shape[1] >> columns << columns
     ]
-    while rows or columns:
-        size = image.shape[1] >> (columns > 0), image.shape[0] >> (rows > 0)
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        rows, columns = max(0, rows - 1), max(0, columns - 1)
+    high, wide = image.shape[:2]
+    sizes = [
+        (wide >> min(step, columns), high >> min(step, rows))
+        for step in range(1, max(rows, columns) + 1)
+    ]
+    # Only what is larger than it is to be is enlarged for the last halving.
     double = (
-        width * (1 + (image.shape[1] > width)),
-        height * (1 + (image.shape[0] > height)),
+        width * (1 + (wide >> columns > width)),
+        height * (1 + (high >> rows > height)),
     )
-    image = cv2.resize(image, double, interpolation=cv2.INTER_LINEAR)
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    for size in (*sizes, double, (width, height)):
+        image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+    return image
 
 
 def to_tensor(image: Any) -> Tensor:
@@ -137,11 +141,12 @@ def to_tensor(image: Any) -> Tensor:
     if isinstance(image, Tensor):
         tensor = image.as_subclass(Tensor)  # rid of torchvision's own class
     else:
-        array = np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)
-        tensor = torch.from_numpy(array.astype(np.float32, order="C"))
-        if array.dtype.kind == "f":
-            return tensor
-        return tensor.div_(np.iinfo(array.dtype).max)
+        array = np.asarray(image)
+        array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+        top = 1 if array.dtype.kind == "f" else np.iinfo(array.dtype).max
+        return torch.from_numpy(
+            np.divide(array, np.float32(top), dtype=np.float32, order="C")
+        )
     if tensor.dtype.is_floating_point:
         return tensor
     return tensor.to(torch.float32) / torch.iinfo(tensor.dtype).max
@@ -174,6 +179,8 @@ def to_target(image: Any, channels: int) -> Tensor:
                 f"target of {channels}; target_channels must be 1 or {len(target)}."
             )
         target = target.expand(channels, -1, -1)
+    if isinstance(image, Image.Image) or getattr(image, "dtype", None) == np.uint8:
+        return target
     low, high = (value.item() for value in target.aminmax())
     if 0 <= low <= high <= 1:
         return target

@@ -6,7 +6,7 @@ import copy
 import functools
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,8 @@ class Draws:
             seed = int(torch.randint(2**62, ()))
             self._generators = np.random.default_rng(seed), random.Random(seed)
         numpy, python = self._generators
-        transform.set_random_state(numpy, python)
+        if transform.random_generator is not numpy:
+            transform.set_random_state(numpy, python)
         if len(images) == 1:
             return [transform(image=images[0])["image"]]
         states = numpy.bit_generator.state, python.getstate()
@@ -61,7 +62,7 @@ class Sample:
         if self.distort is None:
             return self
         view = self.distort(self.view, self.draws)
-        return replace(self, view=view, distort=None)
+        return Sample(view, self.target, self.draws, None)
 
 
 class Step(nn.Module):
@@ -94,7 +95,7 @@ class Step(nn.Module):
             out, other = self._run(extras, sample.draws, *images)
             view, rest = _split(out)
             target, _ = _split(other)
-        sample = replace(sample, view=view, target=target)
+        sample = Sample(view, target, sample.draws, sample.distort)
         return (sample, *rest) if rest else sample
 
     def _run(self, extras: tuple[Any, ...], draws: Draws, *images: Any) -> list[Any]:

@@ -6,11 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import albumentations as A
-import cv2
 import numpy as np
 import torch
 from lightly.transforms.multi_view_transform import MultiViewTransform
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -18,11 +16,11 @@ from lightly_dira.distortions import published_mixture
 from lightly_dira.images import (
     SMALLEST,
     Window,
-    resize_area,
     to_pixels,
     to_target,
     to_tensor,
 )
+from lightly_dira.published import PublishedPipeline
 from lightly_dira.steps import (
     Draws,
     Sample,
@@ -143,14 +141,16 @@ class DiRATransform:
         self._expand = transform is None
         self.transform: Any = transform
         if transform is None:
-            self.transform = _published_pipeline(input_size)
+            self.transform = PublishedPipeline(input_size, aligned)
         elif isinstance(transform, (list, tuple)):
             self.transform = MultiViewTransform(transform)
         self.target_view = target_view
         self.target_channels = target_channels
         self.distortion = distortion
         self.window = window
-        self._call = take_apart(self.transform, aligned)
+        self._call = self.transform
+        if transform is not None:
+            self._call = take_apart(self.transform, aligned)
         self._opaque = isinstance(self._call, Step) and self._call.kind == "unknown"
         self._normalisation = find_normalisation(self.transform)
         known = self._normalisation
@@ -279,58 +279,3 @@ def _samples(outputs: Any) -> Iterator[Sample]:
             yield output
         elif isinstance(output, tuple):
             yield from _samples(output)
-
-
-class _RandomResizedCrop(A.RandomResizedCrop):  # type: ignore[misc]
-    """Shrinks with the quality of area interpolation, several times faster."""
-
-    def apply(
-        self, img: NDArray[Any], crop_coords: tuple[int, int, int, int], **params: Any
-    ) -> NDArray[Any]:
-        left, top, right, bottom = crop_coords
-        return resize_area(img[top:bottom, left:right], *self.size)
-
-
-class _ColorJitter(A.ColorJitter):  # type: ignore[misc]
-    """Treats a grey image, and each of two or four channels, as brightness alone.
-
-    Hue and saturation mean nothing there, and for bytes brightness and contrast are
-    one look-up each.
-    """
-
-    def apply(self, img: NDArray[Any], **params: Any) -> NDArray[Any]:
-        if img.ndim == 3 and img.shape[2] == 3:
-            return super().apply(img, **params)  # type: ignore[no-any-return]
-        if img.ndim == 3:
-            channels = [self.apply(channel, **params) for channel in cv2.split(img)]
-            return np.stack(channels, axis=-1)
-        for step in params["order"]:
-            if step == 0:
-                img = _linear(img, params["brightness"], 0.0)
-            elif step == 1:
-                contrast = params["contrast"]
-                img = _linear(img, contrast, (1 - contrast) * cv2.mean(img)[0])
-        return img
-
-
-def _linear(image: NDArray[Any], factor: float, offset: float) -> NDArray[Any]:
-    """Returns factor * image + offset, within the range of the type."""
-    if image.dtype == np.uint8:
-        table = (factor * _BYTES + (offset + 0.5)).clip(0, 255).astype(np.uint8)
-        return cv2.LUT(image, table)
-    return (factor * image + offset).clip(0, 1)
-
-
-_BYTES = np.arange(256, dtype=np.float32)
-
-
-def _published_pipeline(input_size: int) -> MultiViewTransform:
-    view = A.Compose(
-        [
-            _RandomResizedCrop((input_size, input_size), scale=(0.2, 1)),
-            A.HorizontalFlip(p=0.5),
-            _ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8),
-            A.GaussianBlur(blur_limit=0, sigma_limit=(0.1, 2), p=0.5),
-        ]
-    )
-    return MultiViewTransform([view, view])

@@ -14,7 +14,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from lightly_dira import DiRATransform
-from lightly_dira.images import read_image, to_pixels
+from lightly_dira.images import read_image, resize_area, to_pixels
 
 PLAIN = v2.Compose([v2.RandomCrop(16), v2.ToImage(), v2.ToDtype(torch.float32, True)])
 DTYPES = {
@@ -139,6 +139,15 @@ def test_shrinking_does_not_alias() -> None:
         assert target[:, 8:-8, 8:-8].std() < 0.2
     aliased = cv2.resize(grating, (224, 224), interpolation=cv2.INTER_NEAREST)
     assert (aliased / 255).std() > 0.4
+
+
+@pytest.mark.parametrize("size", [(1024, 1024), (300, 900), (900, 300), (513, 257)])
+def test_shrinking_is_nearly_the_average_of_the_area(size: tuple[int, int]) -> None:
+    noise = cv2.GaussianBlur(pixels(np.uint8, size), (0, 0), 1.0)
+    area = cv2.resize(noise, (64, 64), interpolation=cv2.INTER_AREA).astype(float)
+    bilinear = cv2.resize(noise, (64, 64), interpolation=cv2.INTER_LINEAR)
+    error = np.abs(resize_area(noise, 64, 64) - area).mean()
+    assert error < 0.3 * np.abs(bilinear - area).mean()
 
 
 @pytest.mark.parametrize("channels", [3, 4])

@@ -28,7 +28,7 @@ def compare(benchmark) -> Callable[..., float]:
     """Times `ours` with `baseline` before each round; returns the ratio of medians."""
 
     def run(
-        name: str, ours: Callable, baseline: Callable, *, goal: str, rounds: int = 60
+        name: str, ours: Callable, baseline: Callable, *, goal: str, rounds: int = 15
     ) -> float:
         times = []
 

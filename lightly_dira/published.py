@@ -1,0 +1,139 @@
+"""The published pipeline for views, by OpenCV, without a step between its steps.
+
+The same out of albumentations' transforms takes almost twice the time: their calls
+cost as much as the work.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import albumentations as A
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lightly_dira.images import resize_area
+from lightly_dira.steps import Sample, as_array
+
+_BYTES = np.arange(256, dtype=np.float32)
+_ORDERS = list(itertools.permutations(range(4)))
+# Parts to draw before the middle of the image is taken, as torchvision does.
+_TRIES = 10
+
+
+@dataclass
+class PublishedPipeline:
+    """Random resized crop, flip, colour jitter and blur, for each of two views.
+
+    Draws come from PyTorch's generator.
+
+    Args:
+        size: Side of the views, in pixels.
+        aligned: False leaves the flip out of the target.
+        scale: Least and largest area of the crop, as fractions of the image's.
+        ratio: Least and largest width over height of the crop.
+        flip: Probability of a horizontal flip.
+        jitter: Greatest change of brightness, contrast and saturation, as factors, and
+            of hue, in turns of the colour circle.
+        jitter_p: Probability of the change.
+        sigma: Least and largest standard deviation of the blur, in pixels.
+        blur_p: Probability of the blur.
+    """
+
+    size: int
+    aligned: bool = True
+    scale: tuple[float, float] = (0.2, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
+    jitter_p: float = 0.8
+    sigma: tuple[float, float] = (0.1, 2.0)
+    blur_p: float = 0.5
+
+    def __call__(self, sample: Sample) -> list[Sample]:
+        """Returns the views of an image, each with its target."""
+        image = as_array(sample.view)
+        return [Sample(*self._view(image), sample.draws, sample.distort) for _ in "12"]
+
+    def _view(self, image: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        draws = iter(torch.rand(4 * _TRIES + 9).tolist())
+        clean = self._crop(image, [next(draws) for _ in range(4 * _TRIES)])
+        mirrored = cv2.flip(clean, 1) if next(draws) < self.flip else clean
+        view = mirrored
+        if next(draws) < self.jitter_p:
+            view = self._jitter(view, draws)
+        if next(draws) < self.blur_p:
+            view = cv2.GaussianBlur(view, (0, 0), _between(next(draws), *self.sigma))
+        return view, mirrored if self.aligned else clean
+
+    def _crop(self, image: NDArray[Any], draws: list[float]) -> NDArray[Any]:
+        height, width = image.shape[:2]
+        low, high = map(math.log, self.ratio)
+        for area, ratio, y, x in zip(*[iter(draws)] * 4, strict=True):
+            area = height * width * _between(area, *self.scale)
+            ratio = math.exp(_between(ratio, low, high))
+            w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < w <= width and 0 < h <= height:
+                top, left = int(y * (height - h + 1)), int(x * (width - w + 1))
+                break
+        else:
+            w = min(width, round(height * self.ratio[1]))
+            h = min(height, round(width / self.ratio[0]))
+            top, left = (height - h) // 2, (width - w) // 2
+        part = image[top : top + h, left : left + w]
+        return resize_area(part, self.size, self.size)
+
+    def _jitter(self, image: NDArray[Any], draws: Iterator[float]) -> NDArray[Any]:
+        brightness, contrast, saturation, hue = (
+            _between(next(draws), -most, most) for most in self.jitter
+        )
+        order = _ORDERS[int(next(draws) * len(_ORDERS))]
+        if image.ndim == 3 and image.shape[2] == 3:
+            return _COLOUR.apply(  # type: ignore[no-any-return]
+                image,
+                brightness=1 + brightness,
+                contrast=1 + contrast,
+                saturation=1 + saturation,
+                hue=hue,
+                order=order,
+            )
+        if image.ndim == 3:
+            channels = [
+                _jitter_grey(channel, 1 + brightness, 1 + contrast, order)
+                for channel in cv2.split(image)
+            ]
+            return np.stack(channels, axis=-1)
+        return _jitter_grey(image, 1 + brightness, 1 + contrast, order)
+
+
+_COLOUR = A.ColorJitter()
+
+
+def _between(draw: float, low: float, high: float) -> float:
+    return low + draw * (high - low)
+
+
+def _jitter_grey(
+    image: NDArray[Any], brightness: float, contrast: float, order: tuple[int, ...]
+) -> NDArray[Any]:
+    """Hue and saturation mean nothing in grey, nor in one of two or four channels."""
+    for step in order:
+        if step == 0:
+            image = _linear(image, brightness, 0.0)
+        elif step == 1:
+            image = _linear(image, contrast, (1 - contrast) * cv2.mean(image)[0])
+    return image
+
+
+def _linear(image: NDArray[Any], factor: float, offset: float) -> NDArray[Any]:
+    """Returns factor * image + offset, within the range of the type."""
+    if image.dtype == np.uint8:
+        table = (factor * _BYTES + (offset + 0.5)).clip(0, 255).astype(np.uint8)
+        return cv2.LUT(image, table)
+    return (factor * image + offset).clip(0, 1)
