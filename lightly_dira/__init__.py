@@ -1,16 +1,19 @@
 """DiRA for Lightly: restoration and an adversary for any discriminative method."""
 
 import os
-
-# On import albumentations would look up its newest version over the network.
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+from typing import TYPE_CHECKING, Any
 
 from lightly_dira.discriminator import PatchDiscriminator
 from lightly_dira.loss import DiRALoss, DiRALossComponents
 from lightly_dira.restoration import RestorationHead
-from lightly_dira.transform import DiRATransform
 from lightly_dira.views import DiRAViews
 from lightly_dira.wrapper import DiRA
+
+if TYPE_CHECKING:
+    from lightly_dira.transform import DiRATransform
+
+# On import albumentations would look up its newest version over the network.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 __version__ = "0.1.0"
 
@@ -23,3 +26,17 @@ __all__ = [
     "PatchDiscriminator",
     "RestorationHead",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports `DiRATransform` when it is asked for: albumentations takes a second."""
+    if name != "DiRATransform":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from lightly_dira.transform import DiRATransform
+
+    globals()[name] = DiRATransform
+    return DiRATransform
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
