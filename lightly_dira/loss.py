@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
 
@@ -210,11 +209,20 @@ class DiRALoss(nn.Module):
             return DiRALossComponents(total, discriminative, restorative, zero, zero)
 
         adversary = _ADVERSARIES[self.adversary]
-        frozen = {name: p.detach() for name, p in discriminator.named_parameters()}
-        logits = functional_call(discriminator, frozen, (restored,))
-        adversarial = adversary.fooled(_at_least_float32(logits)).mean()
         real = _at_least_float32(discriminator(target))
-        fake = _at_least_float32(discriminator(restored.detach()))
+        # One pass of x' serves both terms. L_D gets x' as a constant; the gradient of
+        # L_advG by x' is taken at once, as D's weights are constants there.
+        constant = restored.detach().requires_grad_(restored.requires_grad)
+        fake = _at_least_float32(discriminator(constant))
+        fooled = adversary.fooled(fake)
+        adversarial = fooled.mean()
+        if adversarial.requires_grad and restored.requires_grad:
+            # Of the sum, which does not vanish in half precision.
+            (slope,) = torch.autograd.grad(
+                fooled.sum(), constant, retain_graph=True, materialize_grads=True
+            )
+            slope = slope / fooled.numel()
+            adversarial = _Known.apply(restored, adversarial.detach(), slope)
         own = 0.5 * (adversary.real(real).mean() + adversary.restored(fake).mean())
         total = total + self.adversarial_weight * adversarial + own
         return DiRALossComponents(total, discriminative, restorative, adversarial, own)
@@ -227,6 +235,20 @@ class DiRALoss(nn.Module):
             f"adversarial_weight={self.adversarial_weight}, "
             f"restoration={self.restoration!r}, adversary={self.adversary!r}"
         )
+
+
+class _Known(torch.autograd.Function):
+    """A value whose gradient has been taken already."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, value: Tensor, slope: Tensor) -> Tensor:
+        ctx.save_for_backward(slope)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (slope,) = ctx.saved_tensors
+        return grad * slope, None, None
 
 
 def _at_least_float32(values: Tensor) -> Tensor:

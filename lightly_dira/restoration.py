@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import zip_longest
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint as run_anew
+
+# Positions of a map from which on it is convolved before it is doubled.
+_LARGE = 24 * 24
 
 
 class _DecoderBlock(nn.Module):
@@ -18,15 +24,26 @@ class _DecoderBlock(nn.Module):
     def __init__(self, in_channels: int, skip_channels: int, out_channels: int) -> None:
         super().__init__()
         self.skip_channels = skip_channels
-        self.conv1 = _conv_norm_relu(in_channels + skip_channels, out_channels)
+        self.conv1: Any = _conv_norm_relu(in_channels + skip_channels, out_channels)
         self.conv2 = _conv_norm_relu(out_channels, out_channels)
 
     def forward(self, x: Tensor, skip: Tensor | None, size: torch.Size) -> Tensor:
-        x = _resize(x, size)
-        if skip is not None:
-            x = torch.cat([x, skip], dim=1)
-        joined: Tensor = self.conv2(self.conv1(x))
-        return joined
+        # Both ways give the same up to rounding. Without gradients the plain one stays
+        # with the digits of other libraries' decoders.
+        large = x.shape[2] * x.shape[3] >= _LARGE
+        if torch.is_grad_enabled() and large and size == _doubled(x):
+            convolve, *rest = self.conv1
+            joined = _convolve_doubled(x, convolve.weight[:, : x.shape[1]])
+            if skip is not None:
+                weight = convolve.weight[:, x.shape[1] :]
+                joined = joined + F.conv2d(skip, weight, padding=1)
+            for layer in rest:
+                joined = layer(joined)
+        else:
+            x = _resize(x, size)
+            joined = self.conv1(x if skip is None else torch.cat([x, skip], dim=1))
+        restored: Tensor = self.conv2(joined)
+        return restored
 
 
 class RestorationHead(nn.Module):
@@ -87,6 +104,7 @@ class RestorationHead(nn.Module):
         out_channels: int = 1,
         activation: str | None = "sigmoid",
         strides: Sequence[int] | None = None,
+        checkpoint: bool = False,
     ) -> None:
         """Creates the head.
 
@@ -99,6 +117,8 @@ class RestorationHead(nn.Module):
             activation: "sigmoid" for images in [0, 1], None for none.
             strides: Pixels per position of each map, finest to coarsest, never
                 falling. By default every map is at least twice as fine as the next.
+            checkpoint: Whether to compute the blocks' inner values anew in the backward
+                pass instead of keeping them: less memory, more time.
 
         Raises:
             ValueError: If there are fewer than two maps or too few blocks, a channel
@@ -142,7 +162,9 @@ class RestorationHead(nn.Module):
             "out_channels": out_channels,
             "activation": activation,
             "strides": None if strides is None else tuple(strides),
+            "checkpoint": checkpoint,
         }
+        self.checkpoint = checkpoint
         self.encoder_channels = tuple(encoder_channels)
         self.out_channels = out_channels
         self.enlarge = nn.ModuleList()
@@ -198,11 +220,40 @@ class RestorationHead(nn.Module):
                         max(side, min(2 * side, math.ceil(full / 2**without_skip)))
                         for side, full in zip(x.shape[2:], output_size, strict=True)
                     )
-            x = block(x, skip, size)
+            if self.checkpoint and torch.is_grad_enabled():
+                x = run_anew(
+                    block,
+                    x,
+                    skip,
+                    size,
+                    use_reentrant=False,
+                    context_fn=functools.partial(_contexts, block),
+                )
+            else:
+                x = block(x, skip, size)
         if output_size is not None:
             x = _resize(x, torch.Size(output_size))
         restored: Tensor = self.activation(self.to_image(x))
         return restored
+
+
+def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], Any]:
+    """Contexts of the first and of the second run of a block that is run anew."""
+    return nullcontext(), _statistics_kept(block)
+
+
+@contextmanager
+def _statistics_kept(block: nn.Module) -> Iterator[None]:
+    """Leaves running statistics as they are, since the first run has moved them."""
+    norms = [m for m in block.modules() if isinstance(m, nn.BatchNorm2d)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def _doublings(strides: Sequence[int]) -> list[int]:
@@ -213,6 +264,39 @@ def _doublings(strides: Sequence[int]) -> list[int]:
         reached = max(1.0, min(stride, reached / 2))
         counts.append(round(math.log2(stride / reached)))
     return counts[::-1]
+
+
+def _doubled(x: Tensor) -> torch.Size:
+    return torch.Size(2 * side for side in x.shape[2:])
+
+
+def _convolve_doubled(x: Tensor, weight: Tensor) -> Tensor:
+    """Doubles x by nearest neighbour and convolves it, 3 x 3, in the other order.
+
+    In a doubled image two of three neighbours are the same: each of the four pixels
+    made of one has 2 x 2 neighbours, whose weights are sums. This takes 4 of 9
+    multiplications.
+    """
+
+    def halves(kernel: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+        first, middle, last = kernel.unbind(axis)
+        return (
+            torch.stack([first, middle + last], axis),
+            torch.stack([first + middle, last], axis),
+        )
+
+    (batch, _, height, width), channels = x.shape, weight.shape[0]
+    kernels = [part for rows in halves(weight, 2) for part in halves(rows, 3)]
+    y = F.conv2d(x, torch.cat(kernels), padding=1)
+    y = y.view(batch, 2, 2, channels, height + 1, width + 1)
+    rows = [
+        torch.stack(
+            [y[:, i, j, :, i : i + height, j : j + width] for j in (0, 1)], dim=-1
+        )
+        for i in (0, 1)
+    ]
+    doubled = torch.stack(rows, dim=3)
+    return doubled.reshape(batch, channels, 2 * height, 2 * width)
 
 
 def _resize(x: Tensor, size: torch.Size) -> Tensor:

@@ -100,6 +100,28 @@ def test_each_part_gets_its_own_gradient(terms) -> None:
     assert restored.grad is None
 
 
+def test_one_pass_of_the_restored_images_serves_both_terms(terms) -> None:
+    passes = []
+    terms[3].register_forward_hook(lambda *hooked: passes.append(hooked))
+    DiRALoss()(*terms).backward()
+    assert len(passes) == 2
+
+
+def test_a_critic_that_images_do_not_move(terms) -> None:
+    class Deaf(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.logit = nn.Parameter(torch.zeros(()))
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.logit + (images > 0.5).to(images.dtype)
+
+    critic = Deaf()
+    DiRALoss(restorative_weight=0)(*terms[:3], critic).backward()
+    assert critic.logit.grad != 0
+    assert terms[1].grad.abs().sum() == 0
+
+
 def test_gradient(terms) -> None:
     discriminative, restored, target, critic = terms
     loss = DiRALoss(adversarial_weight=1.0)

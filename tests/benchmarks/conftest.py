@@ -14,21 +14,41 @@ RATIOS: list[tuple[str, float, str]] = []
 
 
 @pytest.fixture(autouse=True)
-def single_thread():
-    threads = torch.get_num_threads(), cv2.getNumThreads()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
+def threads(request):
+    """One thread, unless a test is marked `threads(n)`."""
+    mark = request.node.get_closest_marker("threads")
+    count = mark.args[0] if mark else 1
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(count)
+    cv2.setNumThreads(count)
     yield
-    torch.set_num_threads(threads[0])
-    cv2.setNumThreads(threads[1])
+    torch.set_num_threads(before[0])
+    cv2.setNumThreads(before[1])
 
 
 @pytest.fixture
-def compare(benchmark) -> Callable[..., float]:
+def record() -> Callable[..., None]:
+    """Adds a ratio to the table."""
+
+    def add(name: str, ratio: float, goal: str) -> None:
+        RATIOS.append((name, ratio, goal))
+
+    return add
+
+
+@pytest.fixture
+def compare(benchmark, record) -> Callable[..., float]:
     """Times `ours` with `baseline` before each round; returns the ratio of medians."""
 
     def run(
-        name: str, ours: Callable, baseline: Callable, *, goal: str, rounds: int = 15
+        name: str,
+        ours: Callable,
+        baseline: Callable,
+        *,
+        goal: str,
+        rounds: int = 15,
+        inverse: bool = False,
+        predicted: float = 1.0,
     ) -> float:
         times = []
 
@@ -37,16 +57,24 @@ def compare(benchmark) -> Callable[..., float]:
             baseline()
             times.append(time.perf_counter() - start)
 
-        benchmark.pedantic(ours, setup=time_baseline, rounds=rounds, warmup_rounds=3)
-        ratio = statistics.median(times[3:]) / benchmark.stats.stats.median
-        RATIOS.append((name, ratio, goal))
+        warmup = min(3, rounds // 3)
+        benchmark.pedantic(
+            ours, setup=time_baseline, rounds=rounds, warmup_rounds=warmup
+        )
+        ratio = statistics.median(times[warmup:]) / benchmark.stats.stats.median
+        ratio = (1 / ratio if inverse else ratio) / predicted
+        record(name, ratio, goal)
         return ratio
 
     return run
 
 
+def pytest_configure(config) -> None:
+    config.addinivalue_line("markers", "threads(n): torch and OpenCV threads")
+
+
 def pytest_terminal_summary(terminalreporter) -> None:
     if RATIOS:
-        terminalreporter.section("ratios: baseline / ours, medians")
+        terminalreporter.section("ratios, medians")
         for name, ratio, goal in RATIOS:
-            terminalreporter.write_line(f"{name:60} {ratio:6.2f}   goal {goal}")
+            terminalreporter.write_line(f"{name:66} {ratio:6.2f}   goal {goal}")
