@@ -215,14 +215,17 @@ class DiRALoss(nn.Module):
         constant = restored.detach().requires_grad_(restored.requires_grad)
         fake = _at_least_float32(discriminator(constant))
         fooled = adversary.fooled(fake)
-        adversarial = fooled.mean()
-        if adversarial.requires_grad and restored.requires_grad:
-            # Of the sum, which does not vanish in half precision.
-            (slope,) = torch.autograd.grad(
-                fooled.sum(), constant, retain_graph=True, materialize_grads=True
+        adversarial = fooled.detach().mean()
+        if constant.requires_grad and fooled.requires_grad:
+            # Of the sum, which does not vanish in half precision. By `backward`, as
+            # PyTorch's counters and hooks of modules know no `autograd.grad`.
+            whole = fooled.sum()
+            whole.backward(  # type: ignore[no-untyped-call]
+                inputs=[constant], retain_graph=True
             )
-            slope = slope / fooled.numel()
-            adversarial = _Known.apply(restored, adversarial.detach(), slope)
+            if constant.grad is not None:
+                slope, constant.grad = constant.grad / fooled.numel(), None
+                adversarial = _Known.apply(restored, adversarial, slope)
         own = 0.5 * (adversary.real(real).mean() + adversary.restored(fake).mean())
         total = total + self.adversarial_weight * adversarial + own
         return DiRALossComponents(total, discriminative, restorative, adversarial, own)

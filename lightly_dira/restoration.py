@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint as run_anew
 
-# Positions of a map from which on it is convolved before it is doubled.
-_LARGE = 24 * 24
+# Positions of a batch of maps that are to be convolved before they are doubled.
+_LARGE = 1000
 
 
 class _DecoderBlock(nn.Module):
@@ -30,7 +30,7 @@ class _DecoderBlock(nn.Module):
     def forward(self, x: Tensor, skip: Tensor | None, size: torch.Size) -> Tensor:
         # Both ways give the same up to rounding. Without gradients the plain one stays
         # with the digits of other libraries' decoders.
-        large = x.shape[2] * x.shape[3] >= _LARGE
+        large = x.numel() // x.shape[1] >= _LARGE
         if torch.is_grad_enabled() and large and size == _doubled(x):
             convolve, *rest = self.conv1
             joined = _convolve_doubled(x, convolve.weight[:, : x.shape[1]])
@@ -55,7 +55,8 @@ class RestorationHead(nn.Module):
     the size, up to `output_size`. A last 3 x 3 convolution and the activation give
     the image. The head knows channel counts and feature maps and nothing of the
     encoder; sizes come with the maps, so odd ones work. It is the decoder of
-    `segmentation_models_pytorch.Unet`, as in the published run.
+    `segmentation_models_pytorch.Unet`, as in the published run; in training it skips
+    multiplications by equal neighbours, which is the same up to rounding.
 
     A vision transformer has maps from several depths, all of one size. With their
     `strides` the head makes a pyramid of them first, as UNETR [2] does: the earlier a
