@@ -190,9 +190,10 @@ class DiRAMixin:
             steps = math.ceil(batches / trainer.accumulate_grad_batches)
             self.dira.start_stages(*((epoch or 0) * steps for epoch in epochs))
         super().on_train_start()  # type: ignore[misc]
-        if self._resume_at is not None:
+        # Weights may also have been loaded to start another run with.
+        if self._resume_at is not None and self.trainer.ckpt_path is not None:
             self._resume_data(**self._resume_at)
-            self._resume_at = None
+        self._resume_at = None
 
     def on_train_epoch_start(self) -> None:
         """Notes the random state that this epoch's order is drawn from."""

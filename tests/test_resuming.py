@@ -96,6 +96,24 @@ def test_another_number_of_processes(tmp_path: Path) -> None:
         )
 
 
+def test_loaded_weights_are_no_resumption(tmp_path: Path, monkeypatch) -> None:
+    model, fit = DiRASimSiam(), trainer(tmp_path, max_epochs=1)
+    fit.fit(model, loader())
+    fit.save_checkpoint(tmp_path / "last.ckpt")
+    resumed = []
+    monkeypatch.setattr(
+        DiRASimSiam, "_resume_data", lambda self, **at: resumed.append(at)
+    )
+    loaded = DiRASimSiam.load_from_checkpoint(
+        tmp_path / "last.ckpt", weights_only=False
+    )
+    trainer(tmp_path, max_epochs=1).fit(loaded, loader())
+    assert not resumed
+    again = trainer(tmp_path, max_epochs=2)
+    again.fit(loaded, loader(), ckpt_path=tmp_path / "last.ckpt")
+    assert len(resumed) == 1
+
+
 def test_loaders_that_resume_by_themselves(tmp_path: Path) -> None:
     class Stateful(type(loader())):
         def state_dict(self):
