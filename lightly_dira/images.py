@@ -179,7 +179,9 @@ def to_target(image: Any, channels: int) -> Tensor:
                 f"target of {channels}; target_channels must be 1 or {len(target)}."
             )
         target = target.expand(channels, -1, -1)
-    if isinstance(image, Image.Image) or getattr(image, "dtype", None) == np.uint8:
+    # Bytes, of PIL or in an array, cannot leave the range.
+    plain = getattr(image, "mode", None) in ("L", "RGB")
+    if plain or getattr(image, "dtype", None) == np.uint8:
         return target
     low, high = (value.item() for value in target.aminmax())
     if 0 <= low <= high <= 1:

@@ -62,8 +62,9 @@ class PublishedPipeline:
         return [Sample(*self._view(image), sample.draws, sample.distort) for _ in "12"]
 
     def _view(self, image: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-        draws = iter(torch.rand(4 * _TRIES + 9).tolist())
-        clean = self._crop(image, [next(draws) for _ in range(4 * _TRIES)])
+        drawn = torch.rand(4 * _TRIES + 9).tolist()
+        clean = self._crop(image, drawn[: 4 * _TRIES])
+        draws = iter(drawn[4 * _TRIES :])
         mirrored = cv2.flip(clean, 1) if next(draws) < self.flip else clean
         view = mirrored
         if next(draws) < self.jitter_p:

@@ -214,7 +214,7 @@ class RestorationHead(nn.Module):
                 size = skip.shape[2:]
             else:
                 skip, without_skip = None, without_skip - 1
-                size = torch.Size(2 * side for side in x.shape[2:])
+                size = _doubled(x)
                 if output_size is not None:
                     # Half of an odd side, rounded up, doubles to one position more.
                     size = torch.Size(

@@ -34,15 +34,17 @@ def tiny_backbone(width: int = 4, in_channels: int = 3) -> nn.Sequential:
 
 
 class MoCo(nn.Module):
-    def __init__(self, backbone: nn.Module, features: int) -> None:
+    def __init__(
+        self, backbone: nn.Module, features: int, *, width: int = 8, queue: int = 64
+    ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.projection_head = MoCoProjectionHead(features, features, 8)
+        self.projection_head = MoCoProjectionHead(features, features, width)
         self.backbone_momentum = copy.deepcopy(self.backbone)
         self.projection_head_momentum = copy.deepcopy(self.projection_head)
         deactivate_requires_grad(self.backbone_momentum)
         deactivate_requires_grad(self.projection_head_momentum)
-        self.criterion = NTXentLoss(temperature=0.2, memory_bank_size=(64, 8))
+        self.criterion = NTXentLoss(temperature=0.2, memory_bank_size=(queue, width))
 
     def loss(self, x0: Tensor, x1: Tensor) -> Tensor:
         update_momentum(self.backbone, self.backbone_momentum, m=0.99)
@@ -54,10 +56,10 @@ class MoCo(nn.Module):
 
 
 class BarlowTwins(nn.Module):
-    def __init__(self, backbone: nn.Module, features: int) -> None:
+    def __init__(self, backbone: nn.Module, features: int, *, width: int = 8) -> None:
         super().__init__()
         self.backbone = backbone
-        self.projection_head = BarlowTwinsProjectionHead(features, features, 8)
+        self.projection_head = BarlowTwinsProjectionHead(features, features, width)
         self.criterion = BarlowTwinsLoss()
 
     def loss(self, x0: Tensor, x1: Tensor) -> Tensor:
@@ -66,11 +68,13 @@ class BarlowTwins(nn.Module):
 
 
 class SimSiam(nn.Module):
-    def __init__(self, backbone: nn.Module, features: int) -> None:
+    def __init__(
+        self, backbone: nn.Module, features: int, *, hidden: int = 8, width: int = 8
+    ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.projection_head = SimSiamProjectionHead(features, 8, 8)
-        self.prediction_head = SimSiamPredictionHead(8, 4, 8)
+        self.projection_head = SimSiamProjectionHead(features, hidden, width)
+        self.prediction_head = SimSiamPredictionHead(width, width // 2, width)
         self.criterion = NegativeCosineSimilarity()
 
     def loss(self, x0: Tensor, x1: Tensor) -> Tensor:

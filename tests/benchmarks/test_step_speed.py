@@ -6,6 +6,7 @@ ResNet-50, 8 images of 224 pixels, float32, on two threads.
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -148,7 +149,9 @@ def test_import(benchmark, record) -> None:
 
 def peak_memory(which: str) -> float:
     script = Path(__file__).with_name("memory.py")
-    return float(output(sys.executable, str(script), which))
+    # It shares the methods of the tests, in the folder above.
+    paths = os.environ | {"PYTHONPATH": str(script.parent.parent)}
+    return float(output(sys.executable, str(script), which, env=paths))
 
 
 @pytest.mark.parametrize(
@@ -160,8 +163,9 @@ def test_memory(benchmark, record, which: str, goal: str) -> None:
     record(f"peak memory beyond imports, {which} / published", ratio, goal)
 
 
-def output(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+def output(*command: str, **options: object) -> str:
+    settings = dict(capture_output=True, text=True, check=True) | options
+    done = subprocess.run(command, **settings)
     return done.stdout
 
 
