@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.func import functional_call
 from torch.nn import functional as F
 
 
@@ -209,24 +211,25 @@ class DiRALoss(nn.Module):
             return DiRALossComponents(total, discriminative, restorative, zero, zero)
 
         adversary = _ADVERSARIES[self.adversary]
-        real = _at_least_float32(discriminator(target))
-        # One pass of x' serves both terms. L_D gets x' as a constant; the gradient of
-        # L_advG by x' is taken at once, as D's weights are constants there.
         constant = restored.detach().requires_grad_(restored.requires_grad)
-        fake = _at_least_float32(discriminator(constant))
+        weights = dict(discriminator.named_parameters())
+        held = {
+            n: w.detach().requires_grad_(w.requires_grad) for n, w in weights.items()
+        }
+
+        def judge(images: Tensor) -> Tensor:
+            return _at_least_float32(functional_call(discriminator, held, (images,)))
+
+        # D's weights are constants in L_advG and x' is one in L_D, so that D's passes
+        # depend on nothing outside: their gradients are taken at once, one pass of x'
+        # serves both, and no value of D's layers waits for the encoder's backward pass.
+        fake = judge(constant)
         fooled = adversary.fooled(fake)
-        adversarial = fooled.detach().mean()
-        if constant.requires_grad and fooled.requires_grad:
-            # Of the sum, which does not vanish in half precision. By `backward`, as
-            # PyTorch's counters and hooks of modules know no `autograd.grad`.
-            whole = fooled.sum()
-            whole.backward(  # type: ignore[no-untyped-call]
-                inputs=[constant], retain_graph=True
-            )
-            if constant.grad is not None:
-                slope, constant.grad = constant.grad / fooled.numel(), None
-                adversarial = _Known.apply(restored, adversarial, slope)
-        own = 0.5 * (adversary.real(real).mean() + adversary.restored(fake).mean())
+        adversarial = _known(fooled, [constant], [restored], retain_graph=True)
+        leaves, sources = list(held.values()), list(weights.values())
+        own = 0.5 * _known(adversary.restored(fake), leaves, sources)
+        del fake, fooled
+        own = own + 0.5 * _known(adversary.real(judge(target)), leaves, sources)
         total = total + self.adversarial_weight * adversarial + own
         return DiRALossComponents(total, discriminative, restorative, adversarial, own)
 
@@ -240,18 +243,48 @@ class DiRALoss(nn.Module):
         )
 
 
+def _known(
+    penalties: Tensor,
+    leaves: Sequence[Tensor],
+    sources: Sequence[Tensor],
+    retain_graph: bool = False,
+) -> Tensor:
+    """Returns the mean penalty, whose gradients by `leaves` belong to `sources`."""
+    mean = penalties.detach().mean()
+    if not penalties.requires_grad:
+        return mean
+    # In half precision the gradients of a mean vanish and those of a sum overflow. By
+    # `backward`, as PyTorch's counters and hooks of modules know no `autograd.grad`.
+    images = penalties.shape[0] if penalties.ndim else 1
+    scale = images / penalties.numel()
+    whole = penalties.sum() / images
+    inputs = [leaf for leaf in leaves if leaf.requires_grad]
+    if inputs:
+        whole.backward(inputs=inputs, retain_graph=retain_graph)  # type: ignore[no-untyped-call]
+    used, slopes = [], []
+    for leaf, source in zip(leaves, sources, strict=True):
+        if leaf.grad is not None:
+            used.append(source)
+            slopes.append(leaf.grad.mul_(scale))
+            leaf.grad = None
+    known: Tensor = _Known.apply(mean, slopes, *used)
+    return known
+
+
 class _Known(torch.autograd.Function):
-    """A value whose gradient has been taken already."""
+    """A value whose gradients have been taken already."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, value: Tensor, slope: Tensor) -> Tensor:
-        ctx.save_for_backward(slope)
+    def forward(
+        ctx: Any, value: Tensor, slopes: list[Tensor], *sources: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(*slopes)
         return value.clone()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (slope,) = ctx.saved_tensors
-        return grad * slope, None, None
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, *(grad * slope for slope in ctx.saved_tensors)
 
 
 def _at_least_float32(values: Tensor) -> Tensor:

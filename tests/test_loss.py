@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 
 import pytest
 import torch
@@ -105,6 +107,47 @@ def test_one_pass_of_the_restored_images_serves_both_terms(terms) -> None:
     terms[3].register_forward_hook(lambda *hooked: passes.append(hooked))
     DiRALoss()(*terms).backward()
     assert len(passes) == 2
+
+
+def test_nothing_of_the_critic_waits_for_backward(terms) -> None:
+    """Of its passes, only the gradients are kept: by x' and by its own weights."""
+    kept = weakref.WeakSet()
+
+    class Kept:
+        def __init__(self, tensor: Tensor) -> None:
+            self.tensor = tensor
+            kept.add(self)
+
+    _, restored, target, critic = terms
+    with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.tensor):
+        components = DiRALoss().forward_components(*terms)
+        gc.collect()
+        numbers = sum(saved.tensor.numel() for saved in kept)
+        activations = critic.layers[0](target).numel()
+    of_restoration, slope = 2 * restored.numel(), restored.numel()
+    weights = 2 * sum(weight.numel() for weight in critic.parameters())
+    assert numbers < of_restoration + slope + weights + activations
+    components.total.backward()
+
+
+def test_gradients_so_far_are_left_alone(terms) -> None:
+    *_, critic = terms
+    DiRALoss()(*terms).backward()
+    once = [weight.grad.clone() for weight in critic.parameters()]
+    components = DiRALoss().forward_components(*terms)
+    for weight, before in zip(critic.parameters(), once, strict=True):
+        assert torch.equal(weight.grad, before)
+    (3 * components.total).backward()
+    for weight, before in zip(critic.parameters(), once, strict=True):
+        torch.testing.assert_close(weight.grad, 4 * before)
+
+
+def test_second_derivatives_are_refused(terms) -> None:
+    _, restored, *_ = terms
+    adversarial = DiRALoss().forward_components(*terms).adversarial
+    (slope,) = torch.autograd.grad(adversarial, restored, create_graph=True)
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        slope.sum().backward()
 
 
 def test_a_critic_that_images_do_not_move(terms) -> None:
