@@ -29,8 +29,9 @@ from tqdm import tqdm
 from lightly_dira import DiRA, DiRATransform, DiRAViews
 from lightly_dira.distortions import published_mixture
 from lightly_dira.evaluation.data import MNI152Slices
-from lightly_dira.evaluation.dense import dense_probe
-from lightly_dira.features import FeaturePyramid
+from lightly_dira.evaluation.dense import dense_probe, encode_pixels
+from lightly_dira.evaluation.labelled import Samples
+from lightly_dira.evaluation.readers import read_mni152
 
 TERMS = ("discriminative", "restorative", "adversarial", "discriminator")
 
@@ -100,7 +101,7 @@ def main() -> None:
     )
     report_restoration(dira, held_out, history, device)
     if options.data is None:
-        report_tissues(untrained, model.backbone, options.input_size, device)
+        report_tissues(untrained, model.backbone, options.input_size)
     else:
         print("No tissue labels in a folder of images: the dense probe is left out.")
 
@@ -171,22 +172,17 @@ def report_restoration(
     print("Wrote quickstart.png and quickstart.pt")
 
 
-def report_tissues(
-    untrained: nn.Module, trained: nn.Module, size: int, device: torch.device
-) -> None:
+def report_tissues(untrained: nn.Module, trained: nn.Module, size: int) -> None:
     """Prints the Dice of a per-pixel logistic regression on frozen feature maps."""
-    tensors = []
-    for split in ("train", "test"):
-        slices = MNI152Slices(
-            split, v2.Compose([v2.Resize((size, size)), *to_tensor()])
-        )
-        images = torch.stack([image for image, *_ in slices]).to(device)
-        tissues = torch.from_numpy(slices.tissues)
-        nearest = v2.InterpolationMode.NEAREST
-        tensors += images, v2.functional.resize(tissues, [size, size], nearest)
+    normalize = v2.Normalize(**IMAGENET_NORMALIZE)
     print("Per-pixel logistic regression on frozen feature maps, held-out Dice:")
     for name, encoder in (("untrained encoder", untrained), ("DiRA encoder", trained)):
-        scores = dense_probe(FeaturePyramid(encoder.eval()), *tensors, pixels=32)
+        features = nn.Sequential(normalize, encoder)
+        pixels = (
+            encode_pixels(features, Samples(part, size, "mask"), pixels=32)
+            for part in map(read_mni152().split, ("train", "test"))
+        )
+        scores = dense_probe(*pixels)
         print(f"  {name:18} grey matter {scores[1]:.3f}  white matter {scores[2]:.3f}")
 
 

@@ -147,7 +147,7 @@ class DiRA(nn.Module):
         weight = next(backbone.parameters())
         with same_randomness(weight.device):
             if head is None:
-                head = _head_for(self.features, target_channels)
+                head = head_for(self.features, target_channels)
             if discriminator is None:
                 discriminator = PatchDiscriminator(target_channels)
         self.head = head.to(weight.device, weight.dtype)
@@ -443,7 +443,9 @@ _NO_TARGET = (
 )
 
 
-def _head_for(features: FeaturePyramid, out_channels: int) -> RestorationHead:
+def head_for(
+    features: FeaturePyramid, out_channels: int, activation: str | None = "sigmoid"
+) -> RestorationHead:
     """The published decoder, with as many blocks as lead up to full resolution."""
     skips = len(features.channels) - 1
     finest = min(features.strides[0], max(1, features.strides[-1] / 2**skips))
@@ -453,5 +455,6 @@ def _head_for(features: FeaturePyramid, out_channels: int) -> RestorationHead:
         features.channels,
         decoder_channels=channels,
         out_channels=out_channels,
+        activation=activation,
         strides=features.strides,
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from nilearn import datasets
@@ -62,33 +63,9 @@ class MNI152Slices(Dataset[tuple[Any, int, str]]):
         if split not in ("train", "test"):
             raise ValueError(f"split must be 'train' or 'test', got {split!r}.")
         self.transform = transform
-        brain, grey, white = (
-            load(resolution=1).get_fdata(dtype=np.float32)
-            for load in (
-                datasets.load_mni152_template,
-                datasets.load_mni152_gm_template,
-                datasets.load_mni152_wm_template,
-            )
-        )
-        tissue = np.where(grey > 0.5, 1, np.where(white > 0.5, 2, 0)).astype(np.uint8)
-        slab = _slab(brain, split)
-        brain = np.round(255 * brain[slab] / brain.max()).astype(np.uint8)
-        tissue = tissue[slab]
-        images, tissues = [], []
-        self.directions: list[int] = []
-        self.names: list[str] = []
-        for direction, name in enumerate(("sagittal", "coronal", "axial")):
-            for number in range(brain.shape[direction]):
-                image = _square(np.take(brain, number, direction), max(brain.shape))
-                if (image > 0).mean() < 0.1:
-                    continue
-                images.append(image)
-                matter = np.take(tissue, number, direction)
-                tissues.append(_square(matter, max(brain.shape)))
-                self.directions.append(direction)
-                self.names.append(f"{name}-{number}")
-        self.images = np.stack(images)
-        self.tissues = np.stack(tissues)
+        slices = slice_brain(*((0, _HELD_OUT) if split == "test" else (_HELD_OUT, 1)))
+        self.images, self.tissues = slices.images, slices.tissues
+        self.directions, self.names = slices.directions, slices.names
 
     def __len__(self) -> int:
         """Counts the slices."""
@@ -102,13 +79,56 @@ class MNI152Slices(Dataset[tuple[Any, int, str]]):
         return image, self.directions[index], self.names[index]
 
 
-def _slab(brain: NDArray[np.float32], split: str) -> tuple[slice, ...]:
-    """Returns the brain's bounding box, cut across for the split."""
+class Slices(NamedTuple):
+    """Slices of a part of the brain; see `MNI152Slices`."""
+
+    images: NDArray[np.uint8]
+    tissues: NDArray[np.uint8]
+    directions: list[int]
+    names: list[str]
+
+
+def slice_brain(start: float, stop: float) -> Slices:
+    """Slices a slab of the brain in three directions.
+
+    Args:
+        start: Where it starts, from 0 at the back to 1 at the front; elsewhere than at
+            the back a gap is left before it.
+        stop: Where it stops.
+    """
+    brain, tissue = _load_brain()
     box = [slice(int(i.min()), int(i.max()) + 1) for i in np.nonzero(brain)]
-    back, front = box[1].start, box[1].stop
-    cut = back + round(_HELD_OUT * (front - back))
-    box[1] = slice(back, cut) if split == "test" else slice(cut + _GAP, front)
-    return tuple(box)
+    back, length = box[1].start, box[1].stop - box[1].start
+    gap = _GAP if start > 0 else 0
+    box[1] = slice(back + round(start * length) + gap, back + round(stop * length))
+    brain, tissue = brain[tuple(box)], tissue[tuple(box)]
+    side = max(brain.shape)
+    images, tissues, directions, names = [], [], [], []
+    for direction, name in enumerate(("sagittal", "coronal", "axial")):
+        for number in range(brain.shape[direction]):
+            image = _square(np.take(brain, number, direction), side)
+            if (image > 0).mean() < 0.1:
+                continue
+            images.append(image)
+            tissues.append(_square(np.take(tissue, number, direction), side))
+            directions.append(direction)
+            names.append(f"{name}-{number}")
+    return Slices(np.stack(images), np.stack(tissues), directions, names)
+
+
+@functools.cache
+def _load_brain() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Returns the brain and the tissue of every voxel."""
+    brain, grey, white = (
+        load(resolution=1).get_fdata(dtype=np.float32)
+        for load in (
+            datasets.load_mni152_template,
+            datasets.load_mni152_gm_template,
+            datasets.load_mni152_wm_template,
+        )
+    )
+    tissue = np.where(grey > 0.5, 1, np.where(white > 0.5, 2, 0)).astype(np.uint8)
+    return np.round(255 * brain / brain.max()).astype(np.uint8), tissue
 
 
 def _square(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

@@ -3,110 +3,144 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from lightly_dira.discovery import evaluating
+from lightly_dira.features import FeaturePyramid
 
 Features = Callable[[Tensor], list[Tensor]]
 
 
-def dense_probe(
-    features: Features,
-    train_images: Tensor,
-    train_labels: Tensor,
-    test_images: Tensor,
-    test_labels: Tensor,
+@torch.no_grad()
+def encode_pixels(
+    backbone: nn.Module | Features,
+    data: Dataset[Any],
     *,
     pixels: int = 64,
     seed: int = 0,
-) -> dict[int, float]:
-    """Scores a per-pixel logistic regression on frozen feature maps.
+    batch_size: int = 16,
+    num_workers: int = 0,
+) -> TensorDataset:
+    """Runs a frozen encoder over images and draws pixels from each.
 
-    Pixels are drawn from every image, without replacement; the maps of all
-    resolutions, interpolated at a pixel (bilinear), are its features. They are
-    standardised and classified by scikit-learn's `LogisticRegression` (C = 0.1).
+    The maps of all resolutions, interpolated at a pixel (bilinear), are its features.
 
     Args:
-        features: From images to maps (B, C_i, H_i, W_i): the `FeaturePyramid` of an
-            encoder in evaluation mode. It is called without gradients.
-        train_images: (N, C, H, W), as the encoder takes them.
-        train_labels: Class of each pixel, (N, H, W) integers.
-        test_images: (M, C, H, W).
-        test_labels: (M, H, W).
-        pixels: Pixels to draw from each image.
+        backbone: Any network of images that has feature maps inside, run in evaluation
+            mode, or what makes a list of maps (B, C_i, H_i, W_i) of images.
+        data: Items `(image, mask, ...)`, such as `Samples(..., target="mask")`.
+        pixels: Pixels to draw from each image, without replacement.
         seed: Seed of the draw.
+        batch_size: Images in a pass.
+        num_workers: Processes that load images.
 
     Returns:
-        For every class but 0, the background, its Dice coefficient over the test
-        pixels, ``2 |P & T| / (|P| + |T|)``, in [0, 1].
+        Features (N, P, D) and classes (N, P) of P pixels of N images, as a data set.
 
     Raises:
-        ValueError: If images and labels do not fit together.
+        ValueError: If image and mask differ in size.
 
     Examples:
         >>> import torch, torchvision
-        >>> from lightly_dira.evaluation.dense import dense_probe
-        >>> from lightly_dira.features import FeaturePyramid
-        >>> features = FeaturePyramid(torchvision.models.resnet18().eval())
+        >>> from torch.utils.data import TensorDataset
+        >>> from lightly_dira.evaluation.dense import encode_pixels
         >>> images = torch.rand(4, 3, 32, 32)
-        >>> labels = (images[:, 0] > 0.5).long()
-        >>> list(dense_probe(features, images, labels, images, labels))
-        [1]
+        >>> data = TensorDataset(images, (images[:, 0] > 0.5).long())
+        >>> encoded = encode_pixels(torchvision.models.resnet18(), data)
+        >>> encoded.tensors[0].shape
+        torch.Size([4, 64, 1024])
     """
-    random = np.random.default_rng(seed)
-    x_train, y_train = _draw_pixels(
-        features, train_images, train_labels, pixels, random
+    modules = [backbone] if isinstance(backbone, nn.Module) else []
+    device = next(
+        (p.device for module in modules for p in module.parameters()),
+        torch.device("cpu"),
     )
-    x_test, y_test = _draw_pixels(features, test_images, test_labels, pixels, random)
+    features = FeaturePyramid(backbone) if isinstance(backbone, nn.Module) else backbone
+    random = np.random.default_rng(seed)
+    loader = DataLoader(data, batch_size=batch_size, num_workers=num_workers)
+    values, classes = [], []
+    with evaluating(*modules):
+        for images, masks, *_ in loader:
+            height, width = images.shape[2:]
+            if masks.shape != (len(images), height, width):
+                raise ValueError(
+                    f"encode_pixels: images {tuple(images.shape)} need masks "
+                    f"{(len(images), height, width)}, got {tuple(masks.shape)}."
+                )
+            drawn = torch.from_numpy(
+                np.stack([random.permutation(height * width)[:pixels] for _ in images])
+            )
+            # Centres of the pixels, (x, y), from 0 to 1 between the image's edges.
+            centres = torch.stack(
+                [(drawn % width + 0.5) / width, (drawn // width + 0.5) / height], dim=-1
+            )
+            grid = (2 * centres - 1).float()[:, None].to(device)
+            at_pixels = [
+                F.grid_sample(
+                    m.float(), grid, padding_mode="border", align_corners=False
+                )
+                for m in features(images.to(device))
+            ]
+            values.append(torch.cat(at_pixels, dim=1)[:, :, 0].movedim(1, 2).cpu())
+            classes.append(masks.flatten(1).long().gather(1, drawn))
+    return TensorDataset(torch.cat(values), torch.cat(classes))
+
+
+def dense_probe(
+    train: TensorDataset,
+    test: TensorDataset,
+    *,
+    C: float = 0.1,  # noqa: N803
+) -> dict[int, float]:
+    """Scores a per-pixel logistic regression on frozen feature maps.
+
+    Features are standardised by the training set; there is no chance in it.
+
+    Args:
+        train: Features (N, P, D) and classes (N, P), from `encode_pixels`.
+        test: The same of other images.
+        C: scikit-learn's inverse strength of the penalty on weights, above 0.
+
+    Returns:
+        For every class of the training set but 0, the background, its Dice coefficient
+        over all test pixels together, ``2 |P & T| / (|P| + |T|)``, in [0, 1].
+
+    Raises:
+        ValueError: If all training pixels are of one class.
+
+    Examples:
+        >>> import torch
+        >>> from torch.utils.data import TensorDataset
+        >>> from lightly_dira.evaluation.dense import dense_probe
+        >>> features = torch.linspace(-1, 1, 60).reshape(3, 20, 1)
+        >>> data = TensorDataset(features, (features[..., 0] > 0).long())
+        >>> dense_probe(data, data)
+        {1: 1.0}
+    """
+    (x_train, y_train), (x_test, y_test) = (
+        (data.tensors[0].flatten(0, 1).numpy(), data.tensors[1].flatten().numpy())
+        for data in (train, test)
+    )
+    if len(np.unique(y_train)) < 2:
+        raise ValueError(
+            "dense_probe: all training pixels are of one class. Draw more pixels or "
+            "take images that show another."
+        )
     model = make_pipeline(
-        StandardScaler(), LogisticRegression(C=0.1, tol=1e-3, max_iter=1000)
+        StandardScaler(), LogisticRegression(C=C, tol=1e-3, max_iter=1000)
     )
     predicted = model.fit(x_train, y_train).predict(x_test)
     classes = [int(label) for label in model.classes_ if label != 0]
     # The Dice coefficient is the F1 score.
-    scores = f1_score(y_test, predicted, labels=classes, average=None)
+    scores = f1_score(y_test, predicted, labels=classes, average=None, zero_division=0)
     return dict(zip(classes, map(float, scores), strict=True))
-
-
-@torch.no_grad()
-def _draw_pixels(
-    features: Features,
-    images: Tensor,
-    labels: Tensor,
-    pixels: int,
-    random: np.random.Generator,
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Returns features (P, C) and labels (P,) of pixels drawn from every image."""
-    height, width = images.shape[2:]
-    if labels.shape != (len(images), height, width):
-        raise ValueError(
-            f"dense_probe: images {tuple(images.shape)} need labels "
-            f"{(len(images), height, width)}, got {tuple(labels.shape)}."
-        )
-    pixels = min(pixels, height * width)
-    drawn = torch.from_numpy(
-        np.stack([random.permutation(height * width)[:pixels] for _ in images])
-    )
-    # Centres of the pixels, (x, y), from 0 to 1 between the image's edges.
-    centres = torch.stack(
-        [(drawn % width + 0.5) / width, (drawn // width + 0.5) / height], dim=-1
-    )
-    grids = (2 * centres - 1).float()[:, None]
-    samples = []
-    for start in range(0, len(images), 16):
-        batch = images[start : start + 16]
-        grid = grids[start : start + 16].to(batch.device)
-        maps = [
-            F.grid_sample(m.float(), grid, padding_mode="border", align_corners=False)
-            for m in features(batch)
-        ]
-        samples.append(torch.cat(maps, dim=1)[:, :, 0].movedim(1, 2).flatten(0, 1))
-    chosen = labels.flatten(1).cpu().long().gather(1, drawn).flatten()
-    return torch.cat(samples).cpu().numpy(), chosen.numpy()

@@ -1,0 +1,315 @@
+"""Fine-tuning a pre-trained encoder to classify, or a U-Net to segment, images."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from segmentation_models_pytorch.losses import DiceLoss
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset, RandomSampler
+
+from lightly_dira.discovery import evaluating
+from lightly_dira.evaluation.probes import pooled
+from lightly_dira.evaluation.scores import classification_scores, segmentation_scores
+from lightly_dira.features import FeaturePyramid
+from lightly_dira.restoration import RestorationHead
+from lightly_dira.wrapper import head_for
+
+
+class Classifier(nn.Module):
+    """An encoder, averaged over positions, and a linear layer.
+
+    Attributes:
+        backbone: A copy of the encoder.
+        classify: The linear layer.
+
+    Shape:
+        - images: (B, C, H, W).
+        - output: (B, outputs), logits.
+    """
+
+    def __init__(self, backbone: nn.Module, features: int, outputs: int) -> None:
+        """Puts a linear layer onto a copy of the encoder.
+
+        Args:
+            backbone: Any network of images; it is left as it is.
+            features: Numbers that it gives for an image.
+            outputs: Classes, or findings of several labels.
+        """
+        super().__init__()
+        self.backbone = copy.deepcopy(backbone)
+        self.classify = nn.Linear(features, outputs)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns logits."""
+        logits: Tensor = self.classify(pooled(self.backbone(images)))
+        return logits
+
+
+class UNet(nn.Module):
+    """An encoder with a decoder of its maps.
+
+    Attributes:
+        features: The maps of a copy of the encoder.
+        head: The decoder, of logits.
+
+    Shape:
+        - images: (B, C, H, W).
+        - output: (B, classes, H, W), logits.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        classes: int,
+        head: RestorationHead | None = None,
+        *,
+        frozen: bool = False,
+    ) -> None:
+        """Makes a U-Net of copies.
+
+        Args:
+            backbone: Any network of images that has feature maps inside.
+            classes: Classes of a pixel.
+            head: The restoration head that was trained with it: the decoder then starts
+                from its weights, but for the last convolution.
+            frozen: Whether the encoder stays as it is, BatchNorm statistics included.
+        """
+        super().__init__()
+        self.encoder = copy.deepcopy(backbone)
+        self.features = FeaturePyramid(self.encoder)
+        if head is None:
+            self.head = head_for(self.features, classes, activation=None)
+        else:
+            changed: dict[str, Any] = dict(out_channels=classes, activation=None)
+            self.head = RestorationHead(**head.settings | changed)
+            weights = head.state_dict()
+            own = self.head.to_image.state_dict(prefix="to_image.")
+            self.head.load_state_dict(weights | own)
+        self.frozen = frozen
+        if frozen:
+            self.encoder.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> UNet:
+        """Leaves a frozen encoder in evaluation mode."""
+        super().train(mode)
+        if self.frozen:
+            self.encoder.eval()
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns logits."""
+        logits: Tensor = self.head(self.features(images), images.shape[2:])
+        return logits
+
+
+def finetune_classifier(
+    backbone: nn.Module,
+    train: Dataset[Any],
+    val: Dataset[Any],
+    *,
+    classes: int = 2,
+    steps: int = 300,
+    batch_size: int = 32,
+    lr: float = 1e-4,
+    seed: int = 0,
+    num_workers: int = 0,
+) -> Classifier:
+    """Trains a copy of an encoder, and a linear layer on it, to classify images.
+
+    Cross entropy, of each finding if there are several labels; AdamW with a one-cycle
+    schedule [0]. Ten times in a run the area under the ROC curve of the validation
+    images is taken; the weights of the best time are kept.
+
+    - [0]: Super-convergence, 2018, https://arxiv.org/abs/1708.07120
+
+    Args:
+        backbone: Any network of images; it is left as it is.
+        train: Items `(image, label)`, such as `Samples`, with as many images as wished.
+        val: The same, to choose the weights by.
+        classes: Classes, of single labels; of several the labels say how many.
+        steps: Steps of the optimiser, at least 10.
+        batch_size: Images in a step; all if they are fewer.
+        lr: Highest learning rate.
+        seed: Seed of weights, order and augmentation.
+        num_workers: Processes that load images.
+
+    Returns:
+        The classifier, in evaluation mode; `score_classifier` scores it.
+
+    Examples:
+        >>> import torch, torchvision
+        >>> from torch.utils.data import TensorDataset
+        >>> from lightly_dira.evaluation.finetuning import finetune_classifier
+        >>> images = torch.rand(4, 3, 32, 32)
+        >>> data = TensorDataset(images, torch.tensor([0, 1, 0, 1]))
+        >>> backbone = torchvision.models.resnet18()
+        >>> classifier = finetune_classifier(backbone, data, data, steps=10)
+        >>> classifier(images).shape
+        torch.Size([4, 2])
+    """
+    images, labels = next(iter(DataLoader(train, batch_size=2)))
+    with torch.no_grad(), evaluating(backbone):
+        width = pooled(backbone(images.to(_device(backbone)))).shape[1]
+    several = labels.ndim == 2
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        outputs = labels.shape[1] if several else classes
+        model = Classifier(backbone, width, outputs).to(_device(backbone))
+
+        def loss(logits: Tensor, target: Tensor) -> Tensor:
+            if several:
+                return F.binary_cross_entropy_with_logits(logits, target.float())
+            return F.cross_entropy(logits, target)
+
+        _fit(
+            model,
+            loss,
+            train,
+            lambda: score_classifier(model, val)["auc"],
+            steps=steps,
+            batch_size=batch_size,
+            lr=lr,
+            num_workers=num_workers,
+        )
+    return model
+
+
+def finetune_unet(
+    backbone: nn.Module,
+    train: Dataset[Any],
+    val: Dataset[Any],
+    *,
+    classes: int = 2,
+    head: RestorationHead | None = None,
+    frozen: bool = False,
+    steps: int = 300,
+    batch_size: int = 16,
+    lr: float = 1e-3,
+    seed: int = 0,
+    num_workers: int = 0,
+) -> UNet:
+    """Trains a U-Net of an encoder, alone or with its restoration head, to segment.
+
+    Cross entropy plus soft Dice loss; AdamW with a one-cycle schedule. Ten times in a
+    run the Dice of the validation images is taken; the weights of the best time are
+    kept.
+
+    Args:
+        backbone: Any network of images that has feature maps inside; left as it is.
+        train: Items `(image, mask)`, such as `Samples(..., target="mask")`.
+        val: The same, to choose the weights by.
+        classes: Classes of a pixel, the background included.
+        head: The restoration head to start the decoder from (`dira.head`); a new
+            decoder without one.
+        frozen: Whether to train the decoder only.
+        steps: Steps of the optimiser, at least 10.
+        batch_size: Images in a step; all if they are fewer.
+        lr: Highest learning rate.
+        seed: Seed of weights, order and augmentation.
+        num_workers: Processes that load images.
+
+    Returns:
+        The U-Net, in evaluation mode; `score_unet` scores it.
+
+    Examples:
+        >>> import torch, torchvision
+        >>> from torch.utils.data import TensorDataset
+        >>> from lightly_dira.evaluation.finetuning import finetune_unet
+        >>> images = torch.rand(4, 3, 32, 32)
+        >>> data = TensorDataset(images, (images[:, 0] > 0.5).long())
+        >>> unet = finetune_unet(torchvision.models.resnet18(), data, data, steps=10)
+        >>> unet(images).shape
+        torch.Size([4, 2, 32, 32])
+    """
+    dice = DiceLoss("multiclass")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = UNet(backbone, classes, head, frozen=frozen)
+        model.to(_device(backbone))
+
+        def loss(logits: Tensor, masks: Tensor) -> Tensor:
+            soft: Tensor = dice(logits, masks)
+            return F.cross_entropy(logits, masks) + soft
+
+        _fit(
+            model,
+            loss,
+            train,
+            lambda: score_unet(model, val)["dice"],
+            steps=steps,
+            batch_size=batch_size,
+            lr=lr,
+            num_workers=num_workers,
+        )
+    return model
+
+
+def score_classifier(model: nn.Module, data: Dataset[Any]) -> dict[str, float]:
+    """Scores a classifier on items `(image, label)`: see `classification_scores`."""
+    logits, labels = _run(model, data)
+    several = labels.ndim == 2
+    probabilities = logits.sigmoid() if several else logits.softmax(dim=1)
+    return classification_scores(labels.numpy(), probabilities.numpy())
+
+
+def score_unet(model: nn.Module, data: Dataset[Any]) -> dict[str, float]:
+    """Scores a network on items `(image, mask)`: see `segmentation_scores`."""
+    logits, masks = _run(model, data)
+    return segmentation_scores(masks, logits.argmax(dim=1))
+
+
+@torch.no_grad()
+def _run(model: nn.Module, data: Dataset[Any]) -> tuple[Tensor, Tensor]:
+    outputs, targets = [], []
+    with evaluating(model):
+        for images, target, *_ in DataLoader(data, batch_size=64):
+            outputs.append(model(images.to(_device(model))).float().cpu())
+            targets.append(target)
+    return torch.cat(outputs), torch.cat(targets)
+
+
+def _fit(
+    model: nn.Module,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    data: Dataset[Any],
+    validate: Callable[[], float],
+    *,
+    steps: int,
+    batch_size: int,
+    lr: float,
+    num_workers: int,
+) -> None:
+    """Trains, and leaves the weights of the best validation in the model."""
+    if steps < 10:
+        raise ValueError(f"steps must be at least 10, got {steps}.")
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
+    batch_size = min(batch_size, len(data))  # type: ignore[arg-type]
+    # Small sets are gone through as often as it takes.
+    sampler = RandomSampler(data, num_samples=steps * batch_size)  # type: ignore[arg-type]
+    loader = DataLoader(data, batch_size, sampler=sampler, num_workers=num_workers)
+    device = _device(model)
+    best, kept = -1.0, copy.deepcopy(model.state_dict())
+    model.train()
+    for step, (images, target, *_) in enumerate(loader, start=1):
+        optimizer.zero_grad()
+        value = loss(model(images.to(device)), target.to(device))
+        value.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        if step * 10 // steps > (step - 1) * 10 // steps:
+            score = validate()
+            if score > best:
+                best, kept = score, copy.deepcopy(model.state_dict())
+    model.load_state_dict(kept)
+    model.eval()
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))

@@ -1,0 +1,121 @@
+"""Weakly supervised localisation: does a classifier look where the finding is?"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pytorch_grad_cam import GradCAM
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from scipy import ndimage
+from torch import Tensor, nn
+
+from lightly_dira.features import FeaturePyramid
+
+OVERLAPS = (0.1, 0.25, 0.5)
+
+
+def class_activation_maps(
+    model: nn.Module, images: Tensor, label: int, *, layer: nn.Module | None = None
+) -> NDArray[np.float32]:
+    """Shows what speaks for a class, by Grad-CAM [0].
+
+    - [0]: Grad-CAM, 2017, https://arxiv.org/abs/1610.02391
+
+    Args:
+        model: Any network of images that puts out logits, such as `Classifier`.
+        images: (B, C, H, W).
+        label: Number of the class or finding.
+        layer: Module whose maps are weighed; by default the one with the coarsest.
+
+    Returns:
+        Maps (B, H, W) in [0, 1].
+
+    Examples:
+        >>> import torch, torchvision
+        >>> from lightly_dira.evaluation.localisation import class_activation_maps
+        >>> model = torchvision.models.resnet18(num_classes=2)
+        >>> class_activation_maps(model, torch.rand(2, 3, 64, 64), 1).shape
+        (2, 64, 64)
+    """
+    if layer is None:
+        pyramid = FeaturePyramid(getattr(model, "backbone", model))
+        layer = pyramid.backbone.get_submodule(pyramid.layers[-1].partition("[")[0])
+    # It puts hooks in, and the model into evaluation mode.
+    model, layer = copy.deepcopy((model, layer))
+    with GradCAM(model.requires_grad_(True), [layer]) as grad_cam:
+        targets = [ClassifierOutputTarget(label)] * len(images)
+        maps: NDArray[np.float32] = grad_cam(images, targets)
+    return maps
+
+
+def localisation_scores(
+    maps: NDArray[Any],
+    boxes: Sequence[NDArray[Any]],
+    *,
+    threshold: float = 0.5,
+    overlaps: Sequence[float] = OVERLAPS,
+) -> dict[str, float]:
+    """Compares heat maps with boxes.
+
+    The pointing game [0] is won where a map's highest pixel lies in a box of its image.
+    For the overlap the map's highest region, the connected pixels of at least
+    `threshold` times its maximum around its highest one, is framed by a box [1].
+
+    - [0]: Excitation backpropagation, 2016, https://arxiv.org/abs/1608.00507
+    - [1]: ChestX-ray8, 2017, https://arxiv.org/abs/1705.02315
+
+    Args:
+        maps: (N, H, W), not negative.
+        boxes: For each image its boxes (K, 4), K at least 1: left, top, width and
+            height in the map's pixels.
+        threshold: Part of a map's maximum that its region must reach, in (0, 1].
+        overlaps: Intersections over union that count as a hit.
+
+    Returns:
+        - "pointing": the part of the images that win the pointing game.
+        - "iou": mean intersection over union with the best box of each image.
+        - "iou>=0.1" and so on: the part of the images at or above each overlap.
+
+    Raises:
+        ValueError: If maps and boxes differ in number, or an image has no box.
+
+    Examples:
+        >>> import numpy as np
+        >>> from lightly_dira.evaluation.localisation import localisation_scores
+        >>> heat = np.zeros((1, 8, 8))
+        >>> heat[0, 2:4, 2:6] = 1
+        >>> localisation_scores(heat, [np.array([[2, 2, 4, 4]])], overlaps=[0.5])
+        {'pointing': 1.0, 'iou': 0.5, 'iou>=0.5': 1.0}
+    """
+    if len(maps) != len(boxes) or not all(map(len, boxes)):
+        raise ValueError(
+            f"localisation_scores: {len(maps)} maps need boxes of as many images, at "
+            f"least one each, got {[len(b) for b in boxes]}."
+        )
+    pointed, unions = [], []
+    for heat, own in zip(maps, boxes, strict=True):
+        peak = np.unravel_index(heat.argmax(), heat.shape)
+        y, x = peak[0] + 0.5, peak[1] + 0.5
+        left, top, width, height = np.asarray(own, dtype=float).T
+        inside = (left <= x) & (x < left + width) & (top <= y) & (y < top + height)
+        if not heat.any():  # it points nowhere
+            pointed.append(False)
+            unions.append(0.0)
+            continue
+        pointed.append(inside.any())
+        regions, _ = ndimage.label(heat >= threshold * heat.max())
+        rows, columns = ndimage.find_objects(regions)[regions[peak] - 1]
+        x0, x1 = np.maximum(left, columns.start), np.minimum(left + width, columns.stop)
+        y0, y1 = np.maximum(top, rows.start), np.minimum(top + height, rows.stop)
+        shared = (x1 - x0).clip(0) * (y1 - y0).clip(0)
+        framed = (columns.stop - columns.start) * (rows.stop - rows.start)
+        unions.append((shared / (width * height + framed - shared)).max())
+    hits = {
+        f"iou>={overlap}": np.mean(np.array(unions) >= overlap) for overlap in overlaps
+    }
+    scores = {"pointing": np.mean(pointed), "iou": np.mean(unions), **hits}
+    return {name: float(value) for name, value in scores.items()}

@@ -1,0 +1,166 @@
+"""What a frozen encoder knows of whole images: a linear probe and nearest neighbours.
+
+An encoder is run once, by `encode`; the probes work on what it gave, or on any part of
+it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from lightly_dira.discovery import evaluating, tensors_in
+from lightly_dira.evaluation.scores import classification_scores
+
+
+@torch.no_grad()
+def encode(
+    backbone: nn.Module,
+    data: Dataset[Any],
+    *,
+    batch_size: int = 64,
+    num_workers: int = 0,
+) -> TensorDataset:
+    """Runs a frozen encoder over images.
+
+    Args:
+        backbone: Any network of images, run in evaluation mode. Maps are averaged over
+            their positions; of several outputs the last counts.
+        data: Items `(image, target, ...)`, such as `Samples`.
+        batch_size: Images in a pass.
+        num_workers: Processes that load images.
+
+    Returns:
+        Features (N, D) and targets (N,) or (N, L), as a data set.
+
+    Examples:
+        >>> import torch, torchvision
+        >>> from torch.utils.data import TensorDataset
+        >>> from lightly_dira.evaluation.probes import encode
+        >>> images = TensorDataset(torch.rand(4, 3, 32, 32), torch.arange(4))
+        >>> backbone = torchvision.models.resnet18()
+        >>> backbone.fc = torch.nn.Identity()
+        >>> encode(backbone, images).tensors[0].shape
+        torch.Size([4, 512])
+    """
+    device = next((p.device for p in backbone.parameters()), torch.device("cpu"))
+    loader = DataLoader(data, batch_size=batch_size, num_workers=num_workers)
+    features, targets = [], []
+    with evaluating(backbone):
+        for images, target, *_ in loader:
+            features.append(pooled(backbone(images.to(device))).cpu())
+            targets.append(target)
+    return TensorDataset(torch.cat(features), torch.cat(targets))
+
+
+def pooled(output: Any) -> Tensor:
+    """Returns one vector for each image, of whatever a backbone puts out."""
+    last: Tensor = list(tensors_in(output))[-1]
+    return last.float().flatten(2).mean(dim=2) if last.ndim == 4 else last.flatten(1)
+
+
+def linear_probe(
+    train: TensorDataset,
+    test: TensorDataset,
+    *,
+    C: float = 0.1,  # noqa: N803
+) -> dict[str, float]:
+    """Scores a logistic regression on frozen features.
+
+    Features are standardised by the training set; each of several findings gets a
+    regression of its own. There is no chance in it, hence no seed.
+
+    Args:
+        train: Features (N, D) and targets (N,) or (N, L), from `encode`.
+        test: The same of other images.
+        C: scikit-learn's inverse strength of the penalty on weights, above 0.
+
+    Returns:
+        Those of `classification_scores`.
+
+    Examples:
+        >>> import torch
+        >>> from torch.utils.data import TensorDataset
+        >>> from lightly_dira.evaluation.probes import linear_probe
+        >>> features = torch.linspace(-1, 1, 20)[:, None]
+        >>> data = TensorDataset(features, (features[:, 0] > 0).long())
+        >>> linear_probe(data, data)["auc"]
+        1.0
+    """
+    regression = LogisticRegression(C=C, tol=1e-3, max_iter=1000)
+    return _score(make_pipeline(StandardScaler(), regression), train, test)
+
+
+def knn_probe(
+    train: TensorDataset,
+    test: TensorDataset,
+    *,
+    neighbours: int = 20,
+    temperature: float = 0.1,
+) -> dict[str, float]:
+    """Scores a vote of the nearest neighbours, as Lightly's benchmarks do [0].
+
+    A neighbour at the cosine similarity s has exp(s / temperature) votes.
+
+    - [0]: Instance discrimination, 2018, https://arxiv.org/abs/1805.01978
+
+    Args:
+        train: Features (N, D) and targets (N,) or (N, L), from `encode`.
+        test: The same of other images.
+        neighbours: Number of neighbours; all training images if they are fewer.
+        temperature: How much nearer neighbours count for more, above 0.
+
+    Returns:
+        Those of `classification_scores`.
+
+    Examples:
+        >>> import torch
+        >>> from torch.utils.data import TensorDataset
+        >>> from lightly_dira.evaluation.probes import knn_probe
+        >>> features = torch.eye(2).repeat(10, 1)
+        >>> data = TensorDataset(features, features.argmax(dim=1))
+        >>> knn_probe(data, data)["accuracy"]
+        1.0
+    """
+    # scikit-learn gives distances, 1 - s.
+    votes = KNeighborsClassifier(
+        min(neighbours, len(train)),
+        metric="cosine",
+        weights=lambda distances: np.exp((1 - distances) / temperature),
+    )
+    return _score(votes, train, test)
+
+
+def _score(model: Any, train: TensorDataset, test: TensorDataset) -> dict[str, float]:
+    (x_train, y_train), (x_test, y_test) = (
+        [tensor.numpy() for tensor in data.tensors] for data in (train, test)
+    )
+    if y_train.ndim == 1:
+        classes = int(max(y_train.max(), y_test.max())) + 1
+        probabilities = _predict(model, x_train, y_train, x_test, classes)
+    else:
+        findings = [_predict(model, x_train, y, x_test, 2)[:, 1] for y in y_train.T]
+        probabilities = np.stack(findings, axis=1)
+    return classification_scores(y_test, probabilities)
+
+
+def _predict(
+    model: Any, x: NDArray[Any], y: NDArray[Any], x_test: NDArray[Any], classes: int
+) -> NDArray[Any]:
+    """Returns probabilities of all classes, also of those not seen in training."""
+    probabilities = np.zeros((len(x_test), classes))
+    seen = np.unique(y)
+    if len(seen) == 1:
+        probabilities[:, seen] = 1
+    else:
+        probabilities[:, seen] = model.fit(x, y).predict_proba(x_test)
+    return probabilities

@@ -1,0 +1,239 @@
+"""A downstream task, and what a pre-trained encoder is worth on it, in tidy rows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+from torch import nn
+from torch.utils.data import Subset, TensorDataset
+from torchvision.transforms import v2
+
+from lightly_dira.evaluation.dense import dense_probe, encode_pixels
+from lightly_dira.evaluation.finetuning import (
+    finetune_classifier,
+    finetune_unet,
+    score_classifier,
+    score_unet,
+)
+from lightly_dira.evaluation.fractions import FRACTIONS, label_fractions
+from lightly_dira.evaluation.labelled import LabelledImages, Samples
+from lightly_dira.evaluation.probes import encode, knn_probe, linear_probe
+from lightly_dira.restoration import RestorationHead
+
+Row = dict[str, Any]
+Protocol = Literal["linear", "knn", "fine-tuned", "dense", "frozen U-Net", "U-Net"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Images, what is asked of them, and how.
+
+    Attributes:
+        name: Of the task, for the rows.
+        data: Images with labels or masks, and splits.
+        size: Side to which they are brought, in pixels.
+        protocols: How an encoder is tried: with labels "linear", "knn" and
+            "fine-tuned", with masks "dense", "frozen U-Net" and "U-Net".
+        fractions: Parts of the training labels to learn from.
+        train: Name of the split to learn from.
+        val: Name of the split that fine-tuning chooses its weights by.
+        steps: Steps of fine-tuning.
+        pixels: Pixels of each image for the dense probe.
+
+    Examples:
+        >>> from lightly_dira.evaluation.protocol import Task
+        >>> from lightly_dira.evaluation.readers import read_mni152
+        >>> task = Task("tissue", read_mni152(), 32, ("dense",), fractions=(0.1, 1.0))
+    """
+
+    name: str
+    data: LabelledImages
+    size: int
+    protocols: Sequence[Protocol]
+    fractions: Sequence[float] = FRACTIONS
+    train: str = "train"
+    val: str = "val"
+    steps: int = 300
+    pixels: int = 64
+
+    def __post_init__(self) -> None:
+        """Checks the protocols."""
+        for protocol in self.protocols:
+            if protocol not in _PROTOCOLS:
+                raise ValueError(
+                    f"Task: protocols are {', '.join(_PROTOCOLS)}; got {protocol!r}."
+                )
+
+
+def evaluate(
+    task: Task,
+    backbone: nn.Module,
+    head: RestorationHead | None = None,
+    *,
+    split: str = "test",
+    seed: int = 0,
+) -> Iterator[Row]:
+    """Tries an encoder on a task.
+
+    Everything is drawn from the seed: the same seed gives every encoder the same
+    labelled images, pixels and order, so that rows of one seed make pairs.
+
+    Args:
+        task: The task.
+        backbone: Any network of images; it is left as it is.
+        head: Its restoration head, for the decoder of the U-Nets.
+        split: The split to score on: a validation split while settings are chosen, the
+            test split once.
+        seed: Of label fractions, pixels, new weights, order and augmentation.
+
+    Yields:
+        Rows with the keys task, protocol, fraction, images (with labels), split, seed,
+        metric and value.
+
+    Examples:
+        >>> import torchvision
+        >>> from lightly_dira.evaluation.protocol import Task, evaluate
+        >>> from lightly_dira.evaluation.readers import read_mni152
+        >>> task = Task("tissue", read_mni152(), 32, ("dense",), fractions=(0.1,))
+        >>> backbone = torchvision.models.resnet18()
+        >>> [row["metric"] for row in evaluate(task, backbone, split="val")]
+        ['dice', 'dice of 1', 'dice of 2']
+    """
+    train, test = task.data.split(task.train), task.data.split(split)
+    by_label = train.labels if train.labels is not None else np.zeros(len(train))
+    parts = label_fractions(
+        by_label, task.fractions, patients=train.patients, seed=seed
+    )
+    for protocol in task.protocols:
+        score = _PROTOCOLS[protocol](task, backbone, head, train, test, seed)
+        for fraction, part in parts.items():
+            for metric, value in score(part).items():
+                yield {
+                    "task": task.name,
+                    "protocol": protocol,
+                    "fraction": fraction,
+                    "images": len(part),
+                    "split": split,
+                    "seed": seed,
+                    "metric": metric,
+                    "value": value,
+                }
+
+
+# What follows is called once for a protocol and returns what scores a part of the
+# training images, so that a frozen encoder runs once.
+Score = Callable[[Any], dict[str, float]]
+
+
+def _probe(
+    probe: Callable[[TensorDataset, TensorDataset], dict[str, float]],
+    task: Task,
+    backbone: nn.Module,
+    head: RestorationHead | None,
+    train: LabelledImages,
+    test: LabelledImages,
+    seed: int,
+) -> Score:
+    encoded = encode(backbone, Samples(train, task.size))
+    others = encode(backbone, Samples(test, task.size))
+    return lambda part: probe(TensorDataset(*encoded[part]), others)
+
+
+def _dense(
+    task: Task,
+    backbone: nn.Module,
+    head: RestorationHead | None,
+    train: LabelledImages,
+    test: LabelledImages,
+    seed: int,
+) -> Score:
+    encoded, others = (
+        encode_pixels(
+            backbone,
+            Samples(data, task.size, "mask"),
+            pixels=task.pixels,
+            seed=number,
+        )
+        for data, number in ((train, seed), (test, 0))
+    )
+
+    def score(part: Any) -> dict[str, float]:
+        dice = dense_probe(TensorDataset(*encoded[part]), others)
+        classes = {f"dice of {label}": value for label, value in dice.items()}
+        mean = {"dice": float(np.mean(list(dice.values())))}
+        return mean | (classes if len(classes) > 1 else {})
+
+    return score
+
+
+def _classifier(
+    task: Task,
+    backbone: nn.Module,
+    head: RestorationHead | None,
+    train: LabelledImages,
+    test: LabelledImages,
+    seed: int,
+) -> Score:
+    labels = task.data.labels
+    assert labels is not None
+    samples = Samples(train, task.size, augment=AUGMENT)
+    val = Samples(task.data.split(task.val), task.size)
+
+    def score(part: Any) -> dict[str, float]:
+        classifier = finetune_classifier(
+            backbone,
+            Subset(samples, part),
+            val,
+            classes=int(labels.max()) + 1,
+            steps=task.steps,
+            seed=seed,
+        )
+        return score_classifier(classifier, Samples(test, task.size))
+
+    return score
+
+
+def _unet(
+    frozen: bool,
+    task: Task,
+    backbone: nn.Module,
+    head: RestorationHead | None,
+    train: LabelledImages,
+    test: LabelledImages,
+    seed: int,
+) -> Score:
+    samples = Samples(train, task.size, "mask", augment=AUGMENT)
+    val = Samples(task.data.split(task.val), task.size, "mask")
+    classes = 1 + max(int(task.data.mask(i).max()) for i in range(len(task.data)))
+
+    def score(part: Any) -> dict[str, float]:
+        unet = finetune_unet(
+            backbone,
+            Subset(samples, part),
+            val,
+            classes=classes,
+            head=head,
+            frozen=frozen,
+            steps=task.steps,
+            seed=seed,
+        )
+        return score_unet(unet, Samples(test, task.size, "mask"))
+
+    return score
+
+
+# Little of it: a hand's breadth to the side, slightly turned.
+AUGMENT = v2.RandomAffine(10, translate=(0.1, 0.1), scale=(0.9, 1.1))
+
+_PROTOCOLS: dict[str, Callable[..., Score]] = {
+    "linear": partial(_probe, linear_probe),
+    "knn": partial(_probe, knn_probe),
+    "fine-tuned": _classifier,
+    "dense": _dense,
+    "frozen U-Net": partial(_unet, True),
+    "U-Net": partial(_unet, False),
+}

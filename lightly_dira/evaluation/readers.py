@@ -1,0 +1,301 @@
+"""Labelled images from the places where they are kept."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from lightly_dira.evaluation.data import slice_brain
+from lightly_dira.evaluation.labelled import LabelledImages
+
+
+def read_mni152() -> LabelledImages:
+    """Returns slices of the MNI152 brain with their tissues, without a download.
+
+    The front 45 % of the brain is for training, the next 15 % for validation and the
+    back 40 %, that of `MNI152Slices("test")`, for testing, with gaps of 4 mm between.
+    Labels are the directions of the cut, masks 1 in grey and 2 in white matter.
+
+    Examples:
+        >>> from lightly_dira.evaluation.readers import read_mni152
+        >>> data = read_mni152()
+        >>> [len(data.split(name)) for name in ("train", "val", "test")]
+        [274, 222, 310]
+    """
+    slabs = {"train": (0.55, 1.0), "val": (0.4, 0.55), "test": (0.0, 0.4)}
+    parts = [slice_brain(*slab) for slab in slabs.values()]
+    sides = [part.images.shape[1] for part in parts]
+
+    def padded(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        before = (max(sides) - images.shape[1]) // 2
+        after = max(sides) - images.shape[1] - before
+        return np.pad(images, ((0, 0), (before, after), (before, after)))
+
+    return LabelledImages(
+        np.concatenate([padded(part.images) for part in parts]),
+        labels=np.concatenate([part.directions for part in parts]),
+        masks=np.concatenate([padded(part.tissues) for part in parts]),
+        splits=np.repeat(list(slabs), [len(part.images) for part in parts]),
+        names=[name for part in parts for name in part.names],
+        label_names=("sagittal", "coronal", "axial"),
+    )
+
+
+def read_medmnist(
+    name: str, *, size: int = 28, folder: str | Path | None = None
+) -> LabelledImages:
+    """Returns a set of MedMNIST v2 [0], downloaded where it is not there yet.
+
+    - [0]: MedMNIST v2, 2023, https://doi.org/10.1038/s41597-022-01721-8
+
+    Args:
+        name: Such as "pneumoniamnist"; one of two dimensions.
+        size: 28, 64, 128 or 224 pixels.
+        folder: Where the files are kept; by default medmnist's own folder.
+
+    Raises:
+        ValueError: If there is no such set.
+    """
+    import medmnist
+
+    known = [key for key in medmnist.INFO if not key.endswith("3d")]
+    if name not in known:
+        raise ValueError(
+            f"read_medmnist: {name!r} is none of the sets of two dimensions, "
+            f"{', '.join(known)}."
+        )
+    info = medmnist.INFO[name]
+    place = {} if folder is None else {"root": str(folder)}
+    # Making one split downloads the file that holds all.
+    data_class = getattr(medmnist, info["python_class"])
+    data = data_class(split="train", size=size, download=True, **place)
+    suffix = "" if size == 28 else f"_{size}"
+    images = read_npz(Path(data.root) / f"{name}{suffix}.npz")
+    return dataclasses.replace(images, label_names=tuple(info["label"].values()))
+
+
+def read_npz(
+    path: str | Path, *, label: str = "label", split: str = "split"
+) -> LabelledImages:
+    """Returns the images of a NumPy file, read without running code that is in it.
+
+    Two layouts are known: that of MedMNIST (`train_images`, `train_labels`, `val_...`,
+    `test_...`), and one array each for `images`, `label`, `masks`, `patient_id`,
+    `image_id`, `split` and boxes (`bbox_image_index`, `bbox_xywh`) where they exist.
+
+    Args:
+        path: The file.
+        label: Name of the array of labels, (N,) or (N, L); those of findings may be
+            named by an array of the same name and "_names".
+        split: Name of the array of splits.
+
+    Raises:
+        ValueError: If the file has another layout.
+    """
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    if "train_images" in arrays:
+        splits = [s for s in ("train", "val", "test") if f"{s}_images" in arrays]
+        labels = np.concatenate([arrays[f"{split}_labels"] for split in splits])
+        return LabelledImages(
+            np.concatenate([arrays[f"{split}_images"] for split in splits]),
+            labels=labels[:, 0] if labels.shape[1] == 1 else labels,
+            splits=np.repeat(splits, [len(arrays[f"{s}_images"]) for s in splits]),
+        )
+    if "images" not in arrays:
+        raise ValueError(
+            f"read_npz: expected arrays `images` or `train_images` in {path}, got "
+            f"{', '.join(arrays)}."
+        )
+    for kind, name in (("label", label), ("split", split)):
+        if name not in arrays and name != kind:
+            raise ValueError(
+                f"read_npz: no array {name!r} in {path}; it has {', '.join(arrays)}."
+            )
+    boxes = None
+    if "bbox_xywh" in arrays:
+        of, all_boxes = arrays["bbox_image_index"], arrays["bbox_xywh"]
+        boxes = [all_boxes[of == index] for index in range(len(arrays["images"]))]
+    return LabelledImages(
+        arrays["images"],
+        labels=arrays.get(label),
+        masks=arrays.get("masks"),
+        boxes=boxes,
+        patients=arrays.get("patient_id"),
+        splits=arrays.get(split),
+        names=[str(n) for n in arrays["image_id"]] if "image_id" in arrays else None,
+        label_names=tuple(map(str, arrays.get(f"{label}_names", ()))),
+    )
+
+
+def read_table(
+    table: str | Path,
+    folder: str | Path,
+    *,
+    image: str = "image",
+    labels: str | list[str] | None = "label",
+    mask: str | None = None,
+    patient: str | None = None,
+    split: str | None = None,
+    seed: int = 0,
+) -> LabelledImages:
+    """Returns the images of a folder that a CSV file tells of, a row for each.
+
+    Args:
+        table: The CSV file.
+        folder: Where the files are, of images and masks.
+        image: Column of the images' paths, relative to the folder: PNG, TIFF, JPEG or
+            DICOM.
+        labels: Column of one label of any kind (classes are numbered in rising order),
+            or the columns of several findings, 0 or 1; None for no labels.
+        mask: Column of the masks' paths; white (anything but 0) is class 1.
+        patient: Column of the patients.
+        split: Column of "train", "val" and "test". Without one, 70, 10 and 20 % of the
+            patients (of the images, where patients are not known) are drawn for them.
+        seed: Seed of the draw.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If a column is missing.
+    """
+    rows, folder = pd.read_csv(table), Path(folder)
+    several = [] if labels is None else [labels] if isinstance(labels, str) else labels
+    asked = [image, *several, *(c for c in (mask, patient, split) if c is not None)]
+    missing = [column for column in asked if column not in rows]
+    if missing:
+        raise ValueError(
+            f"read_table: {table} has no column {', '.join(missing)}; it has "
+            f"{', '.join(rows.columns)}."
+        )
+    values: NDArray[Any] | None = None
+    names: tuple[str, ...] = ()
+    if isinstance(labels, str):
+        classes, values = np.unique(rows[labels].to_numpy(), return_inverse=True)
+        names = tuple(map(str, classes))
+    elif labels is not None:
+        values, names = rows[labels].to_numpy(dtype=np.int64), tuple(labels)
+    patients = None if patient is None else rows[patient].astype(str).to_numpy()
+    groups = np.arange(len(rows)) if patients is None else patients
+    return LabelledImages(
+        _paths(folder, rows[image]),
+        labels=values,
+        masks=None if mask is None else _paths(folder, rows[mask]),
+        patients=patients,
+        splits=_draw_splits(groups, seed) if split is None else rows[split].to_numpy(),
+        names=rows[image].astype(str).tolist(),
+        label_names=names,
+    )
+
+
+def read_chestxray14(folder: str | Path, *, seed: int = 0) -> LabelledImages:
+    """Returns NIH ChestX-ray14 [0] as its hospital hands it out.
+
+    The folder holds `Data_Entry_2017*.csv`, `train_val_list.txt`, `test_list.txt`,
+    `BBox_List_2017.csv` (if boxes are wanted) and the images anywhere below. The
+    official test list is the test split; a tenth of the other patients is drawn for
+    validation.
+
+    - [0]: ChestX-ray8, 2017, https://arxiv.org/abs/1705.02315
+
+    Args:
+        folder: The folder.
+        seed: Seed of the draw.
+
+    Returns:
+        Labels (N, 14) in the order of the names, and for each image the boxes of any
+        finding. Images of neither list, or that are not there, are left out.
+
+    Raises:
+        FileNotFoundError: If a file is missing or there is no image.
+    """
+    folder = Path(folder)
+    entries = pd.read_csv(_find(folder, "Data_Entry_2017*.csv"))
+    official = {
+        name: set(_find(folder, f"{name}_list.txt").read_text().split())
+        for name in ("train_val", "test")
+    }
+    paths = {path.name: path for path in sorted(folder.rglob("*.png"))}
+    listed = official["train_val"] | official["test"]
+    entries = entries[entries["Image Index"].isin(listed & paths.keys())]
+    if entries.empty:
+        raise FileNotFoundError(
+            f"read_chestxray14: none of the listed images is below {folder}."
+        )
+    findings = entries["Finding Labels"].str.get_dummies("|")
+    labels = findings.reindex(columns=list(CHESTXRAY14), fill_value=0).to_numpy()
+    patients = entries["Patient ID"].astype(str).to_numpy()
+    images = entries["Image Index"]
+    splits = _draw_splits(patients, seed, val=0.1, test=0.0)
+    splits[images.isin(official["test"]).to_numpy()] = "test"
+    boxes = None
+    if found := sorted(folder.rglob("BBox_List_2017.csv")):
+        table = pd.read_csv(found[0])
+        # The columns are headed "Bbox [x", "y", "w" and "h]".
+        of_image = {
+            name: rows.iloc[:, 2:6].to_numpy(dtype=float)
+            for name, rows in table.groupby("Image Index")
+        }
+        boxes = [of_image.get(name, np.zeros((0, 4))) for name in images]
+    return LabelledImages(
+        [paths[name] for name in images],
+        labels=labels,
+        boxes=boxes,
+        patients=patients,
+        splits=splits,
+        names=images.tolist(),
+        label_names=CHESTXRAY14,
+    )
+
+
+CHESTXRAY14 = (
+    "Atelectasis",
+    "Cardiomegaly",
+    "Effusion",
+    "Infiltration",
+    "Mass",
+    "Nodule",
+    "Pneumonia",
+    "Pneumothorax",
+    "Consolidation",
+    "Edema",
+    "Emphysema",
+    "Fibrosis",
+    "Pleural_Thickening",
+    "Hernia",
+)
+
+
+def _draw_splits(
+    groups: NDArray[Any], seed: int, *, val: float = 0.1, test: float = 0.2
+) -> NDArray[Any]:
+    """Draws a split for each group."""
+    names, group_of = np.unique(groups, return_inverse=True)
+    order = np.random.default_rng(seed).permutation(len(names))
+    drawn = np.full(len(names), "train", dtype=object)
+    held_out = round((val + test) * len(names))
+    drawn[order[:held_out]] = "val"
+    drawn[order[: round(test * len(names))]] = "test"
+    return drawn[group_of]
+
+
+def _paths(folder: Path, names: pd.Series[Any]) -> list[Path]:
+    paths = [folder / str(name) for name in names]
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"read_table: {len(missing)} of {len(paths)} files are missing, the first "
+            f"is {missing[0]}."
+        )
+    return paths
+
+
+def _find(folder: Path, pattern: str) -> Path:
+    found = sorted(folder.rglob(pattern))
+    if not found:
+        raise FileNotFoundError(f"read_chestxray14: no {pattern} below {folder}.")
+    return found[0]

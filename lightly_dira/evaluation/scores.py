@@ -1,0 +1,102 @@
+"""Scores of predictions, by scikit-learn and torchmetrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
+from torch import Tensor
+from torchmetrics.functional.segmentation import dice_score, mean_iou
+
+
+def classification_scores(
+    targets: NDArray[Any], probabilities: NDArray[Any]
+) -> dict[str, float]:
+    """Scores predicted probabilities.
+
+    Args:
+        targets: A class for each image, (N,), or 0 or 1 for each finding, (N, L).
+        probabilities: (N, classes) or (N, L).
+
+    Returns:
+        - "auc": area under the ROC curve in [0, 1]; of several classes each against
+          the rest, averaged over classes or findings (macro). Findings that all or
+          none of the images have are left out; NaN if that is all of them.
+        - "accuracy" and "balanced_accuracy" (mean recall of the classes), of classes
+          only.
+
+    Raises:
+        ValueError: If targets and probabilities are not of the same images and
+            findings.
+
+    Examples:
+        >>> import numpy as np
+        >>> from lightly_dira.evaluation.scores import classification_scores
+        >>> probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.2, 0.8]])
+        >>> classification_scores(np.array([0, 0, 1, 1]), probabilities)
+        {'auc': 0.75, 'accuracy': 0.75, 'balanced_accuracy': 0.75}
+    """
+    scores = {}
+    if targets.ndim == 1:
+        predicted = probabilities.argmax(axis=1)
+        scores["accuracy"] = float(accuracy_score(targets, predicted))
+        recall = balanced_accuracy_score(targets, predicted)
+        scores["balanced_accuracy"] = float(recall)
+        one_each = targets[:, None] == np.arange(probabilities.shape[1])
+        if probabilities.shape[1] == 2:  # the same curve, seen from both ends
+            one_each, probabilities = one_each[:, 1:], probabilities[:, 1:]
+    else:
+        one_each = targets > 0
+    if one_each.shape != probabilities.shape:
+        raise ValueError(
+            f"classification_scores: targets need probabilities of {one_each.shape}, "
+            f"got {probabilities.shape}."
+        )
+    areas = [
+        roc_auc_score(truth, column)
+        for truth, column in zip(one_each.T, probabilities.T, strict=True)
+        if 0 < truth.sum() < len(truth)
+    ]
+    return {"auc": float(np.mean(areas)) if areas else float("nan"), **scores}
+
+
+def segmentation_scores(masks: Tensor, predicted: Tensor) -> dict[str, float]:
+    """Scores predicted masks, image by image and class by class.
+
+    With T the pixels of a class and P those predicted, Dice is 2 |P & T| / (|P| + |T|)
+    and IoU is |P & T| / |P | T|; a class that an image neither has nor is said to have
+    does not count. Class 0, the background, is left out.
+
+    Args:
+        masks: True class of each pixel, (N, H, W) integers.
+        predicted: Predicted class of each pixel, (N, H, W) integers.
+
+    Returns:
+        "dice" and "iou", each in [0, 1], means over classes, then images.
+
+    Examples:
+        >>> import torch
+        >>> from lightly_dira.evaluation.scores import segmentation_scores
+        >>> masks = torch.tensor([[[0, 1], [1, 1]]])
+        >>> segmentation_scores(masks, torch.tensor([[[0, 0], [1, 1]]]))["dice"]
+        0.800000011920929
+    """
+    classes = int(max(masks.max(), predicted.max(), torch.tensor(1))) + 1
+    settings: dict[str, Any] = dict(num_classes=classes, include_background=False)
+    settings |= dict(input_format="index")
+    dice = dice_score(predicted, masks, average="none", **settings)
+    iou = mean_iou(predicted, masks, per_class=True, **settings)
+    present = torch.stack(
+        [
+            ((masks == label) | (predicted == label)).flatten(1).any(dim=1)
+            for label in range(1, classes)
+        ],
+        dim=1,
+    )
+    return {
+        name: float(torch.where(present, values, torch.nan).nanmean(dim=1).nanmean())
+        for name, values in (("dice", dice), ("iou", iou))
+    }
