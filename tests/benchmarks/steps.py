@@ -40,6 +40,7 @@ def make_step(
         loss.backward()
         optimizer.step()
 
+    step.dira = join
     return step
 
 

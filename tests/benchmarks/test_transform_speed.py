@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import statistics
+import time
+from collections.abc import Callable
+
 import numpy as np
 import published_pipeline
 import pytest
 from lightly.transforms import MoCoV2Transform
 from nilearn import datasets
 from PIL import Image
+from steps import make_batch, make_step
+from torch.utils.data import DataLoader, Dataset
 
 from lightly_dira import DiRATransform
 from lightly_dira.images import read_image
@@ -48,6 +54,60 @@ def test_from_png(compare, image, tmp_path) -> None:
         ],
         goal=">= 3",
     )
+
+
+class Files(Dataset):
+    """Images from PNG files, read and transformed by one worker of a loader."""
+
+    def __init__(self, paths: list[str], load: Callable) -> None:
+        self.paths, self.load = paths, load
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> object:
+        return self.load(self.paths[index])
+
+
+def test_loader(compare, record, image, tmp_path) -> None:
+    """One worker, beside a training process on one thread: is it kept fed?"""
+    paths = [str(tmp_path / f"{number}.png") for number in range(64)]
+    for path in paths:
+        image.save(path)
+    transform = DiRATransform()
+
+    def ours(path: str) -> object:
+        return transform(read_image(path))
+
+    def published(path: str) -> object:
+        return published_pipeline.transform(published_pipeline.load(path))
+
+    def read(load: Callable) -> None:
+        for _ in DataLoader(Files(paths, load), batch_size=8, num_workers=1):
+            pass
+
+    seconds = []
+
+    def timed() -> None:
+        start = time.perf_counter()
+        read(ours)
+        seconds.append(time.perf_counter() - start)
+
+    compare(
+        "images per second, PNG files through a DataLoader with one worker",
+        timed,
+        lambda: read(published),
+        goal="",
+        rounds=5,
+    )
+    step, views = make_step("SimSiam", dira=True), make_batch()
+    step(views)
+    start = time.perf_counter()
+    step(views)
+    batches = len(paths) / 8
+    step_time = time.perf_counter() - start
+    wait = statistics.median(seconds) / batches / step_time
+    record("  the same, time per batch of 8 / step of a ResNet-50, CPU", wait, "< 1")
 
 
 def test_wrapping_moco(compare, image) -> None:
