@@ -1,0 +1,413 @@
+"""Compares methods, bare and as DiRA variants, by what their encoders are worth.
+
+    python examples/compare.py --preset smoke                 # 2 minutes, brain MRI
+    python examples/compare.py --preset cpu --data FOLDER     # hours, chest X-rays
+    python examples/compare.py --preset paper --data FOLDER   # days on a GPU
+
+Every method is pre-trained in every stage (`di`: the bare method on undistorted views,
+`dir`: with restoration, `dira`: with restoration and adversary) with every seed, then
+tried on every task, beside encoders that were not trained and trivial baselines. A run
+that is finished is never repeated, and one that was killed goes on where its last epoch
+ended, to the same rows. The folder of results gets:
+
+    results.csv      a row for each result
+    settings.json    what was asked for; a folder holds results of one setting only
+    environment.txt  versions and machine
+    summary.csv      mean and 95 % interval over seeds
+    tests.csv        dira against di and random: paired t-tests, corrected by Holm
+    *.png            the same as pictures
+    runs/            encoders and decoders
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import torchvision
+from compare_methods import METHODS
+from compare_report import report
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from lightly_dira import DiRA, DiRATransform
+from lightly_dira.evaluation.labelled import LabelledImages
+from lightly_dira.evaluation.protocol import Row, Task, evaluate
+from lightly_dira.evaluation.readers import read_chestxray14, read_mni152, read_npz
+
+STAGES = ("di", "dir", "dira")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a comparison does.
+
+    Attributes:
+        methods: Names from `compare_methods.METHODS`.
+        stages: "di", "dir" and "dira".
+        seeds: Every method and stage runs once for each.
+        encoder: A ResNet of torchvision.
+        size: Side of views, in pixels.
+        batch_size: Images in a step.
+        epochs: Passes through the images without labels.
+        adversary_from: Part of a run after which `dira` gets its adversary.
+        optimizer: "AdamW" or "SGD" (momentum 0.9).
+        lr: Highest learning rate, which falls as a cosine after a tenth of a run.
+        weight_decay: Of the optimiser.
+        fractions: Parts of the labels to learn from.
+        options: Arguments of methods, by their names.
+    """
+
+    methods: tuple[str, ...] = ("MoCo", "BarlowTwins", "SimSiam")
+    stages: tuple[str, ...] = STAGES
+    seeds: tuple[int, ...] = (0, 1, 2)
+    encoder: str = "resnet18"
+    size: int = 32
+    batch_size: int = 64
+    epochs: int = 20
+    adversary_from: float = 1 / 3
+    optimizer: str = "AdamW"
+    lr: float = 1e-3
+    weight_decay: float = 1e-4
+    fractions: tuple[float, ...] = (0.01, 0.1, 1.0)
+    options: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+
+
+PRESETS = {
+    "smoke": Settings(
+        methods=("SimSiam",), seeds=(0, 1), epochs=2, fractions=(0.05, 1.0)
+    ),
+    "cpu": Settings(fractions=(0.01, 0.05, 0.1, 0.25, 1.0)),
+    "paper": Settings(
+        encoder="resnet50",
+        size=224,
+        batch_size=256,
+        epochs=400,
+        optimizer="SGD",
+        lr=0.03,
+        fractions=(0.01, 0.25, 0.5, 1.0),
+        options={"MoCo": {"queue": 65536, "momentum": 0.999}},
+    ),
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments)
+    settings, folder = options.settings, options.out
+    torch.set_num_threads(options.threads)
+    pool, tasks = load_tasks(options.data, settings)
+    (folder / "runs").mkdir(parents=True, exist_ok=True)
+    keep_settings(folder, settings, options.split)
+    results = Results(folder / "results.csv")
+    transforms = {
+        stage: DiRATransform(
+            input_size=settings.size,
+            distortion=None if stage == "di" else "published",
+        )
+        for stage in settings.stages
+    }
+
+    pending = [run for run in list_runs(settings) if run not in results]
+    epochs = sum(settings.epochs for method, stage, _ in pending if stage in STAGES)
+    with tqdm(total=epochs, unit="epoch", disable=None) as progress:
+        for method, stage, seed in pending:
+            progress.set_description(f"{method} {stage} {seed}")
+            if method == "baseline":
+                rows = list(baselines(tasks, options.split, stage, seed))
+            else:
+                backbone, head = make_encoder(settings, seed), None
+                if stage in STAGES:
+                    images = pool.with_transform(transforms[stage])
+                    path = folder / "runs" / f"{method}-{stage}-{seed}.pt"
+                    backbone, head = pretrain(
+                        settings, method, stage, seed, images, path, progress
+                    )
+                rows = [
+                    row
+                    for task in tasks
+                    for row in evaluate(
+                        task, backbone, head, split=options.split, seed=seed
+                    )
+                ]
+            results.add(method, stage, seed, rows)
+    report(folder)
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--preset", choices=PRESETS, default="smoke")
+    parser.add_argument("--data", type=Path, help="folder of .npz files or of CXR14")
+    parser.add_argument("--out", type=Path, help="folder of results")
+    parser.add_argument(
+        "--split",
+        choices=("val", "test"),
+        default="test",
+        help="val while you choose settings; test once",
+    )
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    for field in dataclasses.fields(Settings):
+        if field.name != "options":
+            several = field.name in ("methods", "stages", "seeds", "fractions")
+            default = getattr(PRESETS["cpu"], field.name)
+            kind = type(default[0] if several else default)
+            parser.add_argument(
+                f"--{field.name.replace('_', '-')}",
+                type=kind,
+                nargs="+" if several else None,
+                help="instead of the preset's",
+            )
+    options = parser.parse_args(arguments)
+    changed = {
+        field.name: tuple(value) if isinstance(value, list) else value
+        for field in dataclasses.fields(Settings)
+        if (value := getattr(options, field.name, None)) is not None
+    }
+    options.settings = dataclasses.replace(PRESETS[options.preset], **changed)
+    for name, known in (("methods", METHODS), ("stages", STAGES)):
+        if wrong := set(getattr(options.settings, name)) - set(known):
+            parser.error(f"--{name}: {', '.join(wrong)} is none of {', '.join(known)}")
+    if options.out is None:
+        options.out = Path(f"compare-{options.preset}")
+    return options
+
+
+def list_runs(settings: Settings) -> list[tuple[str, str, int]]:
+    """The cheap ones first, then seed by seed, so that early results are pairs."""
+    runs = [
+        ("baseline", stage, seed)
+        for stage in ("thumbnail", "histogram", "position")
+        for seed in settings.seeds
+    ]
+    runs += [("random", "random", seed) for seed in settings.seeds]
+    return runs + [
+        (method, stage, seed)
+        for seed in settings.seeds
+        for method in settings.methods
+        for stage in settings.stages
+    ]
+
+
+def load_tasks(
+    folder: Path | None, settings: Settings
+) -> tuple[LabelledImages, list[Task]]:
+    """Returns images to pre-train on, of training splits only, and the tasks."""
+    size, fractions = settings.size, settings.fractions
+    if folder is None:
+        brain = read_mni152()
+        tasks = [
+            Task("brain direction", brain, size, ("linear", "knn"), fractions),
+            Task("brain tissue", brain, size, ("dense",), fractions),
+            Task("brain tissue", brain, size, ("U-Net",), (fractions[0],), steps=40),
+        ]
+        return brain.split("train"), tasks
+    if not list(folder.glob("*.npz")):
+        chest = read_chestxray14(folder)
+        protocols = ("linear", "knn", "fine-tuned")
+        tasks = [Task("ChestX-ray14", chest, size, protocols, fractions, steps=5000)]
+        return chest.split("train"), tasks
+    pneumonia = read_npz(folder / "pneumoniamnist_full.npz")
+    lungs = read_npz(folder / "lung_seg_128.npz", label="tb_label")
+    nih = read_npz(folder / "nih_cxr_mini_128.npz")
+    few = tuple(fraction for fraction in fractions if fraction < 1)
+    # From one hospital to another: to learn from Shenzhen, to be tried on Montgomery.
+    source = read_npz(folder / "lung_seg_128.npz", split="source").splits
+    elsewhere = (source == "montgomery") == (lungs.splits == "test")
+    abroad = dataclasses.replace(
+        lungs, splits=np.where(elsewhere, lungs.splits, "unused")
+    )
+    pool = [data.split("train") for data in (pneumonia, lungs, nih)]
+    return join(pool), [
+        Task("pneumonia", pneumonia, size, ("linear", "knn"), fractions),
+        Task("tuberculosis", lungs, size, ("linear", "knn"), fractions),
+        Task("findings", nih, size, ("linear", "knn"), fractions),
+        Task("lungs", lungs, size, ("dense",), fractions),
+        Task("lungs elsewhere", abroad, size, ("dense",), fractions),
+        Task("lungs", lungs, size, ("frozen U-Net", "U-Net"), few[:2], steps=100),
+    ]
+
+
+def join(parts: list[LabelledImages]) -> LabelledImages:
+    """Joins images of any size, without what is known of them."""
+    return LabelledImages([part.pixels(i) for part in parts for i in range(len(part))])
+
+
+def make_encoder(settings: Settings, seed: int) -> nn.Module:
+    """Returns an encoder with its global pooling; its weights depend on the seed."""
+    torch.manual_seed(seed)
+    resnet = getattr(torchvision.models, settings.encoder)()
+    return nn.Sequential(*list(resnet.children())[:-1])
+
+
+def pretrain(
+    settings: Settings,
+    method: str,
+    stage: str,
+    seed: int,
+    images: LabelledImages,
+    path: Path,
+    progress: tqdm,
+) -> tuple[nn.Module, nn.Module]:
+    """Pre-trains an encoder, from the last epoch on that was kept."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    backbone = make_encoder(settings, seed).to(device)
+    with torch.no_grad():
+        blank = torch.zeros(1, 3, settings.size, settings.size, device=device)
+        width = backbone.eval()(blank).shape[1]
+    model = METHODS[method](
+        backbone.train(), width, **settings.options.get(method, {})
+    ).to(device)
+    optimizer = make_optimizer(settings, model)
+    loader = DataLoader(images, settings.batch_size, shuffle=True, drop_last=True)
+    steps = settings.epochs * len(loader)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min(
+            1.0,
+            (step + 1) / (0.1 * steps),
+            0.5 + 0.5 * math.cos(math.pi * step / steps),
+        ),
+    )
+    dira = DiRA(
+        model.backbone,
+        optimizer,
+        criterion=model.criterion,
+        restorative_start=math.inf if stage == "di" else 0,
+        adversarial_start=settings.adversary_from * steps
+        if stage == "dira"
+        else math.inf,
+    )
+    parts = {"model": model, "dira": dira, "optimizer": optimizer, "lr": schedule}
+    first, terms = 0, []
+    if path.exists():
+        kept = torch.load(path, weights_only=True)
+        for name, part in parts.items():
+            part.load_state_dict(kept[name])
+        first, terms = kept["epoch"], kept["terms"]
+        progress.update(first)
+    for epoch in range(first, settings.epochs):
+        # Every epoch draws from a seed of its own: one that was killed is drawn anew.
+        torch.manual_seed(1000 * seed + epoch)
+        sums = torch.zeros(4)
+        for batch in loader:
+            x0, x1 = (view.to(device) for view in batch[0])
+            loss = dira(model(x0, x1), batch)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            sums += torch.stack(dira.components[1:]).cpu()
+        terms.append((sums / len(loader)).tolist())
+        state = {name: part.state_dict() for name, part in parts.items()}
+        save(state | {"epoch": epoch + 1, "terms": terms}, path)
+        progress.update()
+    return model.backbone, dira.head if stage != "di" else None
+
+
+def make_optimizer(settings: Settings, model: nn.Module) -> torch.optim.Optimizer:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    common = dict(lr=settings.lr, weight_decay=settings.weight_decay)
+    if settings.optimizer == "SGD":
+        return torch.optim.SGD(parameters, momentum=0.9, **common)
+    return getattr(torch.optim, settings.optimizer)(parameters, **common)
+
+
+def save(state: dict[str, Any], path: Path) -> None:
+    """Writes a file whole or not at all."""
+    beside = path.with_suffix(".part")
+    torch.save(state, beside)
+    os.replace(beside, path)
+
+
+class Thumbnail(nn.Module):
+    """Not an encoder: 8 x 8 grey averages, which any encoder must beat."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.adaptive_avg_pool2d(images[:, :1], 8).flatten(start_dim=1)
+
+
+class Histogram(nn.Module):
+    """Not an encoder: 16 grey levels and how often they occur."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        levels = (images[:, 0].flatten(start_dim=1) * 16).long().clamp(0, 15)
+        return F.one_hot(levels, 16).float().mean(dim=1)
+
+
+def baselines(tasks: list[Task], split: str, name: str, seed: int) -> Iterator[Row]:
+    """Tries what needs no encoder, on the same labels."""
+    for task in tasks:
+        protocols = [p for p in task.protocols if p in ("linear", "knn", "dense")]
+        if name != "position" and "linear" in protocols:
+            simple = Thumbnail() if name == "thumbnail" else Histogram()
+            linear = dataclasses.replace(task, protocols=("linear",))
+            yield from evaluate(linear, simple, split=split, seed=seed)
+        elif name == "position" and "dense" in protocols:
+            dense = dataclasses.replace(task, protocols=("dense",))
+            yield from evaluate(dense, where, split=split, seed=seed)
+
+
+def where(images: Tensor) -> list[Tensor]:
+    """Not an encoder: where a pixel lies, in bumps all over the image."""
+    side = torch.arange(8)
+    maps = F.one_hot(side[:, None] * 8 + side, 64).movedim(-1, 0).float()
+    return [maps.expand(len(images), -1, -1, -1)]
+
+
+class Results:
+    """A table of rows on the disk, which grows by whole runs."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.table = pd.read_csv(path) if path.exists() else pd.DataFrame()
+
+    def __contains__(self, run: tuple[str, str, int]) -> bool:
+        if self.table.empty:
+            return False
+        done = self.table[["method", "stage", "seed"]].itertuples(index=False)
+        return run in set(map(tuple, done))
+
+    def add(self, method: str, stage: str, seed: int, rows: list[Row]) -> None:
+        rows = [{"method": method, "stage": stage, **row} for row in rows]
+        self.table = pd.concat([self.table, pd.DataFrame(rows)], ignore_index=True)
+        beside = self.path.with_suffix(".part")
+        self.table.to_csv(beside, index=False)
+        os.replace(beside, self.path)
+
+
+def keep_settings(folder: Path, settings: Settings, split: str) -> None:
+    """Writes down what was asked for, or compares it with what was."""
+    asked = json.loads(json.dumps({"split": split} | dataclasses.asdict(settings)))
+    path = folder / "settings.json"
+    if path.exists():
+        before = json.loads(path.read_text())
+        other = [name for name in asked if asked[name] != before.get(name)]
+        # More methods, stages and seeds join those that are there.
+        if other := [n for n in other if n not in ("methods", "stages", "seeds")]:
+            sys.exit(
+                f"{folder} holds results of another {', '.join(other)}: "
+                f"{ {name: before.get(name) for name in other} }. Choose another --out."
+            )
+    path.write_text(json.dumps(asked, indent=2) + "\n")
+    versions = [f"{m.__name__} {m.__version__}" for m in (torch, torchvision, np, pd)]
+    threads = f"{torch.get_num_threads()} threads"
+    machine = f"Python {platform.python_version()}, {platform.machine()}, {threads}"
+    (folder / "environment.txt").write_text("\n".join([machine, *versions]) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""Tables and pictures of a comparison: python examples/compare_report.py FOLDER."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from lightly_dira.evaluation.statistics import compare_paired, summarise
+
+TASK = ["task", "protocol", "fraction", "metric"]
+HEADLINES = ("auc", "dice")
+COLOURS = {"random": "0.6", "di": "#5b8db8", "dir": "#e0a458", "dira": "#b0413e"}
+NAMES = {
+    "random": "not trained",
+    "di": "bare method (di)",
+    "dir": "with restoration (dir)",
+    "dira": "with restoration and adversary (dira)",
+}
+
+
+def report(folder: Path) -> None:
+    """Writes summary.csv, tests.csv and pictures of results.csv, and prints a table."""
+    rows = pd.read_csv(folder / "results.csv")
+    summary = summarise(rows, ["method", "stage", *TASK])
+    summary.round(4).to_csv(folder / "summary.csv", index=False)
+    tests = test_stages(rows)
+    tests.round(4).to_csv(folder / "tests.csv", index=False)
+    for name, draw in (("bars", draw_bars), ("fractions", draw_fractions)):
+        figure = draw(summary)
+        figure.savefig(folder / f"{name}.png", dpi=120)
+        plt.close(figure)
+    print(as_markdown(summary))
+
+
+def test_stages(rows: pd.DataFrame) -> pd.DataFrame:
+    """Tests dira against di and against random encoders, for each method and task."""
+    rows = rows[rows["metric"].isin(HEADLINES)]
+    trained = rows[rows["stage"].isin(["di", "dir", "dira"])]
+    random = rows[rows["stage"] == "random"]
+    # Every method is compared with the same random encoders.
+    twins = [random.assign(method=method) for method in trained["method"].unique()]
+    everything = pd.concat([trained, *twins])
+    tables = [
+        compare_paired(everything, "stage", first, second, by=["method", *TASK]).assign(
+            first=first, second=second
+        )
+        for first, second in (("dira", "di"), ("dir", "di"), ("dira", "random"))
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def as_markdown(summary: pd.DataFrame) -> str:
+    """A row for each method and stage, a column for each task."""
+    table = summary[summary["metric"].isin(HEADLINES)].copy()
+    half = ((table["high"] - table["low"]) / 2).map(
+        lambda value: "" if np.isnan(value) else f" ± {value:.3f}"
+    )
+    table["value"] = table["mean"].map("{:.3f}".format) + half
+    table["column"] = (
+        table["task"] + ", " + table["protocol"] + ", " + _percent(table["fraction"])
+    )
+    wide = table.pivot(index=["method", "stage"], columns="column", values="value")
+    wide = wide.reindex(columns=table["column"].unique()).fillna("")
+    wide = wide.reindex(
+        table[["method", "stage"]].drop_duplicates().itertuples(index=False)
+    )
+    head = ["method", "stage", *wide.columns]
+    lines = [head, ["---"] * len(head)]
+    lines += [
+        [*key, *row] for key, row in zip(wide.index, wide.to_numpy(), strict=True)
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def draw_bars(summary: pd.DataFrame) -> plt.Figure:
+    """Grouped bars of each task at its smallest fraction, as in the paper's figure."""
+    table = summary[summary["metric"].isin(HEADLINES)]
+    tasks = list(table[["task", "protocol"]].drop_duplicates().itertuples(index=False))
+    methods = [m for m in table["method"].unique() if m not in ("baseline", "random")]
+    figure, axes = _panels(len(tasks))
+    for axis, (task, protocol) in zip(axes, tasks, strict=False):
+        here = table[(table["task"] == task) & (table["protocol"] == protocol)]
+        here = here[here["fraction"] == here["fraction"].min()]
+        _draw_reference(axis, here)
+        for number, method in enumerate(methods):
+            stages = here[here["method"] == method]
+            for place, row in enumerate(stages.itertuples()):
+                error = [[row.mean - row.low], [row.high - row.mean]]
+                axis.bar(
+                    number + 0.28 * (place - (len(stages) - 1) / 2),
+                    row.mean,
+                    0.26,
+                    yerr=None if np.isnan(row.low) else error,
+                    color=COLOURS[row.stage],
+                    capsize=2,
+                    label=NAMES[row.stage],
+                )
+        axis.set_xticks(range(len(methods)), methods)
+        lowest = here["mean"].min()
+        axis.set_ylim(
+            bottom=max(0, lowest - 0.3 * (here["mean"].max() - lowest) - 0.01)
+        )
+        labels = ", ".join(_percent(here["fraction"].drop_duplicates()))
+        axis.set_title(f"{task}\n{protocol}, {labels} of the labels", fontsize=9)
+        axis.set_ylabel({"auc": "AUC", "dice": "Dice"}[here["metric"].iloc[0]])
+    _add_legend(figure, axes)
+    return figure
+
+
+def draw_fractions(summary: pd.DataFrame) -> plt.Figure:
+    """Curves over the part of the labels, a panel for each method and task."""
+    table = summary[summary["metric"].isin(HEADLINES)]
+    counts = table.groupby(["task", "protocol"])["fraction"].nunique()
+    tasks = list(counts[counts > 1].index)
+    methods = [m for m in table["method"].unique() if m not in ("baseline", "random")]
+    figure, axes = _panels(len(tasks) * len(methods), columns=len(methods))
+    panels = [
+        (task, protocol, method) for task, protocol in tasks for method in methods
+    ]
+    for axis, (task, protocol, method) in zip(axes, panels, strict=False):
+        here = table[(table["task"] == task) & (table["protocol"] == protocol)]
+        for stage in COLOURS:
+            of = "random" if stage == "random" else method
+            line = here[(here["stage"] == stage) & (here["method"] == of)]
+            if line.empty:
+                continue
+            line = line.sort_values("fraction")
+            x, colour = 100 * line["fraction"], COLOURS[stage]
+            axis.plot(x, line["mean"], "o-", ms=3, color=colour, label=NAMES[stage])
+            if line["low"].notna().all():
+                axis.fill_between(
+                    x, line["low"], line["high"], color=colour, alpha=0.15
+                )
+        axis.set_xscale("log")
+        axis.set_xticks(sorted(100 * here["fraction"].unique()))
+        axis.xaxis.set_major_formatter("{x:g} %")
+        axis.minorticks_off()
+        axis.set_title(f"{method}: {task}, {protocol}", fontsize=9)
+        axis.set_ylabel({"auc": "AUC", "dice": "Dice"}[here["metric"].iloc[0]])
+        axis.set_xlabel("part of the training labels")
+    _add_legend(figure, axes)
+    return figure
+
+
+def _draw_reference(axis: plt.Axes, here: pd.DataFrame) -> None:
+    for stage, style in (("random", "--"), ("thumbnail", ":"), ("position", ":")):
+        for value in here[here["stage"] == stage]["mean"]:
+            axis.axhline(
+                value,
+                color="0.5",
+                ls=style,
+                lw=1,
+                label="not trained" if stage == "random" else f"no encoder ({stage})",
+            )
+
+
+def _panels(count: int, columns: int = 3) -> tuple[plt.Figure, np.ndarray]:
+    columns = min(columns, max(count, 1))
+    rows = -(-max(count, 1) // columns)
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(4 * columns, 2.9 * rows + 0.6),
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis in axes.flat[count:]:
+        axis.set_axis_off()
+    for axis in axes.flat:
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, axes.flat
+
+
+def _add_legend(figure: plt.Figure, axes: np.ndarray) -> None:
+    entries: dict[str, object] = {}
+    for axis in axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    figure.legend(
+        entries.values(), entries, loc="outside lower center", ncols=3, fontsize=8
+    )
+
+
+def _percent(fractions: pd.Series) -> pd.Series:
+    return (100 * fractions).map("{:g} %".format)
+
+
+if __name__ == "__main__":
+    report(Path(sys.argv[1]))
