@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,18 @@ def read_image(file: str | Path | bytes) -> NDArray[Any]:
     such argument, for `LightlyDataset.from_torch_dataset`.
 
     Args:
-        file: A PNG, TIFF, JPEG or any other file that OpenCV reads, or its content,
-            as from a shard.
+        file: A PNG, TIFF, JPEG or any other file that OpenCV reads, a DICOM file of
+            one frame (`lightly-dira[medical]`), or the content of one, as from a shard.
 
     Returns:
         (H, W) for grey and (H, W, C) for colour, RGB or RGBA, of the file's own type.
+        A DICOM file whose values have units, such as those of CT, gives them as
+        float32 (Hounsfield units: `DiRATransform(..., window=(-1000, 400))`); others
+        give bytes or 16 bits of which the highest is white, with MONOCHROME1 inverted.
 
     Raises:
         FileNotFoundError: If there is no such file.
+        ModuleNotFoundError: If it is a DICOM file and pydicom is not installed.
         ValueError: If it cannot be read as an image.
 
     Examples:
@@ -49,6 +54,8 @@ def read_image(file: str | Path | bytes) -> NDArray[Any]:
         data, name = np.frombuffer(file, dtype=np.uint8), f"a file of {len(file)} bytes"
     else:
         data, name = np.fromfile(file, dtype=np.uint8), str(file)
+    if data[128:132].tobytes() == b"DICM":
+        return _read_dicom(data.tobytes(), name)
     image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
     if image is None:
         raise ValueError(
@@ -195,6 +202,32 @@ def to_target(image: Any, channels: int) -> Tensor:
             "of the target, or normalise in the model."
         )
     return target.clamp(0, 1)
+
+
+def _read_dicom(data: bytes, name: str) -> NDArray[Any]:
+    try:
+        import pydicom
+        from pydicom.pixels.processing import apply_modality_lut
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"read_image: {name} is a DICOM file; pip install lightly-dira[medical]"
+        ) from error
+    file = pydicom.dcmread(io.BytesIO(data))
+    if "PixelData" not in file or file.get("NumberOfFrames", 1) != 1:
+        raise ValueError(
+            f"read_image: expected a DICOM file with one image, got {name} with "
+            f"{file.get('NumberOfFrames', 0)}. Take the frames apart by pydicom."
+        )
+    pixels: NDArray[Any] = file.pixel_array
+    rescaled = (file.get("RescaleSlope", 1), file.get("RescaleIntercept", 0)) != (1, 0)
+    if rescaled or "ModalityLUTSequence" in file:
+        return np.asarray(apply_modality_lut(pixels, file), dtype=np.float32)
+    if pixels.dtype.kind == "u" and pixels.ndim == 2:
+        top = np.iinfo(pixels.dtype).max
+        pixels = pixels << (pixels.dtype.itemsize * 8 - file.BitsStored)
+        if file.PhotometricInterpretation == "MONOCHROME1":
+            pixels = top - pixels
+    return pixels
 
 
 def _scale(image: NDArray[Any], window: Window | None) -> NDArray[Any]:

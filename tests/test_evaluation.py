@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
+import nibabel
 import numpy as np
 import pandas as pd
 import pytest
@@ -34,6 +36,7 @@ from lightly_dira.evaluation.labelled import LabelledImages, Samples
 from lightly_dira.evaluation.localisation import (
     class_activation_maps,
     localisation_scores,
+    score_localisation,
 )
 from lightly_dira.evaluation.probes import encode, knn_probe, linear_probe
 from lightly_dira.evaluation.protocol import Task, evaluate
@@ -42,6 +45,7 @@ from lightly_dira.evaluation.readers import (
     read_chestxray14,
     read_medmnist,
     read_mni152,
+    read_nifti,
     read_npz,
     read_table,
 )
@@ -505,33 +509,56 @@ class TestFinetuning:
 
 
 class TestLocalisation:
-    def test_finds_what_a_classifier_looks_at(self) -> None:
-        """A bright patch makes the class; the map must light up on it, nowhere else."""
+    @pytest.fixture
+    def data(self) -> LabelledImages:
+        """A bright patch makes the class "patch"."""
         random = np.random.default_rng(0)
-        images = torch.from_numpy(random.random((6, 1, 64, 64), dtype=np.float32)) / 4
+        images = random.integers(0, 64, (6, 64, 96), dtype=np.uint8)
         boxes = []
         for image in images:
             x, y = random.integers(8, 40, 2)
-            image[:, y : y + 16, x : x + 16] = 1
-            boxes.append(np.array([[x, y, 16, 16]]))
+            image[y : y + 16, x : x + 24] = 255
+            boxes.append(np.array([[x, y, 24, 16], [0, 0, 2, 2]]))
+        return LabelledImages(
+            images,
+            labels=np.ones(6, dtype=int),
+            boxes=boxes,
+            box_labels=[np.array(["patch", "something else"])] * 6,
+            label_names=("nothing", "patch"),
+        )
+
+    @pytest.fixture
+    def model(self) -> nn.Module:
+        """Sees brightness."""
         model = nn.Sequential(
-            nn.Conv2d(1, 1, 4, 4),
+            nn.Conv2d(3, 1, 4, 4),
             nn.ReLU(),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
             nn.Linear(1, 2),
         )
         with torch.no_grad():
-            model[0].weight.fill_(1 / 16)
+            model[0].weight.fill_(1 / 48)
             model[0].bias.fill_(-0.5)
             model[4].weight.copy_(torch.tensor([[-1.0], [1.0]]))
-        maps = class_activation_maps(model, images, 1, layer=model[1])
-        scores = localisation_scores(maps, boxes)
+        return model
+
+    def test_finds_what_a_classifier_looks_at(self, data, model) -> None:
+        scores = score_localisation(model, data, 64, layer=model[1])
+        assert scores["boxed"] == 6, "other boxes do not count"
         assert scores["pointing"] == 1
         assert scores["iou"] > 0.5
         assert scores["iou>=0.25"] == 1
-        against = class_activation_maps(model, images, 0, layer=model[1])
-        assert against.max() == 0, "nothing speaks for the other class"
+
+    def test_nothing_speaks_for_the_other_class(self, data, model) -> None:
+        other = dataclasses.replace(data, label_names=("patch", "nothing"))
+        scores = score_localisation(model, other, 64, layer=model[1])
+        assert (scores["pointing"], scores["iou"]) == (0, 0)
+
+    def test_no_boxes_of_the_labels(self, data, model) -> None:
+        other = dataclasses.replace(data, label_names=("a", "b"))
+        with pytest.raises(ValueError, match="among the labels, a, b"):
+            score_localisation(model, other, 64)
 
     def test_overlaps_by_hand(self) -> None:
         heat = np.zeros((2, 16, 16))
@@ -618,10 +645,12 @@ class TestReaders:
             split=["train", "test", "test"],
             bbox_image_index=[1, 1],
             bbox_xywh=[[1, 2, 3, 4], [5, 6, 7, 8]],
+            bbox_label=["Mass", "Nodule"],
         )
         data = read_npz(path, label="tb_label")
         assert data.labels.tolist() == [0, 1, 1]
         assert [len(boxes) for boxes in data.boxes] == [0, 2, 0]
+        assert data.box_labels[1].tolist() == ["Mass", "Nodule"]
         with pytest.raises(ValueError, match="no array 'other'"):
             read_npz(path, label="other")
         np.savez(path, nothing=np.zeros(3))
@@ -732,12 +761,54 @@ class TestReaders:
         own = {name: set(data.split(name).patients) for name in ("train", "val")}
         assert not own["train"] & own["val"]
         assert data.boxes[21].tolist() == [[10.5, 20, 30, 40]]
+        assert data.box_labels[21].tolist() == ["Mass"]
         assert sum(map(len, data.boxes)) == 1
         assert data.pixels(0).shape == (64, 64)
 
     def test_chestxray14_without_images(self, tmp_path) -> None:
         with pytest.raises(FileNotFoundError, match=r"no Data_Entry_2017\*\.csv below"):
             read_chestxray14(tmp_path)
+
+    def test_nifti(self, tmp_path) -> None:
+        """Slices are upright whatever the axes of the file, and of its type."""
+        volume = np.arange(16 * 18 * 20, dtype=np.int16).reshape(16, 18, 20) - 1000
+        turned = nibabel.Nifti1Image(volume, np.diag([-1, 1, 1, 1]))  # to the left
+        nibabel.save(turned, tmp_path / "a.nii.gz")
+        nibabel.save(
+            nibabel.Nifti1Image(volume[::-1].copy(), np.eye(4)), tmp_path / "b.nii"
+        )
+        mask = (volume > 0).astype(np.uint8)
+        nibabel.save(nibabel.Nifti1Image(mask, np.eye(4)), tmp_path / "mask.nii.gz")
+        data = read_nifti([tmp_path / "a.nii.gz", tmp_path / "b.nii"], axis=1)
+        assert len(data) == 36
+        assert data.pixels(0).dtype == np.int16
+        assert data.pixels(0).shape == (20, 16)
+        for index in range(18):
+            assert np.array_equal(data.pixels(index), data.pixels(18 + index))
+        # The head is above the feet, and the right hand on the right.
+        highest = volume[:, 4, -1]
+        assert np.array_equal(data.pixels(4)[0], highest[::-1])
+        assert data.names[21] == "b-003"
+        assert set(data.patients) == {"a", "b"}
+
+        paths = [tmp_path / "b.nii"]
+        masked = read_nifti(paths, masks=[tmp_path / "mask.nii.gz"], window=(-1000, 0))
+        assert masked.mask(19).sum() == mask[:, :, 19].sum()
+        image, _ = Samples(masked, 16, "mask")[0]
+        assert 0 <= image.min() < image.max() <= 1
+        with pytest.raises(ValueError, match=r"DiRATransform\(..., window=") as error:
+            Samples(dataclasses.replace(masked, window=None), 16, "mask")[0]
+        assert "int16" in str(error.value)
+
+    def test_nifti_errors(self, tmp_path) -> None:
+        for name, shape in (("a", (16, 16, 4)), ("b", (16, 16, 5)), ("c", (16, 16))):
+            image = nibabel.Nifti1Image(np.zeros(shape, np.uint8), np.eye(4))
+            nibabel.save(image, tmp_path / f"{name}.nii")
+        a, b, c = (tmp_path / f"{name}.nii" for name in "abc")
+        with pytest.raises(ValueError, match="differ in shape"):
+            read_nifti([a], masks=[b])
+        with pytest.raises(ValueError, match="three dimensions"):
+            read_nifti([c])
 
     def test_mni152_has_room_between_splits(self) -> None:
         data = read_mni152()

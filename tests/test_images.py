@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pydicom
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightly.transforms import MoCoV2Transform
 from PIL import Image
+from pydicom.data import get_testdata_file
+from pydicom.pixels.utils import set_pixel_data
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
@@ -244,3 +248,61 @@ def test_preview() -> None:
         "view 0",
         "view 1",
     }
+
+
+class TestDicom:
+    """Of two scans that pydicom ships, and of files made here."""
+
+    def test_values_with_units(self) -> None:
+        image = read_image(get_testdata_file("CT_small.dcm"))
+        assert image.dtype == np.float32
+        assert image.shape == (128, 128)
+        file = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
+        expected = file.pixel_array * float(file.RescaleSlope)
+        np.testing.assert_array_equal(image, expected + float(file.RescaleIntercept))
+        assert image.min() < -800, "air in Hounsfield units"
+        view = DiRATransform(PLAIN, window=(-1000, 400))(image)[0]
+        assert 0 <= view.min() < view.max() <= 1
+
+    def test_signed_values_stay(self) -> None:
+        image = read_image(get_testdata_file("MR_small.dcm"))
+        file = pydicom.dcmread(get_testdata_file("MR_small.dcm"))
+        assert image.dtype == np.int16
+        np.testing.assert_array_equal(image, file.pixel_array)
+
+    def save(self, path: Path, pixels: np.ndarray, bits: int, kind: str) -> Path:
+        file = pydicom.Dataset()
+        file.SOPClassUID = pydicom.uid.DigitalXRayImageStorageForPresentation
+        file.SOPInstanceUID = pydicom.uid.generate_uid()
+        file.file_meta = pydicom.dataset.FileMetaDataset()
+        file.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        set_pixel_data(file, pixels, kind, bits)
+        file.save_as(path, enforce_file_format=True)
+        return path
+
+    def test_full_range_of_16_bits(self, tmp_path) -> None:
+        pixels = np.random.default_rng(0).integers(0, 4096, (32, 40), dtype=np.uint16)
+        path = self.save(tmp_path / "cr.dcm", pixels, 12, "MONOCHROME2")
+        image = read_image(path)
+        assert image.dtype == np.uint16
+        np.testing.assert_array_equal(image, pixels * 16)
+        np.testing.assert_array_equal(read_image(path.read_bytes()), image)
+
+    def test_monochrome1_is_inverted(self, tmp_path) -> None:
+        pixels = np.random.default_rng(0).integers(0, 256, (32, 40), dtype=np.uint8)
+        path = self.save(tmp_path / "cr.dcm", pixels, 8, "MONOCHROME1")
+        np.testing.assert_array_equal(read_image(path), 255 - pixels)
+        pixels = np.random.default_rng(0).integers(0, 4096, (32, 40), dtype=np.uint16)
+        path = self.save(tmp_path / "cr.dcm", pixels, 12, "MONOCHROME1")
+        np.testing.assert_array_equal(read_image(path), 65535 - pixels * 16)
+
+    def test_several_frames(self, tmp_path) -> None:
+        pixels = np.zeros((3, 32, 40), dtype=np.uint8)
+        path = self.save(tmp_path / "film.dcm", pixels, 8, "MONOCHROME2")
+        with pytest.raises(ValueError, match=r"one image, got .*film\.dcm with 3"):
+            read_image(path)
+
+    def test_without_pydicom(self, monkeypatch) -> None:
+        monkeypatch.setitem(sys.modules, "pydicom", None)
+        with pytest.raises(ModuleNotFoundError, match=r"install lightly-dira\[medical"):
+            read_image(get_testdata_file("CT_small.dcm"))

@@ -16,7 +16,13 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from lightly_dira.images import read_image, resize_area, to_pixels, to_tensor
+from lightly_dira.images import (
+    Window,
+    read_image,
+    resize_area,
+    to_pixels,
+    to_tensor,
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,10 +41,14 @@ class LabelledImages(Dataset[tuple[Any, Any, str]]):
             which everything but black is class 1; None where none is known.
         boxes: For each image its boxes, (K, 4): left, top, width and height in its
             own pixels. None where none are known.
+        box_labels: For each image the names, (K,), of what its boxes frame, as in
+            `label_names`.
         patients: A name for each image's patient; None where patients are not known.
         splits: A word for each image, such as "train", "val" and "test".
         names: A name for each image; by default its number.
         label_names: Names of the classes or of the findings.
+        window: The values that `Samples` makes black and white, as those of
+            `DiRATransform`; needed for CT, MRI and other pixels with units.
         transform: Applied to every image.
 
     Examples:
@@ -55,10 +65,12 @@ class LabelledImages(Dataset[tuple[Any, Any, str]]):
     labels: NDArray[Any] | None = None
     masks: Sequence[Any] | NDArray[Any] | None = None
     boxes: Sequence[NDArray[Any]] | None = None
+    box_labels: Sequence[NDArray[Any]] | None = None
     patients: NDArray[Any] | None = None
     splits: NDArray[Any] | None = None
     names: Sequence[str] | None = None
     label_names: tuple[str, ...] = ()
+    window: Window | None = None
     transform: Callable[[Any], Any] | None = None
 
     def __post_init__(self) -> None:
@@ -198,7 +210,7 @@ class Samples(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Returns an image and its target."""
-        pixels = to_pixels(self.data.pixels(index))
+        pixels = to_pixels(self.data.pixels(index), self.data.window)
         image = to_tensor(resize_area(pixels, self.size, self.size))
         if len(image) != self.channels:
             image = image.mean(dim=0, keepdim=True).expand(self.channels, -1, -1)
@@ -220,7 +232,15 @@ class Samples(Dataset[tuple[Tensor, Tensor]]):
         return image.as_subclass(Tensor), target.as_subclass(Tensor)
 
 
-_OF_EACH = ("labels", "masks", "boxes", "patients", "splits", "names")
+_OF_EACH = (
+    "labels",
+    "masks",
+    "boxes",
+    "box_labels",
+    "patients",
+    "splits",
+    "names",
+)
 
 
 def _read(image: Any) -> NDArray[Any]:

@@ -12,7 +12,9 @@ from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from scipy import ndimage
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
+from lightly_dira.evaluation.labelled import LabelledImages, Samples
 from lightly_dira.features import FeaturePyramid
 
 OVERLAPS = (0.1, 0.25, 0.5)
@@ -119,3 +121,59 @@ def localisation_scores(
     }
     scores = {"pointing": np.mean(pointed), "iou": np.mean(unions), **hits}
     return {name: float(value) for name, value in scores.items()}
+
+
+def score_localisation(
+    model: nn.Module,
+    data: LabelledImages,
+    size: int,
+    *,
+    channels: int = 3,
+    layer: nn.Module | None = None,
+) -> dict[str, float]:
+    """Compares what a classifier looks at with the boxes of what it should see.
+
+    Every image is asked once for each kind of finding that it has boxes of, as in
+    ChestX-ray8 [0].
+
+    - [0]: ChestX-ray8, 2017, https://arxiv.org/abs/1705.02315
+
+    Args:
+        model: Any network of images that puts out logits in the order of
+            `data.label_names`, such as `Classifier`.
+        data: Images with boxes and what these frame; others are left out.
+        size: Side to which images are brought, in pixels.
+        channels: Channels of the network's images.
+        layer: As in `class_activation_maps`.
+
+    Returns:
+        Those of `localisation_scores`, and "boxed", the number of maps.
+
+    Raises:
+        ValueError: If no image has a box of a finding that the labels name.
+    """
+    kinds = [np.asarray(own) for own in data.box_labels or ()]
+    device = next(model.parameters()).device
+    maps, boxes = [], []
+    for label, name in enumerate(data.label_names):
+        chosen = [index for index, own in enumerate(kinds) if (own == name).any()]
+        if not chosen:
+            continue
+        part = data.subset(chosen)
+        loader = DataLoader(Samples(part, size, channels=channels), batch_size=16)
+        maps += [
+            class_activation_maps(model, images.to(device), label, layer=layer)
+            for images, _ in loader
+        ]
+        for index, number in enumerate(chosen):
+            height, width = part.pixels(index).shape[:2]
+            scale = np.array([size / width, size / height] * 2)
+            assert part.boxes is not None
+            boxes.append(scale * part.boxes[index][kinds[number] == name])
+    if not boxes:
+        raise ValueError(
+            "score_localisation: no image has a box of a finding that is among the "
+            f"labels, {', '.join(data.label_names)}."
+        )
+    scores = localisation_scores(np.concatenate(maps), boxes)
+    return scores | {"boxed": float(len(boxes))}

@@ -21,6 +21,7 @@ from lightly_dira.evaluation.finetuning import (
 )
 from lightly_dira.evaluation.fractions import FRACTIONS, label_fractions
 from lightly_dira.evaluation.labelled import LabelledImages, Samples
+from lightly_dira.evaluation.localisation import score_localisation
 from lightly_dira.evaluation.probes import encode, knn_probe, linear_probe
 from lightly_dira.restoration import RestorationHead
 
@@ -37,7 +38,8 @@ class Task:
         data: Images with labels or masks, and splits.
         size: Side to which they are brought, in pixels.
         protocols: How an encoder is tried: with labels "linear", "knn" and
-            "fine-tuned", with masks "dense", "frozen U-Net" and "U-Net".
+            "fine-tuned", which is scored for localisation too where there are boxes,
+            with masks "dense", "frozen U-Net" and "U-Net".
         fractions: Parts of the training labels to learn from.
         train: Name of the split to learn from.
         val: Name of the split that fine-tuning chooses its weights by.
@@ -182,6 +184,8 @@ def _classifier(
     assert labels is not None
     samples = Samples(train, task.size, augment=AUGMENT)
     val = Samples(task.data.split(task.val), task.size)
+    framed = {str(name) for own in test.box_labels or () for name in own}
+    boxed = framed & set(test.label_names)
 
     def score(part: Any) -> dict[str, float]:
         classifier = finetune_classifier(
@@ -192,7 +196,10 @@ def _classifier(
             steps=task.steps,
             seed=seed,
         )
-        return score_classifier(classifier, Samples(test, task.size))
+        scores = score_classifier(classifier, Samples(test, task.size))
+        if boxed:
+            scores |= score_localisation(classifier, test, task.size)
+        return scores
 
     return score
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from lightly_dira.evaluation.data import slice_brain
 from lightly_dira.evaluation.labelled import LabelledImages
+from lightly_dira.images import Window
 
 
 def read_mni152() -> LabelledImages:
@@ -86,7 +88,8 @@ def read_npz(
 
     Two layouts are known: that of MedMNIST (`train_images`, `train_labels`, `val_...`,
     `test_...`), and one array each for `images`, `label`, `masks`, `patient_id`,
-    `image_id`, `split` and boxes (`bbox_image_index`, `bbox_xywh`) where they exist.
+    `image_id`, `split` and boxes (`bbox_image_index`, `bbox_xywh`, `bbox_label`) where
+    they exist.
 
     Args:
         path: The file.
@@ -117,15 +120,21 @@ def read_npz(
             raise ValueError(
                 f"read_npz: no array {name!r} in {path}; it has {', '.join(arrays)}."
             )
-    boxes = None
-    if "bbox_xywh" in arrays:
-        of, all_boxes = arrays["bbox_image_index"], arrays["bbox_xywh"]
-        boxes = [all_boxes[of == index] for index in range(len(arrays["images"]))]
+    boxes, box_labels = (
+        [
+            arrays[f"bbox_{name}"][arrays["bbox_image_index"] == index]
+            for index in range(len(arrays["images"]))
+        ]
+        if f"bbox_{name}" in arrays
+        else None
+        for name in ("xywh", "label")
+    )
     return LabelledImages(
         arrays["images"],
         labels=arrays.get(label),
         masks=arrays.get("masks"),
         boxes=boxes,
+        box_labels=box_labels,
         patients=arrays.get("patient_id"),
         splits=arrays.get(split),
         names=[str(n) for n in arrays["image_id"]] if "image_id" in arrays else None,
@@ -192,6 +201,71 @@ def read_table(
     )
 
 
+def read_nifti(
+    volumes: Sequence[str | Path],
+    *,
+    masks: Sequence[str | Path] | None = None,
+    axis: Literal[0, 1, 2] = 2,
+    window: Window | None = None,
+    seed: int = 0,
+) -> LabelledImages:
+    """Returns the slices of NIfTI volumes, upright, in the type of their files.
+
+    Args:
+        volumes: The files, each of a patient of its own.
+        masks: For each volume the file of its classes.
+        axis: Which way to slice: 0 for sagittal, 1 for coronal and 2 for axial slices.
+        window: Values that become black and white, as in `DiRATransform`.
+        seed: Seed of the draw of 10 % of the volumes for validation and 20 % for
+            testing.
+
+    Returns:
+        Slices with the volume's name as patient: "t1-004" is one of "t1.nii.gz".
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If a volume is not of three dimensions, or its mask is of another
+            shape.
+    """
+    import nibabel
+
+    def load(path: str | Path) -> NDArray[Any]:
+        # The nearest orientation in which axes point right, to the front and up.
+        image = nibabel.as_closest_canonical(nibabel.load(path))  # type: ignore[no-untyped-call]
+        volume: NDArray[Any] = np.asanyarray(image.dataobj)
+        if volume.ndim != 3:
+            raise ValueError(
+                f"read_nifti: expected a volume of three dimensions, got {path} of "
+                f"shape {volume.shape}."
+            )
+        return np.rot90(np.moveaxis(volume, axis, 0), axes=(1, 2))
+
+    images: list[NDArray[Any]] = []
+    classes: list[NDArray[Any]] = []
+    patients, names = [], []
+    for number, path in enumerate(volumes):
+        volume, patient = load(path), Path(path).name.partition(".")[0]
+        if masks is not None:
+            mask = load(masks[number])
+            if mask.shape != volume.shape:
+                raise ValueError(
+                    f"read_nifti: {path} and {masks[number]} differ in shape, as "
+                    f"slices {volume.shape} and {mask.shape}."
+                )
+            classes += list(mask.astype(np.int64))
+        images += list(volume)
+        patients += [patient] * len(volume)
+        names += [f"{patient}-{index:03}" for index in range(len(volume))]
+    return LabelledImages(
+        images,
+        masks=None if masks is None else classes,
+        patients=np.array(patients),
+        splits=_draw_splits(np.array(patients), seed),
+        names=names,
+        window=window,
+    )
+
+
 def read_chestxray14(folder: str | Path, *, seed: int = 0) -> LabelledImages:
     """Returns NIH ChestX-ray14 [0] as its hospital hands it out.
 
@@ -232,19 +306,20 @@ def read_chestxray14(folder: str | Path, *, seed: int = 0) -> LabelledImages:
     images = entries["Image Index"]
     splits = _draw_splits(patients, seed, val=0.1, test=0.0)
     splits[images.isin(official["test"]).to_numpy()] = "test"
-    boxes = None
+    boxes = box_labels = None
     if found := sorted(folder.rglob("BBox_List_2017.csv")):
-        table = pd.read_csv(found[0])
         # The columns are headed "Bbox [x", "y", "w" and "h]".
-        of_image = {
-            name: rows.iloc[:, 2:6].to_numpy(dtype=float)
-            for name, rows in table.groupby("Image Index")
-        }
-        boxes = [of_image.get(name, np.zeros((0, 4))) for name in images]
+        table = pd.read_csv(found[0])
+        table = table.replace({"Finding Label": {"Infiltrate": "Infiltration"}})
+        known = dict(list(table.groupby("Image Index")))
+        of = [known.get(name, table[:0]) for name in images]
+        boxes = [rows.iloc[:, 2:6].to_numpy(dtype=float) for rows in of]
+        box_labels = [rows["Finding Label"].to_numpy(dtype=str) for rows in of]
     return LabelledImages(
         [paths[name] for name in images],
         labels=labels,
         boxes=boxes,
+        box_labels=box_labels,
         patients=patients,
         splits=splits,
         names=images.tolist(),
