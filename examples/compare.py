@@ -15,8 +15,8 @@ ended, to the same rows. The folder of results gets:
     environment.txt  versions and machine
     summary.csv      mean and 95 % interval over seeds
     tests.csv        dira against di and random: paired t-tests, corrected by Holm
-    *.png            the same as pictures
-    runs/            encoders and decoders
+    *.png            the same as pictures, restored images, and what classifiers look at
+    runs/            encoders and decoders, as `save_pretrained` writes them
 """
 
 from __future__ import annotations
@@ -32,11 +32,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 import torch
 import torchvision
 from compare_methods import METHODS
+from compare_pictures import draw_pictures
 from compare_report import report
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -44,11 +46,13 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from lightly_dira import DiRA, DiRATransform
+from lightly_dira.checkpoint import from_pretrained, save_pretrained
 from lightly_dira.evaluation.labelled import LabelledImages
 from lightly_dira.evaluation.protocol import Row, Task, evaluate
 from lightly_dira.evaluation.readers import read_chestxray14, read_mni152, read_npz
 
 STAGES = ("di", "dir", "dira")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +72,7 @@ class Settings:
         lr: Highest learning rate, which falls as a cosine after a tenth of a run.
         weight_decay: Of the optimiser.
         fractions: Parts of the labels to learn from.
+        workers: Processes that load images; other numbers draw other views.
         options: Arguments of methods, by their names.
     """
 
@@ -83,6 +88,7 @@ class Settings:
     lr: float = 1e-3
     weight_decay: float = 1e-4
     fractions: tuple[float, ...] = (0.01, 0.1, 1.0)
+    workers: int = 0
     options: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
 
@@ -99,6 +105,7 @@ PRESETS = {
         optimizer="SGD",
         lr=0.03,
         fractions=(0.01, 0.25, 0.5, 1.0),
+        workers=16,
         options={"MoCo": {"queue": 65536, "momentum": 0.999}},
     ),
 }
@@ -117,7 +124,7 @@ def main(arguments: list[str] | None = None) -> None:
             input_size=settings.size,
             distortion=None if stage == "di" else "published",
         )
-        for stage in settings.stages
+        for stage in STAGES
     }
 
     pending = [run for run in list_runs(settings) if run not in results]
@@ -131,19 +138,30 @@ def main(arguments: list[str] | None = None) -> None:
                 backbone, head = make_encoder(settings, seed), None
                 if stage in STAGES:
                     images = pool.with_transform(transforms[stage])
-                    path = folder / "runs" / f"{method}-{stage}-{seed}.pt"
-                    backbone, head = pretrain(
-                        settings, method, stage, seed, images, path, progress
-                    )
+                    run = folder / "runs" / f"{method}-{stage}-{seed}"
+                    pretrain(settings, method, stage, seed, images, run, progress)
+                    head = from_pretrained(run, backbone)
                 rows = [
                     row
                     for task in tasks
                     for row in evaluate(
-                        task, backbone, head, split=options.split, seed=seed
+                        task,
+                        backbone,
+                        None if stage == "di" else head,
+                        split=options.split,
+                        seed=seed,
                     )
                 ]
             results.add(method, stage, seed, rows)
     report(folder)
+    encoders = {
+        path.name: (
+            backbone := make_encoder(settings, 0),
+            from_pretrained(path, backbone),
+        )
+        for path in sorted(folder.glob(f"runs/*-{settings.seeds[0]}"))
+    }
+    draw_pictures(folder, encoders, tasks, transforms["dira"])
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -222,22 +240,48 @@ def load_tasks(
         return chest.split("train"), tasks
     pneumonia = read_npz(folder / "pneumoniamnist_full.npz")
     lungs = read_npz(folder / "lung_seg_128.npz", label="tb_label")
+    # Grey levels alone tell ill from healthy here: they are made equal.
     nih = read_npz(folder / "nih_cxr_mini_128.npz")
-    few = tuple(fraction for fraction in fractions if fraction < 1)
+    nih = dataclasses.replace(
+        nih,
+        images=np.stack([cv2.equalizeHist(image) for image in nih.images]),
+        label_names=("No Finding", "Pneumonia"),
+    )
     # From one hospital to another: to learn from Shenzhen, to be tried on Montgomery.
     source = read_npz(folder / "lung_seg_128.npz", split="source").splits
     elsewhere = (source == "montgomery") == (lungs.splits == "test")
     abroad = dataclasses.replace(
         lungs, splits=np.where(elsewhere, lungs.splits, "unused")
     )
-    pool = [data.split("train") for data in (pneumonia, lungs, nih)]
+    # Boxes are few: the patients who have some are tested on, and on nothing else.
+    framed = [
+        patient
+        for patient, own in zip(nih.patients, nih.boxes, strict=True)
+        if len(own)
+    ]
+    boxed = dataclasses.replace(
+        nih,
+        splits=np.where(
+            np.isin(nih.patients, framed),
+            "test",
+            np.where(nih.splits == "test", "unused", nih.splits),
+        ),
+    )
+    pool = [
+        pneumonia.split("train"),
+        lungs.split("train"),
+        nih.subset((nih.splits == "train") & (boxed.splits == "train")),
+    ]
+    few = tuple(fraction for fraction in fractions if fraction < 1)[:2]
     return join(pool), [
         Task("pneumonia", pneumonia, size, ("linear", "knn"), fractions),
         Task("tuberculosis", lungs, size, ("linear", "knn"), fractions),
         Task("findings", nih, size, ("linear", "knn"), fractions),
         Task("lungs", lungs, size, ("dense",), fractions),
         Task("lungs elsewhere", abroad, size, ("dense",), fractions),
-        Task("lungs", lungs, size, ("frozen U-Net", "U-Net"), few[:2], steps=100),
+        Task("lungs", lungs, size, ("frozen U-Net", "U-Net"), few, steps=100),
+        Task("pneumonia", pneumonia, size, ("fine-tuned",), few, steps=100),
+        Task("findings", boxed, 128, ("fine-tuned",), (1.0,), steps=50),
     ]
 
 
@@ -250,7 +294,7 @@ def make_encoder(settings: Settings, seed: int) -> nn.Module:
     """Returns an encoder with its global pooling; its weights depend on the seed."""
     torch.manual_seed(seed)
     resnet = getattr(torchvision.models, settings.encoder)()
-    return nn.Sequential(*list(resnet.children())[:-1])
+    return nn.Sequential(*list(resnet.children())[:-1]).to(DEVICE)
 
 
 def pretrain(
@@ -259,20 +303,28 @@ def pretrain(
     stage: str,
     seed: int,
     images: LabelledImages,
-    path: Path,
+    run: Path,
     progress: tqdm,
-) -> tuple[nn.Module, nn.Module]:
+) -> None:
     """Pre-trains an encoder, from the last epoch on that was kept."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    backbone = make_encoder(settings, seed).to(device)
+    if (run / "config.json").exists():
+        progress.update(settings.epochs)
+        return
+    backbone = make_encoder(settings, seed)
     with torch.no_grad():
-        blank = torch.zeros(1, 3, settings.size, settings.size, device=device)
+        blank = torch.zeros(1, 3, settings.size, settings.size, device=DEVICE)
         width = backbone.eval()(blank).shape[1]
     model = METHODS[method](
         backbone.train(), width, **settings.options.get(method, {})
-    ).to(device)
+    ).to(DEVICE)
     optimizer = make_optimizer(settings, model)
-    loader = DataLoader(images, settings.batch_size, shuffle=True, drop_last=True)
+    loader = DataLoader(
+        images,
+        settings.batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=settings.workers,
+    )
     steps = settings.epochs * len(loader)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
@@ -293,6 +345,7 @@ def pretrain(
     )
     parts = {"model": model, "dira": dira, "optimizer": optimizer, "lr": schedule}
     first, terms = 0, []
+    path = run.with_suffix(".pt")
     if path.exists():
         kept = torch.load(path, weights_only=True)
         for name, part in parts.items():
@@ -304,7 +357,7 @@ def pretrain(
         torch.manual_seed(1000 * seed + epoch)
         sums = torch.zeros(4)
         for batch in loader:
-            x0, x1 = (view.to(device) for view in batch[0])
+            x0, x1 = (view.to(DEVICE) for view in batch[0])
             loss = dira(model(x0, x1), batch)
             optimizer.zero_grad()
             loss.backward()
@@ -315,7 +368,9 @@ def pretrain(
         state = {name: part.state_dict() for name, part in parts.items()}
         save(state | {"epoch": epoch + 1, "terms": terms}, path)
         progress.update()
-    return model.backbone, dira.head if stage != "di" else None
+    save_pretrained(run, model.backbone, dira.head)
+    (run / "terms.json").write_text(json.dumps(terms))
+    path.unlink()
 
 
 def make_optimizer(settings: Settings, model: nn.Module) -> torch.optim.Optimizer:

@@ -12,7 +12,8 @@ import pandas as pd
 from lightly_dira.evaluation.statistics import compare_paired, summarise
 
 TASK = ["task", "protocol", "fraction", "metric"]
-HEADLINES = ("auc", "dice")
+PANEL = ["task", "protocol", "metric"]
+HEADLINES = {"auc": "AUC", "dice": "Dice", "pointing": "pointing game"}
 COLOURS = {"random": "0.6", "di": "#5b8db8", "dir": "#e0a458", "dira": "#b0413e"}
 NAMES = {
     "random": "not trained",
@@ -54,21 +55,28 @@ def test_stages(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def as_markdown(summary: pd.DataFrame) -> str:
-    """A row for each method and stage, a column for each task."""
+    """A row for each task and part of the labels, a column for each encoder."""
     table = summary[summary["metric"].isin(HEADLINES)].copy()
+    baselines = table["method"] == "baseline"
+    best = table[baselines].groupby(TASK, sort=False)["mean"].idxmax()
+    table = table[~baselines | table.index.isin(best)]
     half = ((table["high"] - table["low"]) / 2).map(
         lambda value: "" if np.isnan(value) else f" ± {value:.3f}"
     )
-    table["value"] = table["mean"].map("{:.3f}".format) + half
-    table["column"] = (
-        table["task"] + ", " + table["protocol"] + ", " + _percent(table["fraction"])
+    names = {"baseline": "no encoder", "random": "not trained"}
+    encoders = table["method"].map(names)
+    encoders = encoders.fillna(table["method"] + " " + table["stage"])
+    table = table.assign(
+        score=table["mean"].map("{:.3f}".format) + half,
+        encoder=encoders,
+        labels=_percent(table["fraction"]),
+        metric=table["metric"].map(HEADLINES),
     )
-    wide = table.pivot(index=["method", "stage"], columns="column", values="value")
-    wide = wide.reindex(columns=table["column"].unique()).fillna("")
-    wide = wide.reindex(
-        table[["method", "stage"]].drop_duplicates().itertuples(index=False)
-    )
-    head = ["method", "stage", *wide.columns]
+    keys = ["task", "protocol", "metric", "labels"]
+    wide = table.pivot(index=keys, columns="encoder", values="score").fillna("")
+    wide = wide.reindex(table[keys].drop_duplicates().itertuples(index=False))
+    wide = wide[table["encoder"].drop_duplicates()]
+    head = [*keys, *wide.columns]
     lines = [head, ["---"] * len(head)]
     lines += [
         [*key, *row] for key, row in zip(wide.index, wide.to_numpy(), strict=True)
@@ -79,11 +87,10 @@ def as_markdown(summary: pd.DataFrame) -> str:
 def draw_bars(summary: pd.DataFrame) -> plt.Figure:
     """Grouped bars of each task at its smallest fraction, as in the paper's figure."""
     table = summary[summary["metric"].isin(HEADLINES)]
-    tasks = list(table[["task", "protocol"]].drop_duplicates().itertuples(index=False))
+    panels = table.groupby(PANEL, sort=False)
     methods = [m for m in table["method"].unique() if m not in ("baseline", "random")]
-    figure, axes = _panels(len(tasks))
-    for axis, (task, protocol) in zip(axes, tasks, strict=False):
-        here = table[(table["task"] == task) & (table["protocol"] == protocol)]
+    figure, axes = _panels(len(panels))
+    for axis, ((task, protocol, metric), here) in zip(axes, panels, strict=False):
         here = here[here["fraction"] == here["fraction"].min()]
         _draw_reference(axis, here)
         for number, method in enumerate(methods):
@@ -100,13 +107,13 @@ def draw_bars(summary: pd.DataFrame) -> plt.Figure:
                     label=NAMES[row.stage],
                 )
         axis.set_xticks(range(len(methods)), methods)
-        lowest = here["mean"].min()
-        axis.set_ylim(
-            bottom=max(0, lowest - 0.3 * (here["mean"].max() - lowest) - 0.01)
-        )
+        # Intervals of two seeds reach far out of the picture.
+        low, high = here["mean"].min(), here["mean"].max()
+        margin = 0.4 * (high - low) + 0.01
+        axis.set_ylim(max(0, low - margin), min(1, high + margin))
         labels = ", ".join(_percent(here["fraction"].drop_duplicates()))
         axis.set_title(f"{task}\n{protocol}, {labels} of the labels", fontsize=9)
-        axis.set_ylabel({"auc": "AUC", "dice": "Dice"}[here["metric"].iloc[0]])
+        axis.set_ylabel(HEADLINES[metric])
     _add_legend(figure, axes)
     return figure
 
@@ -114,15 +121,15 @@ def draw_bars(summary: pd.DataFrame) -> plt.Figure:
 def draw_fractions(summary: pd.DataFrame) -> plt.Figure:
     """Curves over the part of the labels, a panel for each method and task."""
     table = summary[summary["metric"].isin(HEADLINES)]
-    counts = table.groupby(["task", "protocol"])["fraction"].nunique()
-    tasks = list(counts[counts > 1].index)
     methods = [m for m in table["method"].unique() if m not in ("baseline", "random")]
-    figure, axes = _panels(len(tasks) * len(methods), columns=len(methods))
     panels = [
-        (task, protocol, method) for task, protocol in tasks for method in methods
+        (*key, method, here)
+        for key, here in table.groupby(PANEL, sort=False)
+        for method in methods
+        if here["fraction"].nunique() > 1
     ]
-    for axis, (task, protocol, method) in zip(axes, panels, strict=False):
-        here = table[(table["task"] == task) & (table["protocol"] == protocol)]
+    figure, axes = _panels(len(panels), columns=len(methods))
+    for axis, (task, protocol, metric, method, here) in zip(axes, panels, strict=False):
         for stage in COLOURS:
             of = "random" if stage == "random" else method
             line = here[(here["stage"] == stage) & (here["method"] == of)]
@@ -140,7 +147,7 @@ def draw_fractions(summary: pd.DataFrame) -> plt.Figure:
         axis.xaxis.set_major_formatter("{x:g} %")
         axis.minorticks_off()
         axis.set_title(f"{method}: {task}, {protocol}", fontsize=9)
-        axis.set_ylabel({"auc": "AUC", "dice": "Dice"}[here["metric"].iloc[0]])
+        axis.set_ylabel(HEADLINES[metric])
         axis.set_xlabel("part of the training labels")
     _add_legend(figure, axes)
     return figure

@@ -1,10 +1,15 @@
-"""Pairs measured alternately in one process, and a table of their ratios."""
+"""Pairs measured alternately in one process, and a table of their ratios.
+
+`--keep` also writes them into ratios.csv, from which the README's table is.
+"""
 
 from __future__ import annotations
 
+import csv
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import cv2
 import pytest
@@ -73,8 +78,28 @@ def pytest_configure(config) -> None:
     config.addinivalue_line("markers", "threads(n): torch and OpenCV threads")
 
 
-def pytest_terminal_summary(terminalreporter) -> None:
+def pytest_addoption(parser) -> None:
+    parser.addoption("--keep", action="store_true", help="write ratios.csv")
+
+
+def pytest_terminal_summary(terminalreporter, config) -> None:
     if RATIOS:
+        if config.getoption("--keep"):
+            keep_ratios()
         terminalreporter.section("ratios, medians")
         for name, ratio, goal in RATIOS:
             terminalreporter.write_line(f"{name:66} {ratio:6.2f}   goal {goal}")
+
+
+def keep_ratios() -> None:
+    """Replaces what was measured now, and leaves the rest of the file."""
+    path = Path(__file__).with_name("ratios.csv")
+    kept: dict[str, str] = {}
+    if path.exists():
+        with path.open(newline="") as file:
+            kept = dict(list(csv.reader(file))[1:])
+    kept |= {name: f"{ratio:.3f}" for name, ratio, _ in RATIOS}
+    with path.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(
+            [("what", "ratio"), *kept.items()]
+        )

@@ -69,7 +69,7 @@ def test_published_arithmetic(benchmark, record) -> None:
     batch, published = make_batch(), PublishedStep()
     ours = benchmark.pedantic(multiply_adds, (step_of(dira=True),))
     theirs = multiply_adds(lambda: published(list(batch), [batch.target]))
-    record("  the same, multiply-adds", ours / theirs, "")
+    record("multiply-adds, DiRA-MoCo / published", ours / theirs, "")
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -79,7 +79,11 @@ def test_bare(compare, record, method: str) -> None:
     measured = compare(
         f"step, DiRA-{method} / bare", ours, bare, goal="", rounds=5, inverse=True
     )
-    record("  over what the multiply-adds predict", measured / predicted, "<= 1.10")
+    record(
+        f"step, DiRA-{method} / bare, over multiply-adds",
+        measured / predicted,
+        "<= 1.10",
+    )
 
 
 def test_stage_di(compare) -> None:
@@ -121,7 +125,7 @@ def test_light_decoder(benchmark, record) -> None:
     name = "overhead of DiRA-MoCo, light / published decoder"
     record(f"{name}, stage dir", light_dir / of_dir, "<= 0.50")
     record(f"{name}, stage dira", light_dira / of_dira, "")
-    record("  the same, and a critic of half the width", both_light / of_dira, "")
+    record(f"{name}, and a critic of half the width", both_light / of_dira, "")
 
 
 def test_error_of_the_light_decoder(benchmark, record) -> None:
@@ -129,11 +133,9 @@ def test_error_of_the_light_decoder(benchmark, record) -> None:
     published, light = (256, 128, 64, 32, 16), LIGHT
     error = restoration_error(published)
     of_light = benchmark.pedantic(restoration_error, (light,))
-    record(
-        "  the same, restoration error, ResNet-18 at 64 pixels", of_light / error, ""
-    )
-    record("  the same, error / that of the distorted views, light", of_light, "")
-    record("  the same, error / that of the distorted views, published", error, "")
+    record("restoration error, light / published decoder", of_light / error, "")
+    record("restoration error, light decoder / none", of_light, "")
+    record("restoration error, published decoder / none", error, "")
 
 
 def restoration_error(decoder_channels: tuple[int, ...]) -> float:

@@ -1,0 +1,126 @@
+"""Pictures of a comparison: restored images, and what classifiers look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from pytorch_grad_cam.utils.image import show_cam_on_image
+from torch import nn
+from torch.utils.data import default_collate
+
+from lightly_dira import DiRATransform, RestorationHead
+from lightly_dira.evaluation.finetuning import finetune_classifier
+from lightly_dira.evaluation.labelled import Samples
+from lightly_dira.evaluation.localisation import class_activation_maps
+from lightly_dira.evaluation.protocol import AUGMENT, Task
+from lightly_dira.features import FeaturePyramid
+
+COLUMNS = 6
+Encoders = dict[str, tuple[nn.Module, RestorationHead]]
+
+
+def draw_pictures(
+    folder: Path, encoders: Encoders, tasks: list[Task], transform: DiRATransform
+) -> None:
+    """Writes restored.png and activations.png, of validation images."""
+    restoring = {name: e for name, e in encoders.items() if "-di-" not in name}
+    figures = {}
+    if restoring:
+        figures["restored"] = draw_restored(restoring, tasks[0], transform)
+    for task in tasks:
+        if "fine-tuned" in task.protocols and encoders:
+            figures["activations"] = draw_activations(encoders, task)
+            break
+    for name, figure in figures.items():
+        figure.savefig(folder / f"{name}.png", dpi=110)
+        plt.close(figure)
+
+
+def draw_restored(
+    encoders: Encoders, task: Task, transform: DiRATransform
+) -> plt.Figure:
+    """A column for each image; clean, distorted, and restored by each encoder."""
+    val = task.data.split(task.val)
+    torch.manual_seed(0)
+    chosen = np.linspace(0, len(val) - 1, COLUMNS).astype(int)
+    views = default_collate(
+        [val.with_transform(transform)[int(index)][0] for index in chosen]
+    )
+    rows = {"clean": views.target[:, 0], "distorted": views.view.mean(dim=1)}
+    for name, (backbone, head) in encoders.items():
+        features = FeaturePyramid(backbone.eval())
+        device = next(backbone.parameters()).device
+        with torch.no_grad():
+            images = views.view.to(device)
+            restored = head.eval()(features(images), images.shape[2:])
+        rows[f"restored by\n{name}"] = restored[:, 0].cpu()
+    figure, axes = _grid(rows, "Validation images, distorted and restored")
+    for line, images in zip(axes, rows.values(), strict=True):
+        for axis, image in zip(line, images, strict=True):
+            axis.imshow(image, cmap="gray", vmin=0, vmax=1)
+    return figure
+
+
+def draw_activations(encoders: Encoders, task: Task) -> plt.Figure:
+    """Images with boxes if there are some; warm is what speaks for their finding."""
+    train, val = task.data.split(task.train), task.data.split(task.val)
+    labels, size = task.data.labels, task.size
+    assert labels is not None
+    shown = np.flatnonzero(val.labels > 0 if val.labels.ndim == 1 else val.labels[:, 0])
+    if val.boxes is not None and any(map(len, val.boxes)):
+        shown = np.array([index for index, own in enumerate(val.boxes) if len(own)])
+    part = val.subset(shown[:COLUMNS])
+    images = torch.stack([image for image, _ in Samples(part, size)])
+    names = task.data.label_names or tuple(map(str, range(int(labels.max()) + 1)))
+    label = 1 if labels.ndim == 1 else 0
+    rows = {"image": None, **dict.fromkeys(encoders)}
+    title = f"{task.name}: what speaks for {names[label]!r}"
+    figure, axes = _grid(rows, title, columns=len(part))
+    for line, name in zip(axes, rows, strict=True):
+        maps = None
+        if name in encoders:
+            model = finetune_classifier(
+                encoders[name][0],
+                Samples(train, size, augment=AUGMENT),
+                Samples(val, size),
+                classes=int(labels.max()) + 1,
+                steps=task.steps,
+            )
+            device = next(model.parameters()).device
+            maps = class_activation_maps(model, images.to(device), label)
+        for index, (axis, image) in enumerate(zip(line, images, strict=True)):
+            picture = image.movedim(0, -1).numpy()
+            if maps is not None:
+                picture = show_cam_on_image(picture, maps[index], use_rgb=True)
+            axis.imshow(picture)
+            if part.boxes is not None:
+                height, width = part.pixels(index).shape[:2]
+                for left, top, wide, high in part.boxes[index]:
+                    x, y = size / width, size / height
+                    axis.add_patch(
+                        plt.Rectangle(
+                            (left * x, top * y), wide * x, high * y, fill=False, ec="w"
+                        )
+                    )
+    return figure
+
+
+def _grid(
+    rows: dict[str, object], title: str, *, columns: int = COLUMNS
+) -> tuple[plt.Figure, np.ndarray]:
+    figure, axes = plt.subplots(
+        len(rows),
+        columns,
+        figsize=(1.5 * columns + 1, 1.5 * len(rows) + 0.5),
+        squeeze=False,
+        layout="constrained",
+    )
+    figure.suptitle(title)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+    for line, name in zip(axes, rows, strict=True):
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
+    return figure, axes
