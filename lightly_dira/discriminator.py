@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class PatchDiscriminator(nn.Module):
@@ -74,7 +75,7 @@ class PatchDiscriminator(nn.Module):
             # A bias before a normalisation would be taken out by it.
             layers.append(nn.Conv2d(width, out, 3, stride, 1, bias=depth == 0))
             if depth > 0:
-                layers.append(nn.InstanceNorm2d(out))
+                layers.append(_InstanceNorm(out))
             layers.append(nn.LeakyReLU(0.2, inplace=True))
             width = out
         layers.append(nn.Conv2d(width, 1, 3, padding=1))
@@ -108,3 +109,13 @@ class PatchDiscriminator(nn.Module):
             )
         logits: Tensor = self.layers(images)
         return logits
+
+
+class _InstanceNorm(nn.InstanceNorm2d):
+    """The same by groups of one channel; `F.instance_norm` puts out a view.
+
+    A view is copied, forth and back, by an activation in place.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.group_norm(x, x.shape[1], eps=self.eps)

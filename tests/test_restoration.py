@@ -6,6 +6,7 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lightly_dira import RestorationHead, restoration
 
@@ -164,20 +165,24 @@ class TestSameInAnotherWay:
 
     @pytest.mark.parametrize("sizes", [(64, 32, 16), (65, 33, 17)])
     def test_convolved_before_doubling(self, sizes, monkeypatch) -> None:
-        fast = []
-        doubled = restoration._convolve_doubled
+        fast, transposed = [], F.conv_transpose2d
 
-        def counted(x: Tensor, weight: Tensor) -> Tensor:
+        def counted(x: Tensor, *arguments, **options) -> Tensor:
             fast.append(tuple(x.shape[2:]))
-            return doubled(x, weight)
+            return transposed(x, *arguments, **options)
 
-        monkeypatch.setattr(restoration, "_convolve_doubled", counted)
-        monkeypatch.setattr(restoration, "_LARGE", 1)
+        monkeypatch.setattr(F, "conv_transpose2d", counted)
         found = self.run(lambda head: None, sizes)
         # An odd map is no double of the one before.
         sides = (16, 32, 64) if sizes[0] == 64 else (65,)
         assert fast == [(side, side) for side in sides] * 2
-        monkeypatch.setattr(restoration, "_LARGE", math.inf)
+
+        def doubled_first(block, x: Tensor, skip: Tensor | None, size) -> Tensor:
+            x = F.interpolate(x, size=size)
+            x = x if skip is None else torch.cat([x, skip], dim=1)
+            return block.conv2(block.conv1(x))
+
+        monkeypatch.setattr(restoration._DecoderBlock, "forward", doubled_first)
         for one, other in zip(found, self.run(lambda head: None, sizes), strict=True):
             torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
 

@@ -73,9 +73,9 @@ class PublishedStep:
         adversarial = (self.critic(restored) - 1).square().mean()
         loss = F.cross_entropy(logits, labels) + 10 * F.mse_loss(restored, target)
         loss = loss + 0.001 * adversarial
-        self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
+        self.optimizer.zero_grad()
 
         real = (self.critic(target) - 1).square().mean()
         fake = self.critic(restored.detach()).square().mean()

@@ -36,9 +36,9 @@ def make_step(
         loss = model.loss(*views)
         if join is not None:
             loss = join(loss, views)
-        optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        optimizer.zero_grad()
 
     step.dira = join
     return step
