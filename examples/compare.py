@@ -3,6 +3,7 @@
     python examples/compare.py --preset smoke                 # 2 minutes, brain MRI
     python examples/compare.py --preset cpu --data FOLDER     # hours, chest X-rays
     python examples/compare.py --preset paper --data FOLDER   # days on a GPU
+    python examples/compare.py --data pneumoniamnist          # a set of MedMNIST
 
 Every method is pre-trained in every stage (`di`: the bare method on undistorted views,
 `dir`: with restoration, `dira`: with restoration and adversary) with every seed, then
@@ -30,7 +31,7 @@ import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import cv2
 import numpy as np
@@ -48,8 +49,13 @@ from tqdm import tqdm
 from lightly_dira import DiRA, DiRATransform
 from lightly_dira.checkpoint import from_pretrained, save_pretrained
 from lightly_dira.evaluation.labelled import LabelledImages
-from lightly_dira.evaluation.protocol import Row, Task, evaluate
-from lightly_dira.evaluation.readers import read_chestxray14, read_mni152, read_npz
+from lightly_dira.evaluation.protocol import Protocol, Row, Task, evaluate
+from lightly_dira.evaluation.readers import (
+    read_chestxray14,
+    read_medmnist,
+    read_mni152,
+    read_npz,
+)
 
 STAGES = ("di", "dir", "dira")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -72,6 +78,8 @@ class Settings:
         lr: Highest learning rate, which falls as a cosine after a tenth of a run.
         weight_decay: Of the optimiser.
         fractions: Parts of the labels to learn from.
+        protocols: How encoders are tried, of those that `Task` knows.
+        finetuning_steps: Steps of every fine-tuning.
         workers: Processes that load images; other numbers draw other views.
         options: Arguments of methods, by their names.
     """
@@ -88,13 +96,19 @@ class Settings:
     lr: float = 1e-3
     weight_decay: float = 1e-4
     fractions: tuple[float, ...] = (0.01, 0.1, 1.0)
+    protocols: tuple[str, ...] = (*get_args(Protocol),)
+    finetuning_steps: int = 100
     workers: int = 0
     options: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
 
 PRESETS = {
     "smoke": Settings(
-        methods=("SimSiam",), seeds=(0, 1), epochs=2, fractions=(0.05, 1.0)
+        methods=("SimSiam",),
+        seeds=(0, 1),
+        epochs=2,
+        fractions=(0.05, 1.0),
+        finetuning_steps=20,
     ),
     "cpu": Settings(fractions=(0.01, 0.05, 0.1, 0.25, 1.0)),
     "paper": Settings(
@@ -105,6 +119,7 @@ PRESETS = {
         optimizer="SGD",
         lr=0.03,
         fractions=(0.01, 0.25, 0.5, 1.0),
+        finetuning_steps=5000,
         workers=16,
         options={"MoCo": {"queue": 65536, "momentum": 0.999}},
     ),
@@ -116,9 +131,15 @@ def main(arguments: list[str] | None = None) -> None:
     settings, folder = options.settings, options.out
     torch.set_num_threads(options.threads)
     pool, tasks = load_tasks(options.data, settings)
+    tasks = [
+        dataclasses.replace(task, protocols=chosen)
+        for task in tasks
+        if (chosen := [p for p in task.protocols if p in settings.protocols])
+    ]
     (folder / "runs").mkdir(parents=True, exist_ok=True)
-    keep_settings(folder, settings, options.split)
     results = Results(folder / "results.csv")
+    pending = [run for run in list_runs(settings) if run not in results]
+    keep_settings(folder, settings, options.split, changed=bool(pending))
     transforms = {
         stage: DiRATransform(
             input_size=settings.size,
@@ -127,7 +148,6 @@ def main(arguments: list[str] | None = None) -> None:
         for stage in STAGES
     }
 
-    pending = [run for run in list_runs(settings) if run not in results]
     epochs = sum(settings.epochs for method, stage, _ in pending if stage in STAGES)
     with tqdm(total=epochs, unit="epoch", disable=None) as progress:
         for method, stage, seed in pending:
@@ -169,7 +189,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--preset", choices=PRESETS, default="smoke")
-    parser.add_argument("--data", type=Path, help="folder of .npz files or of CXR14")
+    parser.add_argument(
+        "--data",
+        help="folder of .npz files or of ChestX-ray14, or a name of MedMNIST's, which "
+        "is downloaded; by default the MNI152 brain",
+    )
     parser.add_argument("--out", type=Path, help="folder of results")
     parser.add_argument(
         "--split",
@@ -180,7 +204,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     for field in dataclasses.fields(Settings):
         if field.name != "options":
-            several = field.name in ("methods", "stages", "seeds", "fractions")
+            several = field.name in (
+                "methods",
+                "stages",
+                "seeds",
+                "fractions",
+                "protocols",
+            )
             default = getattr(PRESETS["cpu"], field.name)
             kind = type(default[0] if several else default)
             parser.add_argument(
@@ -196,7 +226,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         if (value := getattr(options, field.name, None)) is not None
     }
     options.settings = dataclasses.replace(PRESETS[options.preset], **changed)
-    for name, known in (("methods", METHODS), ("stages", STAGES)):
+    for name, known in (
+        ("methods", METHODS),
+        ("stages", STAGES),
+        ("protocols", get_args(Protocol)),
+    ):
         if wrong := set(getattr(options.settings, name)) - set(known):
             parser.error(f"--{name}: {', '.join(wrong)} is none of {', '.join(known)}")
     if options.out is None:
@@ -221,23 +255,38 @@ def list_runs(settings: Settings) -> list[tuple[str, str, int]]:
 
 
 def load_tasks(
-    folder: Path | None, settings: Settings
+    data: str | None, settings: Settings
 ) -> tuple[LabelledImages, list[Task]]:
     """Returns images to pre-train on, of training splits only, and the tasks."""
-    size, fractions = settings.size, settings.fractions
-    if folder is None:
+    size, fractions, steps = (
+        settings.size,
+        settings.fractions,
+        settings.finetuning_steps,
+    )
+    few = tuple(fraction for fraction in fractions if fraction < 1)[:2]
+    if data is None:
         brain = read_mni152()
-        tasks = [
+        return brain.split("train"), [
             Task("brain direction", brain, size, ("linear", "knn"), fractions),
-            Task("brain tissue", brain, size, ("dense",), fractions),
-            Task("brain tissue", brain, size, ("U-Net",), (fractions[0],), steps=40),
+            Task("brain tissue", brain, size, ("dense",), fractions, pixels=32),
+            Task("brain tissue", brain, size, ("U-Net",), few[:1], steps=steps),
         ]
-        return brain.split("train"), tasks
+    folder = Path(data)
+    if not folder.is_dir():
+        sides = [side for side in (28, 64, 128, 224) if side >= size]
+        try:
+            images = read_medmnist(data, size=min(sides, default=224))
+        except ValueError as error:
+            sys.exit(f"--data {data}: there is no such folder, and {error}")
+        return images.split("train"), [
+            Task(data, images, size, ("linear", "knn"), fractions),
+            Task(data, images, size, ("fine-tuned",), few, steps=steps),
+        ]
     if not list(folder.glob("*.npz")):
         chest = read_chestxray14(folder)
         protocols = ("linear", "knn", "fine-tuned")
-        tasks = [Task("ChestX-ray14", chest, size, protocols, fractions, steps=5000)]
-        return chest.split("train"), tasks
+        task = Task("ChestX-ray14", chest, size, protocols, fractions, steps=steps)
+        return chest.split("train"), [task]
     pneumonia = read_npz(folder / "pneumoniamnist_full.npz")
     lungs = read_npz(folder / "lung_seg_128.npz", label="tb_label")
     # Grey levels alone tell ill from healthy here: they are made equal.
@@ -272,16 +321,15 @@ def load_tasks(
         lungs.split("train"),
         nih.subset((nih.splits == "train") & (boxed.splits == "train")),
     ]
-    few = tuple(fraction for fraction in fractions if fraction < 1)[:2]
     return join(pool), [
         Task("pneumonia", pneumonia, size, ("linear", "knn"), fractions),
         Task("tuberculosis", lungs, size, ("linear", "knn"), fractions),
         Task("findings", nih, size, ("linear", "knn"), fractions),
         Task("lungs", lungs, size, ("dense",), fractions),
         Task("lungs elsewhere", abroad, size, ("dense",), fractions),
-        Task("lungs", lungs, size, ("frozen U-Net", "U-Net"), few, steps=100),
-        Task("pneumonia", pneumonia, size, ("fine-tuned",), few, steps=100),
-        Task("findings", boxed, 128, ("fine-tuned",), (1.0,), steps=50),
+        Task("lungs", lungs, size, ("frozen U-Net", "U-Net"), few, steps=steps),
+        Task("pneumonia", pneumonia, size, ("fine-tuned",), few, steps=steps),
+        Task("findings", boxed, 128, ("fine-tuned",), (1.0,), steps=steps),
     ]
 
 
@@ -428,7 +476,9 @@ class Results:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.table = pd.read_csv(path) if path.exists() else pd.DataFrame()
+        self.table = pd.DataFrame()
+        if path.exists():
+            self.table = pd.read_csv(path, float_precision="round_trip")
 
     def __contains__(self, run: tuple[str, str, int]) -> bool:
         if self.table.empty:
@@ -444,8 +494,10 @@ class Results:
         os.replace(beside, self.path)
 
 
-def keep_settings(folder: Path, settings: Settings, split: str) -> None:
-    """Writes down what was asked for, or compares it with what was."""
+def keep_settings(
+    folder: Path, settings: Settings, split: str, *, changed: bool
+) -> None:
+    """Compares what is asked for with what was, and writes it down for new rows."""
     asked = json.loads(json.dumps({"split": split} | dataclasses.asdict(settings)))
     path = folder / "settings.json"
     if path.exists():
@@ -457,6 +509,8 @@ def keep_settings(folder: Path, settings: Settings, split: str) -> None:
                 f"{folder} holds results of another {', '.join(other)}: "
                 f"{ {name: before.get(name) for name in other} }. Choose another --out."
             )
+    if not changed:
+        return
     path.write_text(json.dumps(asked, indent=2) + "\n")
     versions = [f"{m.__name__} {m.__version__}" for m in (torch, torchvision, np, pd)]
     threads = f"{torch.get_num_threads()} threads"

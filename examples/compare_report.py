@@ -26,9 +26,9 @@ NAMES = {
 def report(folder: Path) -> None:
     """Writes summary.csv, tests.csv and pictures of results.csv, and prints a table."""
     rows = pd.read_csv(folder / "results.csv")
-    summary = summarise(rows, ["method", "stage", *TASK])
+    summary = summarise_rows(rows)
     summary.round(4).to_csv(folder / "summary.csv", index=False)
-    tests = test_stages(rows)
+    tests = compare_stages(rows)
     tests.round(4).to_csv(folder / "tests.csv", index=False)
     for name, draw in (("bars", draw_bars), ("fractions", draw_fractions)):
         figure = draw(summary)
@@ -37,7 +37,12 @@ def report(folder: Path) -> None:
     print(as_markdown(summary))
 
 
-def test_stages(rows: pd.DataFrame) -> pd.DataFrame:
+def summarise_rows(rows: pd.DataFrame) -> pd.DataFrame:
+    """Returns mean and 95 % interval over seeds of each method, stage and task."""
+    return summarise(rows, ["method", "stage", *TASK])
+
+
+def compare_stages(rows: pd.DataFrame) -> pd.DataFrame:
     """Tests dira against di and against random encoders, for each method and task."""
     rows = rows[rows["metric"].isin(HEADLINES)]
     trained = rows[rows["stage"].isin(["di", "dir", "dira"])]

@@ -60,7 +60,7 @@ def test_published(compare) -> None:
         lambda: ours(default_collate([transform(image) for _ in range(8)])),
         theirs,
         goal="<= 0.70",
-        rounds=5,
+        rounds=12,
         inverse=True,
     )
 
