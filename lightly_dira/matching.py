@@ -111,8 +111,16 @@ def _left_over(
 
 
 def _unpaired(state: Mapping[str, Tensor], paired: set[str], prefix: str) -> list[str]:
-    def module(name: str) -> str:
+    def first(name: str) -> str:
         return name.removeprefix(prefix).partition(".")[0]
+
+    # Such as "head.fc", beside a "head.norm" that encoders without classifier have too.
+    last = [*state, ""][len(state) - 1].rpartition(".")[0]
+    shared = {first(name) for name in paired}
+
+    def module(name: str) -> str:
+        at_end = name.rpartition(".")[0] == last and first(name) in shared
+        return last if at_end else first(name)
 
     left = [
         name

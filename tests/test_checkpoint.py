@@ -94,6 +94,13 @@ class TestExportEncoder:
         backbone.eval(), like.eval()
         torch.testing.assert_close(headless(like, count)(x), backbone(x))
 
+    def test_classifier_beside_a_norm(self) -> None:
+        backbone = timm.create_model("test_convnext", num_classes=0)
+        classifier = timm.create_model("test_convnext", num_classes=3)
+        weights = export_encoder(trained(backbone), like=classifier)
+        lacking = classifier.load_state_dict(weights, strict=False)
+        assert lacking.missing_keys == ["head.fc.weight", "head.fc.bias"]
+
     def test_masked_transformer_to_timm_and_back(self) -> None:
         settings = dict(img_size=64, embed_dim=16, depth=2, num_heads=2)
         vit = timm.create_model("vit_tiny_patch16_224", **settings)
