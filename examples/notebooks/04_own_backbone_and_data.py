@@ -1,0 +1,214 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Your own backbone and your own data
+#
+# This notebook starts from what a hospital has, files of 16 bits or DICOM and a table
+# of labels, takes a backbone that nobody named ResNet, and ends with weights that other
+# libraries load. To have files offline, slices of the MNI152 brain are written to a
+# folder first; put your own folder and table in its place.
+
+# %%
+# %matplotlib inline
+import tempfile
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pydicom
+import timm
+import torch
+from lightly.loss import BarlowTwinsLoss
+from lightly.models.modules import BarlowTwinsProjectionHead
+from lightly.transforms import SimCLRTransform
+from nilearn import datasets
+from PIL import Image
+from pydicom.data import get_testdata_file
+from torch import nn
+from torch.utils.data import DataLoader
+
+from lightly_dira import DiRA, DiRATransform
+from lightly_dira.checkpoint import (
+    export_encoder,
+    from_pretrained,
+    save_pretrained,
+)
+from lightly_dira.evaluation.labelled import Samples
+from lightly_dira.evaluation.probes import encode, linear_probe
+from lightly_dira.evaluation.readers import read_table
+from lightly_dira.features import FeaturePyramid
+from lightly_dira.images import read_image
+
+folder = Path(tempfile.mkdtemp())
+brain = datasets.load_mni152_template(resolution=1).get_fdata()
+brain = (65535 * brain / brain.max()).clip(0, 65535).astype(np.uint16)
+rows = []
+for axis, direction in enumerate(("sagittal", "coronal", "axial")):
+    for number in range(50, brain.shape[axis] - 50, 2):
+        name = f"{direction}-{number}.png"
+        Image.fromarray(np.rot90(brain.take(number, axis))).save(folder / name)
+        rows.append({"image": name, "label": direction, "patient": number // 10})
+pd.DataFrame(rows).to_csv(folder / "labels.csv", index=False)
+pd.read_csv(folder / "labels.csv").head(3)
+
+# %% [markdown]
+# ## Data: a folder and a table
+#
+# `read_table` pairs files with labels and splits them by patient (here ten neighbouring
+# slices stand for one). Files are read when they are needed, and their 16 bits are
+# kept.
+
+# %%
+data = read_table(folder / "labels.csv", folder, patient="patient")
+pixels = data.pixels(0)
+(
+    pixels.dtype,
+    int(pixels.max()),
+    {n: len(data.split(n)) for n in ("train", "val", "test")},
+)
+
+# %% [markdown]
+# DICOM files go the same way. X-rays come as their stored bits, with white as the
+# highest; CT numbers keep their units, and a window says which of them matter. This one
+# is a body of which pydicom keeps a tiny CT for its tests.
+
+# %%
+scan = read_image(get_testdata_file("CT_small.dcm"))
+print(
+    "pydicom",
+    pydicom.__version__,
+    scan.dtype,
+    f"{scan.min():.0f} to {scan.max():.0f} HU",
+)
+DiRATransform(input_size=96, window=(-1000, 400)).preview(scan, n=6)
+
+# %% [markdown]
+# ## Transform: look before you train
+#
+# Any transform can be wrapped; here SimCLR's. Colour makes no sense for grey images, so
+# it is turned off. Every column is one draw: the clean target of the first view above,
+# the two distorted views below.
+
+# %%
+base = SimCLRTransform(
+    input_size=64, cj_prob=0.0, random_gray_scale=0.0, normalize=None
+)
+transform = DiRATransform(base)
+transform.preview(data.pixels(70))
+
+# %% [markdown]
+# ## Backbone: whatever has feature maps
+#
+# A dry pass finds, for every resolution, the last feature map that comes by. This is a
+# small ConvNeXt of timm; look at the table, and pass `layers=[...]` to DiRA if you
+# would rather take others.
+
+# %%
+torch.manual_seed(0)
+backbone = timm.create_model("convnext_atto", num_classes=0, in_chans=1)
+FeaturePyramid(backbone)
+
+# %% [markdown]
+# The same works for a network of your own, with one input channel:
+
+
+# %%
+def stage(inputs, outputs):
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride=2, padding=1),
+        nn.BatchNorm2d(outputs),
+        nn.SiLU(),
+    )
+
+
+own = nn.Sequential(
+    stage(1, 24), stage(24, 48), stage(48, 96), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+)
+FeaturePyramid(own)
+
+# %% [markdown]
+# ## Training: Barlow Twins with the ConvNeXt
+#
+# The loop is that of Lightly's documentation and the lines of DiRA.
+
+# %%
+projection_head = BarlowTwinsProjectionHead(320, 512, 512)
+model = nn.Sequential(backbone, projection_head)
+criterion = BarlowTwinsLoss()
+optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+dira = DiRA(backbone, optimizer, adversarial_start=60)
+
+images = data.split("train").with_transform(transform)
+loader = DataLoader(images, batch_size=16, shuffle=True, drop_last=True)
+restorative = []
+for _epoch in range(16):
+    for batch in loader:
+        x0, x1 = batch[0]
+        loss = dira(criterion(model(x0), model(x1)), batch)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        restorative.append(dira.components.restorative.item())
+
+figure, axis = plt.subplots(figsize=(5, 2.4), layout="constrained")
+axis.plot(restorative)
+axis.set(title="mean squared error of the restored view", xlabel="step", yscale="log")
+plt.show()
+
+# %% [markdown]
+# ## Weights that travel
+#
+# `save_pretrained` writes safetensors and a small JSON, from which a colleague makes
+# the encoder and its decoder again; `export_encoder` gives the encoder's weights the
+# names of timm's or torchvision's own model.
+
+# %%
+save_pretrained(folder / "dira-convnext", backbone, dira.head)
+again = timm.create_model("convnext_atto", num_classes=0, in_chans=1)
+head = from_pretrained(folder / "dira-convnext", again)
+
+classifier = timm.create_model("convnext_atto", num_classes=3, in_chans=1)
+weights = export_encoder(backbone, like=classifier)
+classifier.load_state_dict(weights, strict=False)
+
+# %% [markdown]
+# What the frozen encoder tells of images of other patients, by a logistic regression on
+# its features:
+
+# %%
+test = data.split("test")
+scores = linear_probe(
+    encode(again, Samples(data.split("train"), 64, channels=1)),
+    encode(again, Samples(test, 64, channels=1)),
+)
+scores
+
+# %% [markdown]
+# And restored images of the test split, each below its distorted view:
+
+# %%
+torch.manual_seed(2)
+views = [test.with_transform(transform)[i][0] for i in range(0, len(test), 4)][:8]
+distorted = torch.stack([view[0] for view in views])
+with torch.no_grad():
+    restored = head.eval()(FeaturePyramid(again.eval())(distorted), distorted.shape[2:])
+figure, axes = plt.subplots(2, 8, figsize=(11, 3), layout="constrained")
+for line, name, pictures in zip(
+    axes, ("distorted", "restored"), (distorted, restored), strict=True
+):
+    line[0].set_ylabel(name)
+    for axis, picture in zip(line, pictures, strict=False):
+        axis.imshow(picture[0], cmap="gray", vmin=0, vmax=1)
+        axis.set(xticks=[], yticks=[])

@@ -1,0 +1,184 @@
+"""The comparison runs from files to figures, and takes up where it was killed."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+SMALL = ["--methods", "SimSiam", "--stages", "di", "dira", "--seeds", "0"]
+SMALL += ["--epochs", "3", "--size", "32", "--batch-size", "16"]
+SMALL += ["--fractions", "0.5", "1", "--finetuning-steps", "10", "--threads", "1"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """The three files that the preset "cpu" knows, with images of noise."""
+    folder, random = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+
+    def images(count: int, side: int) -> np.ndarray:
+        return random.integers(0, 256, (count, side, side), dtype=np.uint8)
+
+    medmnist = {}
+    for split, count in (("train", 24), ("val", 8), ("test", 8)):
+        medmnist[f"{split}_images"] = images(count, 28)
+        medmnist[f"{split}_labels"] = np.arange(count)[:, None] % 2
+    np.savez(folder / "pneumoniamnist_full.npz", **medmnist)
+
+    splits = np.repeat(["train", "val", "test"], [12, 6, 6])
+    masks = np.zeros((24, 128, 128), np.uint8)
+    masks[:, :40] = 1
+    np.savez(
+        folder / "lung_seg_128.npz",
+        images=images(24, 128),
+        masks=masks,
+        tb_label=np.arange(24) % 2,
+        source=np.array(["shenzhen", "montgomery"])[np.arange(24) // 2 % 2],
+        split=splits,
+    )
+    np.savez(
+        folder / "nih_cxr_mini_128.npz",
+        images=images(24, 128),
+        label=np.arange(24) % 2,
+        patient_id=np.arange(24).astype(str),
+        split=splits,
+        bbox_image_index=[1, 21],
+        bbox_xywh=[[10, 10, 40, 40], [60, 60, 30, 30]],
+        bbox_label=["Pneumonia", "Pneumonia"],
+    )
+    return folder
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, str(EXAMPLES / "compare.py"), *SMALL, *map(str, arguments)]
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    options = dict(capture_output=True, text=True, timeout=500)
+    return subprocess.run(command(*arguments), **options)
+
+
+def test_killed_and_started_again_gives_the_same_rows(data, tmp_path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    done = run("--data", data, "--out", whole)
+    assert done.returncode == 0, done.stderr
+    rows = pd.read_csv(whole / "results.csv")
+    runs = rows[["method", "stage"]].drop_duplicates().itertuples(index=False)
+    assert set(map(tuple, runs)) == {
+        ("baseline", "thumbnail"),
+        ("baseline", "histogram"),
+        ("baseline", "position"),
+        ("random", "random"),
+        ("SimSiam", "di"),
+        ("SimSiam", "dira"),
+    }
+    assert {"auc", "dice", "pointing"} <= set(rows["metric"])
+    for name in ("bars", "fractions", "restored", "activations"):
+        assert (whole / f"{name}.png").stat().st_size > 10_000
+
+    # Killed when the second run has kept an epoch, and is in its next.
+    process = subprocess.Popen(
+        command("--data", data, "--out", killed), stderr=subprocess.DEVNULL
+    )
+    kept = killed / "runs" / "SimSiam-dira-0.pt"
+    while not kept.exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = pd.read_csv(killed / "results.csv")
+    assert "dira" not in set(before["stage"])
+    done = run("--data", data, "--out", killed)
+    assert done.returncode == 0, done.stderr
+    for name in ("results", "summary", "tests"):
+        texts = [(folder / f"{name}.csv").read_text() for folder in (whole, killed)]
+        assert texts[0] == texts[1]
+    # Once more: all is there, and nothing is done.
+    changed = (killed / "results.csv").stat().st_mtime_ns
+    assert run("--data", data, "--out", killed).returncode == 0
+    assert (killed / "results.csv").stat().st_mtime_ns == changed
+
+    other = run("--data", data, "--out", killed, "--lr", 0.5)
+    assert other.returncode == 1
+    assert "holds results of another lr: {'lr': 0.001}. Choose" in other.stderr
+
+
+def test_summary_and_tests_are_of_the_rows(tmp_path) -> None:
+    random = np.random.default_rng(0)
+    rows = pd.DataFrame(
+        [
+            {
+                "method": method,
+                "stage": stage,
+                "task": "lungs",
+                "protocol": "dense",
+                "fraction": 0.05,
+                "images": 5,
+                "split": "test",
+                "seed": seed,
+                "metric": "dice",
+                "value": random.random(),
+            }
+            for method, stage in [
+                ("random", "random"),
+                *((m, s) for m in ("MoCo", "SimSiam") for s in ("di", "dira")),
+            ]
+            for seed in range(3)
+        ]
+    )
+    rows.to_csv(tmp_path / "results.csv", index=False)
+    script = str(EXAMPLES / "compare_report.py")
+    done = subprocess.run(
+        [sys.executable, script, str(tmp_path)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+    def values(method: str, stage: str) -> np.ndarray:
+        return rows[(rows.method == method) & (rows.stage == stage)].value.to_numpy()
+
+    tests = pd.read_csv(tmp_path / "tests.csv").set_index(["method", "first", "second"])
+    for method in ("MoCo", "SimSiam"):
+        of_dira = values(method, "dira")
+        for second, other in (("di", values(method, "di")), ("random", None)):
+            other = values("random", "random") if other is None else other
+            expected = stats.ttest_rel(of_dira, other).pvalue
+            found = tests.loc[(method, "dira", second), "p"]
+            assert found == pytest.approx(expected, abs=1e-4)
+    mean = values("MoCo", "dira").mean()
+    assert f"| {mean:.3f} ± " in done.stdout
+    header = done.stdout.splitlines()[0]
+    assert header.endswith(
+        "| not trained | MoCo di | MoCo dira | SimSiam di | SimSiam dira |"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "nowhere"], "no such folder, and read_medmnist: 'nowhere' is none"),
+        (["--methods", "Magic"], "--methods: Magic is none of MoCo, BarlowTwins"),
+    ],
+)
+def test_errors(arguments: list[str], message: str, tmp_path) -> None:
+    done = run(*arguments, "--out", tmp_path / "results")
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_committed_results_are_of_the_presets() -> None:
+    """Every folder of results was made by the command that its README names."""
+    for path in EXAMPLES.glob("results/*/settings.json"):
+        settings = json.loads(path.read_text())
+        rows = pd.read_csv(path.with_name("results.csv"))
+        assert set(rows["split"]) == {settings["split"]}
+        assert set(rows["seed"]) <= set(settings["seeds"])

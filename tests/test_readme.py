@@ -1,0 +1,45 @@
+"""Numbers in the README are those of the committed files."""
+
+from __future__ import annotations
+
+import csv
+import re
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_ratios_are_those_measured() -> None:
+    """Every row of a table of numbers is one of ratios.csv."""
+    with (ROOT / "tests/benchmarks/ratios.csv").open(newline="") as file:
+        measured = {row["what"]: float(row["ratio"]) for row in csv.DictReader(file)}
+    tables = [
+        README.split(f"| | {head} |\n|---|---|\n")[1].split("\n\n")[0]
+        for head in ("ratio", "times the speed")
+    ]
+    for row in "\n".join(tables).splitlines():
+        what, ratio = re.fullmatch(r"\| (.+) \| ([\d.]+) \|", row).groups()
+        assert ratio == f"{measured[what]:.2f}", what
+
+
+@pytest.mark.parametrize(
+    "folder",
+    sorted(path.parent for path in ROOT.glob("examples/results/*/summary.csv")),
+)
+def test_results_are_those_of_the_rows(folder: Path, monkeypatch) -> None:
+    """Summaries and tests follow from results.csv."""
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    sys.modules.pop("compare_report", None)
+    import compare_report
+
+    rows = pd.read_csv(folder / "results.csv")
+    summary = compare_report.summarise_rows(rows)
+    written = (folder / "summary.csv").read_text()
+    assert summary.round(4).to_csv(index=False) == written
+    tests = compare_report.compare_stages(rows).round(4)
+    assert tests.to_csv(index=False) == (folder / "tests.csv").read_text()
