@@ -107,7 +107,7 @@ PRESETS = {
         methods=("SimSiam",),
         seeds=(0, 1),
         epochs=2,
-        fractions=(0.05, 1.0),
+        fractions=(0.05, 0.25),
         finetuning_steps=20,
     ),
     "cpu": Settings(fractions=(0.01, 0.05, 0.1, 0.25, 1.0)),

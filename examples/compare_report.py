@@ -170,7 +170,7 @@ def _draw_reference(axis: plt.Axes, here: pd.DataFrame) -> None:
             )
 
 
-def _panels(count: int, columns: int = 3) -> tuple[plt.Figure, np.ndarray]:
+def _panels(count: int, columns: int = 3) -> tuple[plt.Figure, list[plt.Axes]]:
     columns = min(columns, max(count, 1))
     rows = -(-max(count, 1) // columns)
     figure, axes = plt.subplots(
@@ -184,10 +184,10 @@ def _panels(count: int, columns: int = 3) -> tuple[plt.Figure, np.ndarray]:
         axis.set_axis_off()
     for axis in axes.flat:
         axis.spines[["top", "right"]].set_visible(False)
-    return figure, axes.flat
+    return figure, list(axes.flat)
 
 
-def _add_legend(figure: plt.Figure, axes: np.ndarray) -> None:
+def _add_legend(figure: plt.Figure, axes: list[plt.Axes]) -> None:
     entries: dict[str, object] = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):

@@ -4,13 +4,14 @@
     python examples/quickstart.py --data FOLDER    # your own images
 
 Prints the loss terms by epoch and, for the brain, what the frozen encoder knows of grey
-and white matter. Writes quickstart.png and quickstart.pt.
+and white matter. Writes quickstart.png, quickstart.csv and quickstart.pt.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import csv
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -99,11 +100,15 @@ def main() -> None:
         {"backbone": model.backbone.state_dict(), "head": dira.head.state_dict()},
         "quickstart.pt",
     )
-    report_restoration(dira, held_out, history, device)
+    found = report_restoration(dira, held_out, history, device)
     if options.data is None:
-        report_tissues(untrained, model.backbone, options.input_size)
+        found |= report_tissues(untrained, model.backbone, options.input_size)
     else:
         print("No tissue labels in a folder of images: the dense probe is left out.")
+    with open("quickstart.csv", "w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(
+            [("what", "value"), *((what, f"{v:.4f}") for what, v in found.items())]
+        )
 
 
 def load_data(
@@ -133,8 +138,8 @@ def to_tensor() -> list[v2.Transform]:
 
 def report_restoration(
     dira: DiRA, held_out: Dataset, history: list[list[float]], device: torch.device
-) -> None:
-    """Prints errors on held-out images and draws quickstart.png."""
+) -> dict[str, float]:
+    """Prints and returns errors on held-out images, and draws quickstart.png."""
     chosen = torch.linspace(0, len(held_out) - 1, 64).long().unique().tolist()
     views: DiRAViews = default_collate([held_out[index][0] for index in chosen])
     clean, restored = views.target, dira.restore(views[0].to(device)).cpu()
@@ -143,12 +148,16 @@ def report_restoration(
     distorted = distorted.mean(dim=1, keepdim=True)
 
     print(f"Mean squared error on {len(chosen)} held-out images:")
-    for name, images in (
-        ("distorted view", distorted),
-        ("mean image", clean.mean(dim=0, keepdim=True)),
-        ("restored", restored),
-    ):
-        print(f"  {name:16} {(images - clean).square().mean():.4f}")
+    errors = {
+        f"error, {name}": (images - clean).square().mean().item()
+        for name, images in (
+            ("distorted view", distorted),
+            ("mean image", clean.mean(dim=0, keepdim=True)),
+            ("restored", restored),
+        )
+    }
+    for name, error in errors.items():
+        print(f"  {name:22} {error:.4f}")
 
     figure = plt.figure(figsize=(10, 6.2), layout="constrained")
     pictures, curves = figure.subfigures(2, 1, height_ratios=[2.1, 1])
@@ -170,10 +179,14 @@ def report_restoration(
         axis.locator_params("x", integer=True)
     figure.savefig("quickstart.png", dpi=110)
     print("Wrote quickstart.png and quickstart.pt")
+    return errors
 
 
-def report_tissues(untrained: nn.Module, trained: nn.Module, size: int) -> None:
-    """Prints the Dice of a per-pixel logistic regression on frozen feature maps."""
+def report_tissues(
+    untrained: nn.Module, trained: nn.Module, size: int
+) -> dict[str, float]:
+    """Prints and returns the Dice of a per-pixel regression on frozen feature maps."""
+    dice = {}
     normalize = v2.Normalize(**IMAGENET_NORMALIZE)
     print("Per-pixel logistic regression on frozen feature maps, held-out Dice:")
     for name, encoder in (("untrained encoder", untrained), ("DiRA encoder", trained)):
@@ -184,6 +197,9 @@ def report_tissues(untrained: nn.Module, trained: nn.Module, size: int) -> None:
         )
         scores = dense_probe(*pixels)
         print(f"  {name:18} grey matter {scores[1]:.3f}  white matter {scores[2]:.3f}")
+        dice |= {f"Dice of grey matter, {name}": scores[1]}
+        dice |= {f"Dice of white matter, {name}": scores[2]}
+    return dice
 
 
 if __name__ == "__main__":

@@ -127,7 +127,7 @@ def to_smp_unet(
         >>> unet.name
         'u-resnet18'
     """
-    smp = _optional("segmentation_models_pytorch", extra="smp")
+    smp = optional("segmentation_models_pytorch", extra="smp")
     _check_head("to_smp_unet", head)
     settings = head.settings
     channels, blocks = settings["encoder_channels"], settings["decoder_channels"]
@@ -201,7 +201,7 @@ def save_pretrained(
         >>> fresh = torchvision.models.resnet18()
         >>> head = from_pretrained(folder, fresh)
     """
-    safetensors = _optional("safetensors.torch", extra="safetensors")
+    safetensors = optional("safetensors.torch", extra="safetensors")
     _check_head("save_pretrained", head)
     weights = {f"backbone.{name}": v for name, v in backbone.state_dict().items()}
     weights |= {f"head.{name}": value for name, value in head.state_dict().items()}
@@ -234,7 +234,7 @@ def from_pretrained(
         FileNotFoundError: If one of the two files is missing.
         ValueError: If the weights do not fit, or the file is of a newer version.
     """
-    safetensors = _optional("safetensors.torch", extra="safetensors")
+    safetensors = optional("safetensors.torch", extra="safetensors")
     folder = Path(folder)
     for name in (_SETTINGS, _WEIGHTS):
         if not (folder / name).is_file():
@@ -406,7 +406,7 @@ def _head_like(weights: Mapping[str, Tensor], backbone: nn.Module) -> Restoratio
 def _read(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Reads the tensors of a state dict, also from under ``state_dict``."""
     if Path(path).suffix == ".safetensors":
-        state = _optional("safetensors.torch", extra="safetensors").load_file(path)
+        state = optional("safetensors.torch", extra="safetensors").load_file(path)
     else:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
@@ -511,7 +511,8 @@ def _copied(value: Tensor) -> Tensor:
     return value.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
-def _optional(module: str, *, extra: str) -> Any:
+def optional(module: str, *, extra: str) -> Any:
+    """Imports a module, or says what to install for it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

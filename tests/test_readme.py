@@ -14,16 +14,24 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
+def rows_of(head: str) -> list[tuple[str, str]]:
+    table = README.split(f"| | {head} |\n|---|---|\n")[1].split("\n\n")[0]
+    return [
+        re.fullmatch(r"\| (.+) \| ([\d.]+) \|", row).groups()
+        for row in table.splitlines()
+    ]
+
+
+def test_quickstart_is_as_it_was_run() -> None:
+    with (ROOT / "examples/quickstart.csv").open(newline="") as file:
+        assert rows_of("value") == [tuple(row) for row in csv.reader(file)][1:]
+
+
 def test_ratios_are_those_measured() -> None:
     """Every row of a table of numbers is one of ratios.csv."""
     with (ROOT / "tests/benchmarks/ratios.csv").open(newline="") as file:
         measured = {row["what"]: float(row["ratio"]) for row in csv.DictReader(file)}
-    tables = [
-        README.split(f"| | {head} |\n|---|---|\n")[1].split("\n\n")[0]
-        for head in ("ratio", "times the speed")
-    ]
-    for row in "\n".join(tables).splitlines():
-        what, ratio = re.fullmatch(r"\| (.+) \| ([\d.]+) \|", row).groups()
+    for what, ratio in rows_of("ratio") + rows_of("times the speed"):
         assert ratio == f"{measured[what]:.2f}", what
 
 

@@ -42,7 +42,8 @@ data, results = None, Path("../results/brain")
 # %%
 command = (
     "--preset smoke --methods MoCo BarlowTwins SimSiam BYOL --stages di dira "
-    f"--seeds 0 1 2 --epochs 15 --batch-size 32 --out {results}"
+    "--seeds 0 1 2 --epochs 15 --batch-size 32 --fractions 0.05 1 "
+    f"--out {results}"
 ).split()
 if data is not None:
     command += ["--data", data]

@@ -62,7 +62,7 @@ size = 48
 # methods; what it trains is kept as safetensors and read by `from_pretrained`.
 
 # %%
-settings = compare.Settings(size=size, batch_size=32, epochs=12)
+settings = compare.Settings(size=size, batch_size=32, epochs=8)
 folder = Path(tempfile.mkdtemp())
 encoders, heads = {"not trained": compare.make_encoder(settings, seed=0)}, {}
 for name, stage in (("SimSiam", "di"), ("DiRA-SimSiam", "dira")):
@@ -88,7 +88,7 @@ rows = []
 for name, encoder in encoders.items():
     encoded = encode(encoder, Samples(train, size))
     others = encode(encoder, Samples(val, size))
-    for seed in range(5):
+    for seed in range(3):
         parts = label_fractions(train.labels, (0.02, 0.1, 0.3, 1.0), seed=seed)
         for part in parts.values():
             scores = linear_probe(TensorDataset(*encoded[part]), others)
@@ -108,7 +108,7 @@ for name in encoders:
         label=name,
     )
 axis.set(xscale="log", xlabel="labelled images", ylabel="AUC on other slices")
-axis.set_title("Direction of the cut, frozen encoders\n(5 choices of labels, ± 1 s.d.)")
+axis.set_title("Direction of the cut, frozen encoders\n(3 choices of labels, ± 1 s.d.)")
 axis.legend()
 
 # %% [markdown]
@@ -127,7 +127,7 @@ unets = {}
 for name, encoder in encoders.items():
     head = heads[name] if name == "DiRA-SimSiam" else None
     unets[name] = finetune_unet(
-        encoder, few, validation, classes=3, head=head, steps=40, batch_size=8, lr=1e-3
+        encoder, few, validation, classes=3, head=head, steps=25, batch_size=8, lr=1e-3
     )
 held_out = Samples(test, size, "mask")
 dice = {name: score_unet(unet, held_out)["dice"] for name, unet in unets.items()}
@@ -208,7 +208,7 @@ boxed = patches["test"].subset(patches["test"].labels == 1).subset(range(100))
 classifiers, found = {}, []
 for name, encoder in encoders.items():
     classifiers[name] = finetune_classifier(
-        encoder, samples["train"], samples["val"], steps=40, lr=3e-4
+        encoder, samples["train"], samples["val"], steps=30, lr=3e-4
     )
     auc = score_classifier(classifiers[name], samples["test"])["auc"]
     where = score_localisation(classifiers[name], boxed, 64)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from lightly_dira.checkpoint import optional
 from lightly_dira.evaluation.data import slice_brain
 from lightly_dira.evaluation.labelled import LabelledImages
 from lightly_dira.images import Window
@@ -63,8 +64,7 @@ def read_medmnist(
     Raises:
         ValueError: If there is no such set.
     """
-    import medmnist
-
+    medmnist = optional("medmnist", extra="medmnist")
     known = [key for key in medmnist.INFO if not key.endswith("3d")]
     if name not in known:
         raise ValueError(
@@ -227,11 +227,11 @@ def read_nifti(
         ValueError: If a volume is not of three dimensions, or its mask is of another
             shape.
     """
-    import nibabel
+    nibabel = optional("nibabel", extra="medical")
 
     def load(path: str | Path) -> NDArray[Any]:
         # The nearest orientation in which axes point right, to the front and up.
-        image = nibabel.as_closest_canonical(nibabel.load(path))  # type: ignore[no-untyped-call]
+        image = nibabel.as_closest_canonical(nibabel.load(path))
         volume: NDArray[Any] = np.asanyarray(image.dataobj)
         if volume.ndim != 3:
             raise ValueError(
