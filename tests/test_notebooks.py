@@ -35,15 +35,16 @@ def test_committed_is_of_the_script(script: Path) -> None:
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
-def test_runs(script: Path, tmp_path: Path) -> None:
-    """On a copy, since the second writes beside itself."""
+def test_runs(script: Path, tmp_path: Path, monkeypatch) -> None:
+    """On a copy, since the second writes beside itself; one thread for each process."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     kept = shutil.ignore_patterns("runs", "__pycache__")
     examples = shutil.copytree(EXAMPLES, tmp_path / "examples", ignore=kept)
     notebook, committed = read(script)
     folder = examples / "notebooks"
     client = NotebookClient(
         notebook,
-        timeout=600,
+        timeout=1200,
         kernel_name="python3",
         resources={"metadata": {"path": str(folder)}},
     )
