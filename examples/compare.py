@@ -204,14 +204,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     for field in dataclasses.fields(Settings):
         if field.name != "options":
-            several = field.name in (
-                "methods",
-                "stages",
-                "seeds",
-                "fractions",
-                "protocols",
-            )
             default = getattr(PRESETS["cpu"], field.name)
+            several = isinstance(default, tuple)
             kind = type(default[0] if several else default)
             parser.add_argument(
                 f"--{field.name.replace('_', '-')}",
