@@ -16,6 +16,7 @@ ended, to the same rows. The folder of results gets:
     environment.txt  versions and machine
     summary.csv      mean and 95 % interval over seeds
     tests.csv        dira against di and random: paired t-tests, corrected by Holm
+    outcomes.csv     the same of means over all tasks with few labels
     *.png            the same as pictures, restored images, and what classifiers look at
     runs/            encoders and decoders, as `save_pretrained` writes them
 """
@@ -41,12 +42,13 @@ import torchvision
 from compare_methods import METHODS
 from compare_pictures import draw_pictures
 from compare_report import report
+from lightly.models import ResNetGenerator
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from lightly_dira import DiRA, DiRATransform
+from lightly_dira import DiRA, DiRATransform, PatchDiscriminator
 from lightly_dira.checkpoint import from_pretrained, save_pretrained
 from lightly_dira.evaluation.labelled import LabelledImages
 from lightly_dira.evaluation.protocol import Protocol, Row, Task, evaluate
@@ -56,6 +58,7 @@ from lightly_dira.evaluation.readers import (
     read_mni152,
     read_npz,
 )
+from lightly_dira.published import PublishedPipeline
 
 STAGES = ("di", "dir", "dira")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -69,15 +72,21 @@ class Settings:
         methods: Names from `compare_methods.METHODS`.
         stages: "di", "dir" and "dira".
         seeds: Every method and stage runs once for each.
-        encoder: A ResNet of torchvision.
+        encoder: A ResNet of torchvision, or, with a dash in its name ("resnet-9"),
+            Lightly's for small images, whose stem keeps their size.
+        width: Of Lightly's.
         size: Side of views, in pixels.
+        smallest_crop: Least area of a view, as a fraction of the image's.
+        jitter: Strength of the colour jitter, 1 as published.
         batch_size: Images in a step.
         epochs: Passes through the images without labels.
         adversary_from: Part of a run after which `dira` gets its adversary.
+        critic: Width of the adversary's critic, 1 as published.
         optimizer: "AdamW" or "SGD" (momentum 0.9).
         lr: Highest learning rate, which falls as a cosine after a tenth of a run.
         weight_decay: Of the optimiser.
         fractions: Parts of the labels to learn from.
+        draws: Choices of those labels, over which scores are averaged.
         protocols: How encoders are tried, of those that `Task` knows.
         finetuning_steps: Steps of every fine-tuning.
         workers: Processes that load images; other numbers draw other views.
@@ -88,14 +97,19 @@ class Settings:
     stages: tuple[str, ...] = STAGES
     seeds: tuple[int, ...] = (0, 1, 2)
     encoder: str = "resnet18"
+    width: float = 1.0
     size: int = 32
+    smallest_crop: float = 0.2
+    jitter: float = 1.0
     batch_size: int = 64
     epochs: int = 20
     adversary_from: float = 1 / 3
+    critic: float = 1.0
     optimizer: str = "AdamW"
     lr: float = 1e-3
     weight_decay: float = 1e-4
     fractions: tuple[float, ...] = (0.01, 0.1, 1.0)
+    draws: int = 1
     protocols: tuple[str, ...] = (*get_args(Protocol),)
     finetuning_steps: int = 100
     workers: int = 0
@@ -132,7 +146,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     pool, tasks = load_tasks(options.data, settings)
     tasks = [
-        dataclasses.replace(task, protocols=chosen)
+        dataclasses.replace(task, protocols=chosen, draws=settings.draws)
         for task in tasks
         if (chosen := [p for p in task.protocols if p in settings.protocols])
     ]
@@ -140,11 +154,13 @@ def main(arguments: list[str] | None = None) -> None:
     results = Results(folder / "results.csv")
     pending = [run for run in list_runs(settings) if run not in results]
     keep_settings(folder, settings, options.split, changed=bool(pending))
+    views = PublishedPipeline(
+        settings.size,
+        scale=(settings.smallest_crop, 1.0),
+        jitter=tuple(settings.jitter * most for most in PublishedPipeline.jitter),
+    )
     transforms = {
-        stage: DiRATransform(
-            input_size=settings.size,
-            distortion=None if stage == "di" else "published",
-        )
+        stage: DiRATransform(views, distortion=None if stage == "di" else "published")
         for stage in STAGES
     }
 
@@ -174,6 +190,8 @@ def main(arguments: list[str] | None = None) -> None:
                 ]
             results.add(method, stage, seed, rows)
     report(folder)
+    if not pending and (folder / "restored.png").exists():
+        return
     encoders = {
         path.name: (
             backbone := make_encoder(settings, 0),
@@ -323,7 +341,7 @@ def load_tasks(
         Task("lungs elsewhere", abroad, size, ("dense",), fractions),
         Task("lungs", lungs, size, ("frozen U-Net", "U-Net"), few, steps=steps),
         Task("pneumonia", pneumonia, size, ("fine-tuned",), few, steps=steps),
-        Task("findings", boxed, 128, ("fine-tuned",), (1.0,), steps=steps),
+        Task("findings", boxed, 2 * size, ("fine-tuned",), (1.0,), steps=steps),
     ]
 
 
@@ -335,6 +353,10 @@ def join(parts: list[LabelledImages]) -> LabelledImages:
 def make_encoder(settings: Settings, seed: int) -> nn.Module:
     """Returns an encoder with its global pooling; its weights depend on the seed."""
     torch.manual_seed(seed)
+    if "-" in settings.encoder:
+        resnet = ResNetGenerator(settings.encoder, width=settings.width)
+        pool = nn.AdaptiveAvgPool2d(1)
+        return nn.Sequential(*list(resnet.children())[:-1], pool).to(DEVICE)
     resnet = getattr(torchvision.models, settings.encoder)()
     return nn.Sequential(*list(resnet.children())[:-1]).to(DEVICE)
 
@@ -376,9 +398,13 @@ def pretrain(
             0.5 + 0.5 * math.cos(math.pi * step / steps),
         ),
     )
+    critic = PatchDiscriminator(
+        channels=[int(settings.critic * width) for width in (64, 128, 256, 512)]
+    )
     dira = DiRA(
         model.backbone,
         optimizer,
+        discriminator=critic.to(DEVICE),
         criterion=model.criterion,
         restorative_start=math.inf if stage == "di" else 0,
         adversarial_start=settings.adversary_from * steps
@@ -495,13 +521,14 @@ def keep_settings(
     asked = json.loads(json.dumps({"split": split} | dataclasses.asdict(settings)))
     path = folder / "settings.json"
     if path.exists():
-        before = json.loads(path.read_text())
-        other = [name for name in asked if asked[name] != before.get(name)]
+        # What it does not name was not there to be set.
+        before = dataclasses.asdict(Settings()) | json.loads(path.read_text())
+        other = [name for name in asked if asked[name] != before[name]]
         # More methods, stages and seeds join those that are there.
         if other := [n for n in other if n not in ("methods", "stages", "seeds")]:
             sys.exit(
                 f"{folder} holds results of another {', '.join(other)}: "
-                f"{ {name: before.get(name) for name in other} }. Choose another --out."
+                f"{ {name: before[name] for name in other} }. Choose another --out."
             )
     if not changed:
         return

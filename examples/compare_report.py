@@ -13,6 +13,8 @@ from lightly_dira.evaluation.statistics import compare_paired, summarise
 
 TASK = ["task", "protocol", "fraction", "metric"]
 PANEL = ["task", "protocol", "metric"]
+# A comparison's few outcomes: means over all tasks and parts with few labels.
+OUTCOMES, FEW = ("linear", "dense", "frozen U-Net", "U-Net"), 0.1
 HEADLINES = {"auc": "AUC", "dice": "Dice", "pointing": "pointing game"}
 COLOURS = {"random": "0.6", "di": "#5b8db8", "dir": "#e0a458", "dira": "#b0413e"}
 NAMES = {
@@ -24,17 +26,37 @@ NAMES = {
 
 
 def report(folder: Path) -> None:
-    """Writes summary.csv, tests.csv and pictures of results.csv, and prints a table."""
+    """Writes tables and pictures of results.csv, and prints two of the tables."""
     rows = pd.read_csv(folder / "results.csv")
-    summary = summarise_rows(rows)
-    summary.round(4).to_csv(folder / "summary.csv", index=False)
-    tests = compare_stages(rows)
-    tests.round(4).to_csv(folder / "tests.csv", index=False)
-    for name, draw in (("bars", draw_bars), ("fractions", draw_fractions)):
-        figure = draw(summary)
+    for name, table in make_tables(rows).items():
+        table.to_csv(folder / f"{name}.csv", index=False)
+    summary, outcomes = (summarise_rows(part) for part in (rows, average_few(rows)))
+    for name, figure in {
+        "bars": draw_bars(summary),
+        "fractions": draw_fractions(summary),
+        "outcomes": draw_bars(outcomes),
+    }.items():
         figure.savefig(folder / f"{name}.png", dpi=120)
         plt.close(figure)
-    print(as_markdown(summary))
+    print(as_markdown(summary), as_markdown(outcomes), sep="\n\n")
+
+
+def make_tables(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Returns the tables of a comparison by their files' names."""
+    return {
+        "summary": summarise_rows(rows).round(4),
+        "tests": compare_stages(rows).round(4),
+        "outcomes": compare_stages(average_few(rows)).round(4),
+    }
+
+
+def average_few(rows: pd.DataFrame) -> pd.DataFrame:
+    """Returns a row for each outcome of each run."""
+    few = (rows["fraction"] <= FEW) & rows["protocol"].isin(OUTCOMES)
+    rows = rows[few & rows["metric"].isin(HEADLINES)]
+    run = ["method", "stage", "seed", "protocol", "metric"]
+    means = rows.groupby(run, sort=False)["value"].mean().reset_index()
+    return means.assign(task="all tasks", fraction="few")
 
 
 def summarise_rows(rows: pd.DataFrame) -> pd.DataFrame:
@@ -198,7 +220,7 @@ def _add_legend(figure: plt.Figure, axes: list[plt.Axes]) -> None:
 
 
 def _percent(fractions: pd.Series) -> pd.Series:
-    return (100 * fractions).map("{:g} %".format)
+    return fractions.map(lambda f: f if isinstance(f, str) else f"{100 * f:g} %")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,9 @@ _TRIES = 10
 class PublishedPipeline:
     """Random resized crop, flip, colour jitter and blur, for each of two views.
 
-    Draws come from PyTorch's generator.
+    The base of `DiRATransform()`; with other numbers, for example for images that lose
+    what they show in small crops, it is handed to it. Draws come from PyTorch's
+    generator.
 
     Args:
         size: Side of the views, in pixels.
@@ -44,6 +46,17 @@ class PublishedPipeline:
         jitter_p: Probability of the change.
         sigma: Least and largest standard deviation of the blur, in pixels.
         blur_p: Probability of the blur.
+
+    Raises:
+        ValueError: If a number is out of range.
+
+    Examples:
+        >>> import numpy as np
+        >>> from lightly_dira import DiRATransform
+        >>> from lightly_dira.published import PublishedPipeline
+        >>> transform = DiRATransform(PublishedPipeline(64, scale=(0.5, 1.0)))
+        >>> [view.shape for view in transform(np.zeros((128, 128), np.uint8))]
+        [torch.Size([3, 64, 64]), torch.Size([3, 64, 64])]
     """
 
     size: int
@@ -55,6 +68,25 @@ class PublishedPipeline:
     jitter_p: float = 0.8
     sigma: tuple[float, float] = (0.1, 2.0)
     blur_p: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Checks the numbers."""
+        if self.size < 1:
+            raise ValueError(f"PublishedPipeline: size must be 1 or more: {self.size}.")
+        for name, most in (("scale", 1.0), ("ratio", math.inf), ("sigma", math.inf)):
+            low, high = getattr(self, name)
+            if not 0 < low <= high <= most:
+                raise ValueError(
+                    f"PublishedPipeline: {name} must be (low, high) with 0 < low <= "
+                    f"high <= {most:g}, got {(low, high)}."
+                )
+        probabilities = (self.flip, self.jitter_p, self.blur_p)
+        *factors, hue = self.jitter
+        if not all(0 <= p <= 1 for p in (*probabilities, *factors, 2 * hue)):
+            raise ValueError(
+                "PublishedPipeline: probabilities and the jitter's factors must be in "
+                f"[0, 1] and hue in [0, 0.5], got {probabilities} and {self.jitter}."
+            )
 
     def __call__(self, sample: Sample) -> list[Sample]:
         """Returns the views of an image, each with its target."""

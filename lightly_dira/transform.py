@@ -95,8 +95,8 @@ class DiRATransform:
 
         Args:
             transform: Makes views of an image: a Lightly transform, a torchvision or
-                albumentations `Compose`, any other callable, or a list of callables,
-                one for each view.
+                albumentations `Compose`, any other callable, a list of callables, one
+                for each view, or a `PublishedPipeline` with numbers of your own.
             input_size: Side of the views of the published pipeline, in pixels; without
                 meaning for another base transform.
             target_view: Index of the view that the target belongs to.
@@ -104,7 +104,8 @@ class DiRATransform:
             distortion: Any albumentations transform; "published" for
                 `lightly_dira.distortions.published_mixture()`, None for none.
             aligned: False leaves horizontal flips out of the target, so that half of
-                the targets are mirrored, as in the published run.
+                the targets are mirrored, as in the published run. A
+                `PublishedPipeline` has its own.
             window: Values of the image that become 0 and 1, in its own units, for
                 example (-1000, 400) for the lung in CT. Without one, integers are
                 divided by the largest value of 8 or 16 bits, and floats must lie in
@@ -138,7 +139,6 @@ class DiRATransform:
                 f"DiRATransform: window must be (low, high) with low < high, got "
                 f"{window}."
             )
-        self._expand = transform is None
         self.transform: Any = transform
         if transform is None:
             self.transform = PublishedPipeline(input_size, aligned)
@@ -149,7 +149,9 @@ class DiRATransform:
         self.distortion = distortion
         self.window = window
         self._call = self.transform
-        if transform is not None:
+        # The published pipeline is in parts already, and makes colour of grey.
+        self._expand = isinstance(self.transform, PublishedPipeline)
+        if not self._expand:
             self._call = take_apart(self.transform, aligned)
         self._opaque = isinstance(self._call, Step) and self._call.kind == "unknown"
         self._normalisation = find_normalisation(self.transform)

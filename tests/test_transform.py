@@ -25,6 +25,7 @@ from torchvision.transforms import v2
 
 from lightly_dira import DiRATransform, DiRAViews
 from lightly_dira.distortions import InPainting, published_mixture
+from lightly_dira.published import PublishedPipeline
 
 SIZE = 32
 GEOMETRY_ONLY = {"cj_prob": 0.0, "random_gray_scale": 0.0, "normalize": None}
@@ -180,6 +181,18 @@ class TestOutput:
         assert views.target.shape == (1, 64, 64)
         assert all(0 <= view.min() < view.max() <= 1 for view in [*views, views.target])
 
+    def test_published_pipeline_with_other_numbers(self) -> None:
+        """All of the image, in its own grey levels: every view is the target."""
+        whole = PublishedPipeline(
+            SIZE, scale=(1, 1), ratio=(1, 1), jitter=(0, 0, 0, 0), blur_p=0
+        )
+        transform = DiRATransform(whole, distortion=None)
+        views = transform(picture("L"))
+        for view in views:
+            assert view.shape == (3, SIZE, SIZE)
+            mirrored = view.flip(-1)
+            assert any(torch.equal(x[:1], views.target) for x in (view, mirrored))
+
     def test_input_is_not_modified(self) -> None:
         image = np.asarray(picture()).copy()
         before = image.copy()
@@ -312,6 +325,21 @@ class TestErrors:
     def test_out_of_range(self, options) -> None:
         with pytest.raises(ValueError, match=next(iter(options))):
             DiRATransform(**options)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"size": 0}, "size must be 1 or more"),
+            ({"scale": (0.5, 0.2)}, r"scale must be .* got \(0.5, 0.2\)"),
+            ({"scale": (0.5, 2)}, "high <= 1"),
+            ({"sigma": (0, 1)}, "sigma must be"),
+            ({"jitter": (0.4, 0.4, 0.4, 1)}, r"hue in \[0, 0.5\]"),
+            ({"flip": 2}, "probabilities"),
+        ],
+    )
+    def test_pipeline_out_of_range(self, options, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            PublishedPipeline(**{"size": 32, **options})
 
 
 def test_own_mixture() -> None:

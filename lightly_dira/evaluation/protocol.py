@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from torch import nn
 from torch.utils.data import Subset, TensorDataset
 from torchvision.transforms import v2
@@ -41,6 +42,8 @@ class Task:
             "fine-tuned", which is scored for localisation too where there are boxes,
             with masks "dense", "frozen U-Net" and "U-Net".
         fractions: Parts of the training labels to learn from.
+        draws: Choices of each part, whose scores are averaged: with few labels it
+            matters more which they are than what encoder reads them.
         train: Name of the split to learn from.
         val: Name of the split that fine-tuning chooses its weights by.
         steps: Steps of fine-tuning.
@@ -57,13 +60,16 @@ class Task:
     size: int
     protocols: Sequence[Protocol]
     fractions: Sequence[float] = FRACTIONS
+    draws: int = 1
     train: str = "train"
     val: str = "val"
     steps: int = 300
     pixels: int = 64
 
     def __post_init__(self) -> None:
-        """Checks the protocols."""
+        """Checks the numbers and the protocols."""
+        if self.draws < 1:
+            raise ValueError(f"Task: draws must be at least 1, got {self.draws}.")
         for protocol in self.protocols:
             if protocol not in _PROTOCOLS:
                 raise ValueError(
@@ -107,18 +113,22 @@ def evaluate(
     """
     train, test = task.data.split(task.train), task.data.split(split)
     by_label = train.labels if train.labels is not None else np.zeros(len(train))
-    parts = label_fractions(
-        by_label, task.fractions, patients=train.patients, seed=seed
-    )
+    draws = [
+        label_fractions(by_label, task.fractions, patients=train.patients, seed=number)
+        for number in range(task.draws * seed, task.draws * (seed + 1))
+    ]
     for protocol in task.protocols:
         score = _PROTOCOLS[protocol](task, backbone, head, train, test, seed)
-        for fraction, part in parts.items():
-            for metric, value in score(part).items():
+        for fraction in task.fractions:
+            # All labels are the same ones in every draw.
+            parts = {tuple(draw[fraction]): draw[fraction] for draw in draws}.values()
+            scores = pd.DataFrame([score(part) for part in parts])
+            for metric, value in scores.mean().items():
                 yield {
                     "task": task.name,
                     "protocol": protocol,
                     "fraction": fraction,
-                    "images": len(part),
+                    "images": round(float(np.mean([len(part) for part in parts]))),
                     "split": split,
                     "seed": seed,
                     "metric": metric,
