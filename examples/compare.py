@@ -48,7 +48,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from lightly_dira import DiRA, DiRATransform, PatchDiscriminator
+from lightly_dira import DiRA, DiRALoss, DiRATransform, PatchDiscriminator
 from lightly_dira.checkpoint import from_pretrained, save_pretrained
 from lightly_dira.evaluation.labelled import LabelledImages
 from lightly_dira.evaluation.protocol import Protocol, Row, Task, evaluate
@@ -80,6 +80,8 @@ class Settings:
         jitter: Strength of the colour jitter, 1 as published.
         batch_size: Images in a step.
         epochs: Passes through the images without labels.
+        restorative_weight: Of the restoration's loss.
+        adversarial_weight: Of the adversary's.
         adversary_from: Part of a run after which `dira` gets its adversary.
         critic: Width of the adversary's critic, 1 as published.
         optimizer: "AdamW" or "SGD" (momentum 0.9).
@@ -103,6 +105,8 @@ class Settings:
     jitter: float = 1.0
     batch_size: int = 64
     epochs: int = 20
+    restorative_weight: float = 10.0
+    adversarial_weight: float = 0.001
     adversary_from: float = 1 / 3
     critic: float = 1.0
     optimizer: str = "AdamW"
@@ -124,7 +128,21 @@ PRESETS = {
         fractions=(0.05, 0.25),
         finetuning_steps=20,
     ),
-    "cpu": Settings(fractions=(0.01, 0.05, 0.1, 0.25, 1.0)),
+    # The study of examples/results/README.md, which says how they were chosen.
+    "cpu": Settings(
+        seeds=(0, 1, 2, 3, 4),
+        encoder="resnet-9",
+        width=0.5,
+        smallest_crop=0.5,
+        jitter=0.25,
+        epochs=8,
+        restorative_weight=100.0,
+        adversarial_weight=0.01,
+        adversary_from=0.5,
+        critic=0.5,
+        fractions=(0.01, 0.05, 0.1, 0.25, 1.0),
+        draws=3,
+    ),
     "paper": Settings(
         encoder="resnet50",
         size=224,
@@ -341,6 +359,7 @@ def load_tasks(
         Task("lungs elsewhere", abroad, size, ("dense",), fractions),
         Task("lungs", lungs, size, ("frozen U-Net", "U-Net"), few, steps=steps),
         Task("pneumonia", pneumonia, size, ("fine-tuned",), few, steps=steps),
+        # Maps of activations need some more positions.
         Task("findings", boxed, 2 * size, ("fine-tuned",), (1.0,), steps=steps),
     ]
 
@@ -405,6 +424,10 @@ def pretrain(
         model.backbone,
         optimizer,
         discriminator=critic.to(DEVICE),
+        loss=DiRALoss(
+            restorative_weight=settings.restorative_weight,
+            adversarial_weight=settings.adversarial_weight,
+        ),
         criterion=model.criterion,
         restorative_start=math.inf if stage == "di" else 0,
         adversarial_start=settings.adversary_from * steps
