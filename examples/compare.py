@@ -86,6 +86,7 @@ class Settings:
         critic: Width of the adversary's critic, 1 as published.
         optimizer: "AdamW" or "SGD" (momentum 0.9).
         lr: Highest learning rate, which falls as a cosine after a tenth of a run.
+        bare_lr: What suits the bare method, `di`, over that.
         weight_decay: Of the optimiser.
         fractions: Parts of the labels to learn from.
         draws: Choices of those labels, over which scores are averaged.
@@ -111,6 +112,7 @@ class Settings:
     critic: float = 1.0
     optimizer: str = "AdamW"
     lr: float = 1e-3
+    bare_lr: float = 1.0
     weight_decay: float = 1e-4
     fractions: tuple[float, ...] = (0.01, 0.1, 1.0)
     draws: int = 1
@@ -136,6 +138,7 @@ PRESETS = {
         smallest_crop=0.5,
         jitter=0.25,
         epochs=8,
+        bare_lr=3.0,
         restorative_weight=100.0,
         adversarial_weight=0.01,
         adversary_from=0.5,
@@ -400,7 +403,7 @@ def pretrain(
     model = METHODS[method](
         backbone.train(), width, **settings.options.get(method, {})
     ).to(DEVICE)
-    optimizer = make_optimizer(settings, model)
+    optimizer = make_optimizer(settings, stage, model)
     loader = DataLoader(
         images,
         settings.batch_size,
@@ -464,9 +467,12 @@ def pretrain(
     path.unlink()
 
 
-def make_optimizer(settings: Settings, model: nn.Module) -> torch.optim.Optimizer:
+def make_optimizer(
+    settings: Settings, stage: str, model: nn.Module
+) -> torch.optim.Optimizer:
     parameters = [p for p in model.parameters() if p.requires_grad]
-    common = dict(lr=settings.lr, weight_decay=settings.weight_decay)
+    lr = settings.lr * (settings.bare_lr if stage == "di" else 1)
+    common = dict(lr=lr, weight_decay=settings.weight_decay)
     if settings.optimizer == "SGD":
         return torch.optim.SGD(parameters, momentum=0.9, **common)
     return getattr(torch.optim, settings.optimizer)(parameters, **common)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
 import jupytext
 import nbformat
+import pandas as pd
 import pytest
 from nbclient import NotebookClient
 
@@ -32,6 +34,22 @@ def test_committed_is_of_the_script(script: Path) -> None:
     assert "error" not in kinds
     assert any("image/png" in o.get("data", {}) for c in code for o in c.outputs)
     assert script.with_suffix(".ipynb").stat().st_size < 2_000_000
+
+
+@pytest.mark.parametrize("table", ["03_localisation", "04_linear_probe"])
+def test_tables_are_those_of_the_files(table: str) -> None:
+    """Which notebooks write when they are executed; their plots show the others."""
+    (script,) = (path for path in SCRIPTS if path.stem[:2] == table[:2])
+    _, committed = read(script)
+    shown = [
+        re.findall(r"<td[^>]*>(.+?)</td>", output["data"]["text/html"])
+        for cell in committed.cells
+        if f"{table}.csv" in cell.source
+        for output in cell.outputs
+    ]
+    kept = pd.read_csv(EXAMPLES / f"results/notebooks/{table}.csv")
+    rows = kept.map(lambda x: x if isinstance(x, str) else f"{x:.3f}")
+    assert shown == [[*rows.to_numpy().flat]]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)

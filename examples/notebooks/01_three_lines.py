@@ -26,6 +26,7 @@
 # %%
 # %matplotlib inline
 import matplotlib.pyplot as plt
+import pandas as pd
 import torch
 import torchvision
 from lightly.loss import NegativeCosineSimilarity
@@ -107,15 +108,17 @@ for _epoch in range(8):
 # %% [markdown]
 # ## What happened
 #
-# The four terms by step. The discriminative loss is the method's own (-1 would be
-# perfect agreement of the two views). The last two stay empty until the critic joins.
+# The four terms by step, kept in a file too. The discriminative loss is the method's
+# own (-1 would be perfect agreement of the two views). The last two stay empty until
+# the critic joins.
 
 # %%
-names = ("discriminative", "restorative", "adversarial", "critic's own")
+names = ["discriminative", "restorative", "adversarial", "critic's own"]
+terms = pd.DataFrame(torch.stack(history).numpy(), columns=names).replace(0, None)
+terms.round(5).to_csv("../results/notebooks/01_terms.csv", index_label="step")
 figure, axes = plt.subplots(1, 4, figsize=(13, 2.6), layout="constrained")
-curves = torch.stack(history).T
-for axis, name, curve in zip(axes, names, curves, strict=True):
-    axis.plot(torch.where(curve == 0, torch.nan, curve))
+for axis, name in zip(axes, names, strict=True):
+    axis.plot(terms[name])
     axis.set(title=name, xlabel="step", xlim=(0, len(history)))
 
 # %% [markdown]

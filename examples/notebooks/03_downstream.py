@@ -16,7 +16,8 @@
 #
 # What is a pre-trained encoder good for? Three encoders are compared here: one that was
 # *not trained*, one pre-trained by *SimSiam*, and one by *DiRA-SimSiam*. Training is
-# short, so that the notebook is; what it shows is how to ask.
+# short, so that the notebook is; what it shows is how to ask. Every number is kept as a
+# row of a file in `results`.
 
 # %%
 # %matplotlib inline
@@ -53,7 +54,7 @@ from lightly_dira.evaluation.probes import encode, linear_probe
 from lightly_dira.evaluation.readers import read_mni152
 
 data = read_mni152()  # or read_npz(path), read_table(csv, folder), ...
-size = 48
+size, results = 48, Path("../results/notebooks")
 
 # %% [markdown]
 # ## Three encoders
@@ -93,7 +94,9 @@ for name, encoder in encoders.items():
         for part in parts.values():
             scores = linear_probe(TensorDataset(*encoded[part]), others)
             rows.append({"encoder": name, "labels": len(part), **scores})
-scores = pd.DataFrame(rows).groupby(["encoder", "labels"])["auc"].agg(["mean", "std"])
+rows = pd.DataFrame(rows)
+rows.round(4).to_csv(results / "03_few_labels.csv", index=False)
+scores = rows.groupby(["encoder", "labels"])["auc"].agg(["mean", "std"])
 
 figure, axis = plt.subplots(figsize=(5.5, 3.2), layout="constrained")
 for name in encoders:
@@ -131,6 +134,8 @@ for name, encoder in encoders.items():
     )
 held_out = Samples(test, size, "mask")
 dice = {name: score_unet(unet, held_out)["dice"] for name, unet in unets.items()}
+rows = pd.DataFrame(dice.items(), columns=["encoder", "dice"])
+rows.round(4).to_csv(results / "03_segmentation.csv", index=False)
 
 # %% [markdown]
 # Predicted tissues (grey matter in orange, white matter in white) of held-out slices,
@@ -163,8 +168,8 @@ for axis in axes.flat:
 # A classifier that is told only *whether* there is white matter in a patch of the
 # brain: does it look at *where* it is? Patches without white matter are of class 0,
 # those with some, but less than a third, of class 1; the box around it is kept for the
-# test alone. Grad-CAM shows what speaks for class 1. In chest X-rays the finding would
-# be a nodule, and `read_chestxray14` brings the boxes.
+# test alone. Grad-CAM shows what speaks for class 1, and nothing where nothing does. In
+# chest X-rays the finding would be a nodule, and `read_chestxray14` brings the boxes.
 
 
 # %%
@@ -221,6 +226,7 @@ for name, encoder in encoders.items():
 
 # %%
 table = pd.DataFrame(found).drop(columns="boxed")
+table.round(3).to_csv(results / "03_localisation.csv", index=False)
 table.style.hide(axis="index").format(precision=3)
 
 # %%

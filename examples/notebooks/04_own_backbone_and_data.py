@@ -162,6 +162,9 @@ for _epoch in range(16):
         optimizer.zero_grad()
         restorative.append(dira.components.restorative.item())
 
+results = Path("../results/notebooks")
+errors = pd.Series(restorative, name="restorative").round(5)
+errors.to_csv(results / "04_restoration.csv", index_label="step")
 figure, axis = plt.subplots(figsize=(5, 2.4), layout="constrained")
 axis.plot(restorative)
 axis.set(title="mean squared error of the restored view", xlabel="step", yscale="log")
@@ -193,7 +196,9 @@ scores = linear_probe(
     encode(again, Samples(data.split("train"), 64, channels=1)),
     encode(again, Samples(test, 64, channels=1)),
 )
-scores
+table = pd.DataFrame([scores])
+table.round(3).to_csv(results / "04_linear_probe.csv", index=False)
+table.style.hide(axis="index").format(precision=3)
 
 # %% [markdown]
 # And restored images of the test split, each below its distorted view:
