@@ -48,3 +48,20 @@ def test_results_are_those_of_the_rows(folder: Path, monkeypatch) -> None:
     rows = pd.read_csv(folder / "results.csv")
     for name, table in compare_report.make_tables(rows).items():
         assert table.to_csv(index=False) == (folder / f"{name}.csv").read_text()
+
+
+def test_pilots_are_those_of_the_rows() -> None:
+    """Means over parts of the labels and draws, in the order of the rows."""
+    results = ROOT / "examples/results"
+    rows = pd.read_csv(results / "pilots.csv").fillna(-1)
+    runs = list(rows.columns[: list(rows.columns).index("task")])
+    means = rows.groupby([*runs, "task"], sort=False)["value"].mean().unstack()
+    lines = (results / "README.md").read_text().splitlines()
+    table = [
+        line for line in lines if line.startswith(("| resnet", "| encoder | crops"))
+    ]
+    head, *table = ([cell.strip() for cell in line.split("|")[1:-1]] for line in table)
+    means = means.reindex(pd.MultiIndex.from_frame(rows[runs].drop_duplicates()))
+    assert [line[6:] for line in table] == [
+        [f"{value:.3f}" for value in run] for run in means[head[6:]].to_numpy()
+    ]
