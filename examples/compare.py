@@ -30,7 +30,6 @@ import math
 import os
 import platform
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -60,6 +59,7 @@ from lightly_dira.evaluation.readers import (
 )
 from lightly_dira.published import PublishedPipeline
 
+Run = tuple[str, str, int]  # method, stage, seed
 STAGES = ("di", "dir", "dira")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -173,7 +173,11 @@ def main(arguments: list[str] | None = None) -> None:
     ]
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     results = Results(folder / "results.csv")
-    pending = [run for run in list_runs(settings) if run not in results]
+    pending = {
+        run: lacking
+        for run in list_runs(settings)
+        if (lacking := results.lacking(run, tasks))
+    }
     keep_settings(folder, settings, options.split, changed=bool(pending))
     views = PublishedPipeline(
         settings.size,
@@ -187,28 +191,25 @@ def main(arguments: list[str] | None = None) -> None:
 
     epochs = sum(settings.epochs for method, stage, _ in pending if stage in STAGES)
     with tqdm(total=epochs, unit="epoch", disable=None) as progress:
-        for method, stage, seed in pending:
+        for (method, stage, seed), lacking in pending.items():
             progress.set_description(f"{method} {stage} {seed}")
+            backbone, head = make_encoder(settings, seed), None
             if method == "baseline":
-                rows = list(baselines(tasks, options.split, stage, seed))
-            else:
-                backbone, head = make_encoder(settings, seed), None
-                if stage in STAGES:
-                    images = pool.with_transform(transforms[stage])
-                    run = folder / "runs" / f"{method}-{stage}-{seed}"
-                    pretrain(settings, method, stage, seed, images, run, progress)
-                    head = from_pretrained(run, backbone)
-                rows = [
-                    row
-                    for task in tasks
-                    for row in evaluate(
-                        task,
-                        backbone,
-                        None if stage == "di" else head,
-                        split=options.split,
-                        seed=seed,
-                    )
-                ]
+                backbone = BASELINES[stage]
+            elif stage in STAGES:
+                images = pool.with_transform(transforms[stage])
+                run = folder / "runs" / f"{method}-{stage}-{seed}"
+                pretrain(settings, method, stage, seed, images, run, progress)
+                head = from_pretrained(run, backbone)
+            # The bare method has restored nothing: its head is new.
+            head = None if stage == "di" else head
+            rows = [
+                row
+                for task in lacking
+                for row in evaluate(
+                    task, backbone, head, split=options.split, seed=seed
+                )
+            ]
             results.add(method, stage, seed, rows)
     report(folder)
     if not pending and (folder / "restored.png").exists():
@@ -271,13 +272,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def list_runs(settings: Settings) -> list[tuple[str, str, int]]:
+def list_runs(settings: Settings) -> list[Run]:
     """The cheap ones first, then seed by seed, so that early results are pairs."""
-    runs = [
-        ("baseline", stage, seed)
-        for stage in ("thumbnail", "histogram", "position")
-        for seed in settings.seeds
-    ]
+    runs = [("baseline", stage, seed) for stage in BASELINES for seed in settings.seeds]
     runs += [("random", "random", seed) for seed in settings.seeds]
     return runs + [
         (method, stage, seed)
@@ -500,24 +497,16 @@ class Histogram(nn.Module):
         return F.one_hot(levels, 16).float().mean(dim=1)
 
 
-def baselines(tasks: list[Task], split: str, name: str, seed: int) -> Iterator[Row]:
-    """Tries what needs no encoder, on the same labels."""
-    for task in tasks:
-        protocols = [p for p in task.protocols if p in ("linear", "knn", "dense")]
-        if name != "position" and "linear" in protocols:
-            simple = Thumbnail() if name == "thumbnail" else Histogram()
-            linear = dataclasses.replace(task, protocols=("linear",))
-            yield from evaluate(linear, simple, split=split, seed=seed)
-        elif name == "position" and "dense" in protocols:
-            dense = dataclasses.replace(task, protocols=("dense",))
-            yield from evaluate(dense, where, split=split, seed=seed)
-
-
 def where(images: Tensor) -> list[Tensor]:
     """Not an encoder: where a pixel lies, in bumps all over the image."""
     side = torch.arange(8)
     maps = F.one_hot(side[:, None] * 8 + side, 64).movedim(-1, 0).float()
     return [maps.expand(len(images), -1, -1, -1)]
+
+
+# What needs no encoder is tried by one protocol.
+BASELINES = {"thumbnail": Thumbnail(), "histogram": Histogram(), "position": where}
+PROTOCOLS = {"thumbnail": "linear", "histogram": "linear", "position": "dense"}
 
 
 class Results:
@@ -529,11 +518,23 @@ class Results:
         if path.exists():
             self.table = pd.read_csv(path, float_precision="round_trip")
 
-    def __contains__(self, run: tuple[str, str, int]) -> bool:
-        if self.table.empty:
-            return False
-        done = self.table[["method", "stage", "seed"]].itertuples(index=False)
-        return run in set(map(tuple, done))
+    def lacking(self, run: Run, tasks: list[Task]) -> list[Task]:
+        """Returns the tasks, with those protocols that there are no rows of."""
+        keys = ["method", "stage", "seed", "task", "protocol"]
+        done = set(self.table.reindex(columns=keys).itertuples(index=False, name=None))
+        only = PROTOCOLS.get(run[1])
+        return [
+            dataclasses.replace(task, protocols=protocols)
+            for task in tasks
+            if (
+                protocols := [
+                    protocol
+                    for protocol in task.protocols
+                    if only in (None, protocol)
+                    and (*run, task.name, protocol) not in done
+                ]
+            )
+        ]
 
     def add(self, method: str, stage: str, seed: int, rows: list[Row]) -> None:
         rows = [{"method": method, "stage": stage, **row} for row in rows]
@@ -553,8 +554,9 @@ def keep_settings(
         # What it does not name was not there to be set.
         before = dataclasses.asdict(Settings()) | json.loads(path.read_text())
         other = [name for name in asked if asked[name] != before[name]]
-        # More methods, stages and seeds join those that are there.
-        if other := [n for n in other if n not in ("methods", "stages", "seeds")]:
+        # More of these join what is there.
+        joining = ("methods", "stages", "seeds", "protocols")
+        if other := [name for name in other if name not in joining]:
             sys.exit(
                 f"{folder} holds results of another {', '.join(other)}: "
                 f"{ {name: before[name] for name in other} }. Choose another --out."

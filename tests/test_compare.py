@@ -14,6 +14,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from lightly_dira.evaluation.protocol import Task
+from lightly_dira.evaluation.readers import read_mni152
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SMALL = ["--methods", "SimSiam", "--stages", "di", "dira", "--seeds", "0"]
 SMALL += ["--epochs", "3", "--size", "32", "--batch-size", "16"]
@@ -110,6 +113,29 @@ def test_killed_and_started_again_gives_the_same_rows(data, tmp_path) -> None:
     other = run("--data", data, "--out", killed, "--lr", 0.5)
     assert other.returncode == 1
     assert "holds results of another lr: {'lr': 0.001}. Choose" in other.stderr
+
+
+def test_what_a_run_lacks(tmp_path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import compare
+
+    results = compare.Results(tmp_path / "results.csv")
+    tasks = [Task("brain", read_mni152(), 32, ("linear", "dense"))]
+    run = ("SimSiam", "dira", 1)
+
+    def lacking(*run: object) -> list[list[str]]:
+        return [task.protocols for task in results.lacking(run, tasks)]
+
+    assert lacking(*run) == [["linear", "dense"]]
+    row = {"task": "brain", "protocol": "linear", "fraction": 1.0, "seed": 1}
+    results.add("SimSiam", "dira", 1, [row])
+    assert lacking(*run) == [["dense"]]
+    assert lacking("SimSiam", "dira", 0) == [["linear", "dense"]]
+    assert lacking("baseline", "thumbnail", 1) == [["linear"]]
+    assert lacking("baseline", "position", 1) == [["dense"]]
+    results = compare.Results(tmp_path / "results.csv")
+    results.add("SimSiam", "dira", 1, [row | {"protocol": "dense"}])
+    assert lacking(*run) == []
 
 
 def test_summary_and_tests_are_of_the_rows(tmp_path) -> None:
