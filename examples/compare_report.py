@@ -15,6 +15,7 @@ TASK = ["task", "protocol", "fraction", "metric"]
 PANEL = ["task", "protocol", "metric"]
 # A comparison's few outcomes: means over all tasks and parts with few labels.
 OUTCOMES, FEW = ("linear", "dense", "frozen U-Net", "U-Net"), 0.1
+PAIRS = (("dira", "di"), ("dira", "random"), ("dir", "di"), ("dira", "dir"))
 HEADLINES = {"auc": "AUC", "dice": "Dice", "pointing": "pointing game"}
 COLOURS = {"random": "0.6", "di": "#5b8db8", "dir": "#e0a458", "dira": "#b0413e"}
 NAMES = {
@@ -29,7 +30,7 @@ def report(folder: Path) -> None:
     """Writes tables and pictures of results.csv, and prints two of the tables."""
     rows = pd.read_csv(folder / "results.csv")
     for name, table in make_tables(rows).items():
-        table.to_csv(folder / f"{name}.csv", index=False)
+        (folder / f"{name}.csv").write_text(table)
     summary, outcomes = (summarise_rows(part) for part in (rows, average_few(rows)))
     for name, figure in {
         "bars": draw_bars(summary),
@@ -41,12 +42,18 @@ def report(folder: Path) -> None:
     print(as_markdown(summary), as_markdown(outcomes), sep="\n\n")
 
 
-def make_tables(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Returns the tables of a comparison by their files' names."""
+def make_tables(rows: pd.DataFrame) -> dict[str, str]:
+    """Returns the tables of a comparison, as CSV, by their files' names."""
+    few = average_few(rows)
+    tables = {
+        "summary": summarise_rows(rows),
+        "tests": compare_stages(rows),
+        "outcomes": summarise_rows(few),
+        "outcome_tests": compare_stages(few),
+    }
     return {
-        "summary": summarise_rows(rows).round(4),
-        "tests": compare_stages(rows).round(4),
-        "outcomes": compare_stages(average_few(rows)).round(4),
+        name: table.to_csv(index=False, float_format="%.4g")
+        for name, table in tables.items()
     }
 
 
@@ -65,7 +72,10 @@ def summarise_rows(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def compare_stages(rows: pd.DataFrame) -> pd.DataFrame:
-    """Tests dira against di and against random encoders, for each method and task."""
+    """Tests stages against each other, and dira against random, for each method.
+
+    Holm's correction is over the methods and tasks of a pair of stages.
+    """
     rows = rows[rows["metric"].isin(HEADLINES)]
     trained = rows[rows["stage"].isin(["di", "dir", "dira"])]
     random = rows[rows["stage"] == "random"]
@@ -76,7 +86,7 @@ def compare_stages(rows: pd.DataFrame) -> pd.DataFrame:
         compare_paired(everything, "stage", first, second, by=["method", *TASK]).assign(
             first=first, second=second
         )
-        for first, second in (("dira", "di"), ("dir", "di"), ("dira", "random"))
+        for first, second in PAIRS
     ]
     return pd.concat(tables, ignore_index=True)
 
@@ -181,7 +191,8 @@ def draw_fractions(summary: pd.DataFrame) -> plt.Figure:
 
 
 def _draw_reference(axis: plt.Axes, here: pd.DataFrame) -> None:
-    for stage, style in (("random", "--"), ("thumbnail", ":"), ("position", ":")):
+    for stage in ("random", "thumbnail", "histogram", "position"):
+        style = "--" if stage == "random" else ":"
         for value in here[here["stage"] == stage]["mean"]:
             axis.axhline(
                 value,

@@ -113,6 +113,9 @@ def test_killed_and_started_again_gives_the_same_rows(data, tmp_path) -> None:
     other = run("--data", data, "--out", killed, "--lr", 0.5)
     assert other.returncode == 1
     assert "holds results of another lr: {'lr': 0.001}. Choose" in other.stderr
+    other = run("--out", killed)
+    assert other.returncode == 1
+    assert "holds results of another data: {'data': {'images': 47," in other.stderr
 
 
 def test_what_a_run_lacks(tmp_path, monkeypatch) -> None:
