@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -204,10 +207,33 @@ def test_errors(arguments: list[str], message: str, tmp_path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_committed_results_are_of_the_presets() -> None:
-    """Every folder of results was made by the command that its README names."""
-    for path in EXAMPLES.glob("results/*/settings.json"):
-        settings = json.loads(path.read_text())
-        rows = pd.read_csv(path.with_name("results.csv"))
-        assert set(rows["split"]) == {settings["split"]}
-        assert set(rows["seed"]) <= set(settings["seeds"])
+def test_committed_results_are_of_their_commands(monkeypatch) -> None:
+    """Every folder of results was made by the command that the README there names."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import compare
+
+    table = (EXAMPLES / "results/README.md").read_text()
+    commands = re.findall(r"`python examples/compare.py (.+?)`", table)
+    folders = {path.parent for path in EXAMPLES.glob("results/*/settings.json")}
+    for line in commands:
+        options = compare.parse(shlex.split(line))
+        folder = EXAMPLES.parent / options.out
+        if folder not in folders:  # not run yet
+            continue
+        folders.remove(folder)
+        defaults = json.loads(json.dumps(dataclasses.asdict(compare.Settings())))
+        kept = defaults | json.loads((folder / "settings.json").read_text())
+        asked = json.loads(json.dumps(dataclasses.asdict(options.settings)))
+        for name in ("methods", "stages", "seeds", "protocols"):
+            asked[name] = kept[name]
+        assert asked == {name: kept[name] for name in asked}
+        rows = pd.read_csv(folder / "results.csv")
+        assert set(rows["split"]) == {options.split}
+        for column, known in (
+            ("seed", kept["seeds"]),
+            ("method", [*kept["methods"], "random", "baseline"]),
+            ("stage", [*kept["stages"], "random", *compare.BASELINES]),
+            ("protocol", kept["protocols"]),
+        ):
+            assert set(rows[column]) <= set(known)
+    assert not folders

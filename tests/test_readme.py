@@ -62,6 +62,14 @@ def test_pilots_are_those_of_the_rows() -> None:
     ]
     head, *table = ([cell.strip() for cell in line.split("|")[1:-1]] for line in table)
     means = means.reindex(pd.MultiIndex.from_frame(rows[runs].drop_duplicates()))
-    assert [line[6:] for line in table] == [
-        [f"{value:.3f}" for value in run] for run in means[head[6:]].to_numpy()
-    ]
+    settings, numbers = rows[runs].drop_duplicates(), means[head[6:]].to_numpy()
+    for line, run, values in zip(
+        table, settings.itertuples(index=False), numbers, strict=True
+    ):
+        trained = (
+            "not trained" if run.stage == "random" else f"{run.method} {run.stage}"
+        )
+        floats = (run.smallest_crop, run.jitter, run.lr, run.restorative_weight)
+        crop, jitter, lr, weight = ("" if x == -1 else f"{x:g}" for x in floats)
+        cells = [run.encoder, crop, jitter, trained, lr, weight]
+        assert line == cells + [f"{value:.3f}" for value in values]
