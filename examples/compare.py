@@ -36,14 +36,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 import albumentations as A
-import cv2
-import numpy as np
 import pandas as pd
 import torch
 import torchvision
 from compare_methods import METHODS
 from compare_pictures import draw_pictures
 from compare_report import report
+from compare_tasks import load_tasks
 from lightly.models import ResNetGenerator
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -54,12 +53,6 @@ from lightly_dira import DiRA, DiRALoss, DiRATransform, PatchDiscriminator
 from lightly_dira.checkpoint import from_pretrained, save_pretrained
 from lightly_dira.evaluation.labelled import LabelledImages
 from lightly_dira.evaluation.protocol import Protocol, Row, Task, evaluate
-from lightly_dira.evaluation.readers import (
-    read_chestxray14,
-    read_medmnist,
-    read_mni152,
-    read_npz,
-)
 from lightly_dira.published import PublishedPipeline
 
 Run = tuple[str, str, int]  # method, stage, seed
@@ -169,7 +162,12 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     settings, folder = options.settings, options.out
     torch.set_num_threads(options.threads)
-    pool, tasks = load_tasks(options.data, settings)
+    pool, tasks = load_tasks(
+        options.data,
+        size=settings.size,
+        fractions=settings.fractions,
+        steps=settings.finetuning_steps,
+    )
     tasks = [
         dataclasses.replace(task, protocols=chosen, draws=settings.draws)
         for task in tasks
@@ -289,86 +287,6 @@ def list_runs(settings: Settings) -> list[Run]:
         for method in settings.methods
         for stage in settings.stages
     ]
-
-
-def load_tasks(
-    data: str | None, settings: Settings
-) -> tuple[LabelledImages, list[Task]]:
-    """Returns images to pre-train on, of training splits only, and the tasks."""
-    size, fractions, steps = (
-        settings.size,
-        settings.fractions,
-        settings.finetuning_steps,
-    )
-    few = tuple(fraction for fraction in fractions if fraction < 1)[:2]
-    if data is None:
-        brain = read_mni152()
-        return brain.split("train"), [
-            Task("brain direction", brain, size, ("linear", "knn"), fractions),
-            Task("brain tissue", brain, size, ("dense",), fractions, pixels=32),
-            Task("brain tissue", brain, size, ("U-Net",), few[:1], steps=steps),
-        ]
-    folder = Path(data)
-    if not folder.is_dir():
-        sides = [side for side in (28, 64, 128, 224) if side >= size]
-        try:
-            images = read_medmnist(data, size=min(sides, default=224))
-        except ValueError as error:
-            sys.exit(f"--data {data}: there is no such folder, and {error}")
-        return images.split("train"), [
-            Task(data, images, size, ("linear", "knn"), fractions),
-            Task(data, images, size, ("fine-tuned",), few, steps=steps),
-        ]
-    if not list(folder.glob("*.npz")):
-        chest = read_chestxray14(folder)
-        protocols = ("linear", "knn", "fine-tuned")
-        task = Task("ChestX-ray14", chest, size, protocols, fractions, steps=steps)
-        return chest.split("train"), [task]
-    pneumonia = read_npz(folder / "pneumoniamnist_full.npz")
-    lungs = read_npz(folder / "lung_seg_128.npz", label="tb_label")
-    # Grey levels alone tell ill from healthy here: they are made equal.
-    nih = read_npz(folder / "nih_cxr_mini_128.npz")
-    nih = dataclasses.replace(
-        nih,
-        images=np.stack([cv2.equalizeHist(image) for image in nih.images]),
-        label_names=("No Finding", "Pneumonia"),
-    )
-    # Masks from one hospital, Shenzhen, to be tried on another, Montgomery.
-    source = read_npz(folder / "lung_seg_128.npz", split="source").splits
-    elsewhere = (source == "montgomery") == (lungs.splits != "train")
-    abroad = dataclasses.replace(
-        lungs, splits=np.where(elsewhere, lungs.splits, "unused")
-    )
-    # Boxes are few: all patients who have some join those to test on.
-    framed = [
-        patient
-        for patient, own in zip(nih.patients, nih.boxes, strict=True)
-        if len(own)
-    ]
-    boxed = dataclasses.replace(
-        nih, splits=np.where(np.isin(nih.patients, framed), "test", nih.splits)
-    )
-    pool = [
-        pneumonia.split("train"),
-        lungs.split("train"),
-        nih.subset((nih.splits == "train") & (boxed.splits == "train")),
-    ]
-    return join(pool), [
-        Task("pneumonia", pneumonia, size, ("linear", "knn"), fractions),
-        Task("tuberculosis", lungs, size, ("linear", "knn"), fractions),
-        Task("findings", nih, size, ("linear", "knn"), fractions),
-        Task("lungs", lungs, size, ("dense",), fractions),
-        Task("lungs elsewhere", abroad, size, ("dense",), fractions),
-        Task("lungs", lungs, size, ("frozen U-Net", "U-Net"), few, steps=steps),
-        Task("pneumonia", pneumonia, size, ("fine-tuned",), few, steps=steps),
-        # Maps of activations need some more positions.
-        Task("findings", boxed, 2 * size, ("fine-tuned",), (1.0,), steps=steps),
-    ]
-
-
-def join(parts: list[LabelledImages]) -> LabelledImages:
-    """Joins images of any size, without what is known of them."""
-    return LabelledImages([part.pixels(i) for part in parts for i in range(len(part))])
 
 
 def make_encoder(settings: Settings, seed: int) -> nn.Module:
