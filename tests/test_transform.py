@@ -193,6 +193,16 @@ class TestOutput:
             mirrored = view.flip(-1)
             assert any(torch.equal(x[:1], views.target) for x in (view, mirrored))
 
+    def test_same_crops_with_any_distortion(self) -> None:
+        """Also with one that does nothing: comparisons stay paired, image by image."""
+        targets = []
+        for distortion in (A.NoOp(), "published", InPainting()):
+            transform = DiRATransform(input_size=SIZE, distortion=distortion)
+            torch.manual_seed(0)
+            targets.append(torch.stack([transform(picture()).target for _ in "123"]))
+        assert torch.equal(targets[0], targets[1])
+        assert torch.equal(targets[0], targets[2])
+
     def test_input_is_not_modified(self) -> None:
         image = np.asarray(picture()).copy()
         before = image.copy()
