@@ -37,7 +37,7 @@ from compare_report import as_markdown, draw_bars, draw_fractions
 
 data, results = None, Path("../results/brain")
 # data, results = "pneumoniamnist", Path("pneumoniamnist")  # MedMNIST: downloads
-# data, results = "/my/chest/x-rays", Path("mine")  # see compare.load_tasks
+# data, results = "/my/chest/x-rays", Path("mine")  # see compare_tasks.py
 
 # %%
 command = (
