@@ -63,7 +63,7 @@ def average_few(rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows[few & rows["metric"].isin(HEADLINES)]
     run = ["method", "stage", "seed", "protocol", "metric"]
     means = rows.groupby(run, sort=False)["value"].mean().reset_index()
-    return means.assign(task="all tasks", fraction="few")
+    return means.assign(task="all tasks", fraction=f"at most {100 * FEW:g} %")
 
 
 def summarise_rows(rows: pd.DataFrame) -> pd.DataFrame:
@@ -191,8 +191,8 @@ def draw_fractions(summary: pd.DataFrame) -> plt.Figure:
 
 
 def _draw_reference(axis: plt.Axes, here: pd.DataFrame) -> None:
-    for stage in ("random", "thumbnail", "histogram", "position"):
-        style = "--" if stage == "random" else ":"
+    styles = {"random": "--", "thumbnail": ":", "histogram": "-.", "position": ":"}
+    for stage, style in styles.items():
         for value in here[here["stage"] == stage]["mean"]:
             axis.axhline(
                 value,
