@@ -31,6 +31,7 @@ import os
 import platform
 import sys
 import zlib
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
@@ -57,6 +58,8 @@ from lightly_dira.published import PublishedPipeline
 
 Run = tuple[str, str, int]  # method, stage, seed
 STAGES = ("di", "dir", "dira")
+# Settings of which more may join what a folder of results holds.
+JOINING = ("methods", "stages", "seeds", "protocols")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 FORMAT = torch.channels_last  # a fifth faster on CPUs
 
@@ -166,11 +169,8 @@ def main(arguments: list[str] | None = None) -> None:
         fractions=settings.fractions,
         steps=settings.finetuning_steps,
     )
-    tasks = [
-        dataclasses.replace(task, protocols=chosen, draws=settings.draws)
-        for task in tasks
-        if (chosen := [p for p in task.protocols if p in settings.protocols])
-    ]
+    tasks = [dataclasses.replace(task, draws=settings.draws) for task in tasks]
+    tasks = restrict(tasks, lambda task, protocol: protocol in settings.protocols)
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     results = Results(folder / "results.csv")
     pending = {
@@ -196,10 +196,9 @@ def main(arguments: list[str] | None = None) -> None:
     with tqdm(total=epochs, unit="epoch", disable=None) as progress:
         for (method, stage, seed), lacking in pending.items():
             progress.set_description(f"{method} {stage} {seed}")
-            backbone, head = make_encoder(settings, seed), None
-            if method == "baseline":
-                backbone = BASELINES[stage]
-            elif stage in STAGES:
+            baseline, head = BASELINES.get(stage), None
+            backbone = baseline or make_encoder(settings, seed)
+            if stage in STAGES:
                 images = pool.with_transform(transforms[stage])
                 run = folder / "runs" / f"{method}-{stage}-{seed}"
                 pretrain(settings, method, stage, seed, images, run, progress)
@@ -284,6 +283,16 @@ def list_runs(settings: Settings) -> list[Run]:
         for seed in settings.seeds
         for method in settings.methods
         for stage in settings.stages
+    ]
+
+
+def restrict(tasks: list[Task], wanted: Callable[[Task, str], bool]) -> list[Task]:
+    """Returns the tasks with those of their protocols that are wanted, if any are."""
+    kept = [[p for p in task.protocols if wanted(task, p)] for task in tasks]
+    return [
+        dataclasses.replace(task, protocols=protocols)
+        for task, protocols in zip(tasks, kept, strict=True)
+        if protocols
     ]
 
 
@@ -440,18 +449,12 @@ class Results:
         keys = ["method", "stage", "seed", "task", "protocol"]
         done = set(self.table.reindex(columns=keys).itertuples(index=False, name=None))
         only = BASELINE_PROTOCOLS.get(run[1])
-        return [
-            dataclasses.replace(task, protocols=protocols)
-            for task in tasks
-            if (
-                protocols := [
-                    protocol
-                    for protocol in task.protocols
-                    if only in (None, protocol)
-                    and (*run, task.name, protocol) not in done
-                ]
-            )
-        ]
+        return restrict(
+            tasks,
+            lambda task, protocol: (
+                only in (None, protocol) and (*run, task.name, protocol) not in done
+            ),
+        )
 
     def add(self, method: str, stage: str, seed: int, rows: list[Row]) -> None:
         rows = [{"method": method, "stage": stage, **row} for row in rows]
@@ -459,6 +462,12 @@ class Results:
         beside = self.path.with_suffix(".part")
         self.table.to_csv(beside, index=False)
         os.replace(beside, self.path)
+
+
+def as_json(settings: Settings) -> dict[str, Any]:
+    """Returns settings as JSON has them, with lists for tuples."""
+    kept: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(settings)))
+    return kept
 
 
 def keep_settings(
@@ -471,15 +480,13 @@ def keep_settings(
 ) -> None:
     """Compares what is asked for with what was, and writes it down for new rows."""
     data = {"images": len(pool), "first_image": zlib.crc32(pool.pixels(0).tobytes())}
-    asked = {"split": split, "data": data} | dataclasses.asdict(settings)
-    asked = json.loads(json.dumps(asked))
+    asked = {"split": split, "data": data} | as_json(settings)
     path = folder / "settings.json"
     if path.exists():
         # What it does not name was not there to be set.
-        before = {"data": data} | dataclasses.asdict(Settings())
+        before = {"data": data} | as_json(Settings())
         before |= json.loads(path.read_text())
-        for name in ("methods", "stages", "seeds", "protocols"):
-            # More of these join what is there.
+        for name in JOINING:
             asked[name] = list(dict.fromkeys([*before[name], *asked[name]]))
             before[name] = asked[name]
         if other := [name for name in asked if asked[name] != before[name]]:

@@ -29,9 +29,10 @@ NAMES = {
 def report(folder: Path) -> None:
     """Writes tables and pictures of results.csv, and prints two of the tables."""
     rows = pd.read_csv(folder / "results.csv")
-    for name, table in make_tables(rows).items():
-        (folder / f"{name}.csv").write_text(table)
-    summary, outcomes = (summarise_rows(part) for part in (rows, average_few(rows)))
+    tables = make_tables(rows)
+    for name, table in tables.items():
+        (folder / f"{name}.csv").write_text(as_csv(table))
+    summary, outcomes = tables["summary"], tables["outcomes"]
     for name, figure in {
         "bars": draw_bars(summary),
         "fractions": draw_fractions(summary),
@@ -42,19 +43,19 @@ def report(folder: Path) -> None:
     print(as_markdown(summary), as_markdown(outcomes), sep="\n\n")
 
 
-def make_tables(rows: pd.DataFrame) -> dict[str, str]:
-    """Returns the tables of a comparison, as CSV, by their files' names."""
+def make_tables(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Returns the tables of a comparison by their files' names."""
     few = average_few(rows)
-    tables = {
+    return {
         "summary": summarise_rows(rows),
         "tests": compare_stages(rows),
         "outcomes": summarise_rows(few),
         "outcome_tests": compare_stages(few),
     }
-    return {
-        name: table.to_csv(index=False, float_format="%.4g")
-        for name, table in tables.items()
-    }
+
+
+def as_csv(table: pd.DataFrame) -> str:
+    return table.to_csv(index=False, float_format="%.4g")
 
 
 def average_few(rows: pd.DataFrame) -> pd.DataFrame:

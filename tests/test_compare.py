@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import shlex
@@ -221,10 +220,10 @@ def test_committed_results_are_of_their_commands(monkeypatch) -> None:
         if folder not in folders:  # not run yet
             continue
         folders.remove(folder)
-        defaults = json.loads(json.dumps(dataclasses.asdict(compare.Settings())))
-        kept = defaults | json.loads((folder / "settings.json").read_text())
-        asked = json.loads(json.dumps(dataclasses.asdict(options.settings)))
-        for name in ("methods", "stages", "seeds", "protocols"):
+        kept = compare.as_json(compare.Settings())
+        kept |= json.loads((folder / "settings.json").read_text())
+        asked = compare.as_json(options.settings)
+        for name in compare.JOINING:
             asked[name] = kept[name]
         assert asked == {name: kept[name] for name in asked}
         rows = pd.read_csv(folder / "results.csv")
