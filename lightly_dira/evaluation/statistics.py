@@ -106,8 +106,8 @@ def compare_paired(
             interval = test.confidence_interval(confidence)
             result |= {"low": interval.low, "high": interval.high, "p": test.pvalue}
         found.append(result)
-    columns = [*by, "pairs", "difference", "low", "high", "p"]
-    table = pd.DataFrame(found, columns=columns)
+    numbers = {"pairs": int} | dict.fromkeys(["difference", "low", "high", "p"], float)
+    table = pd.DataFrame(found, columns=[*by, *numbers]).astype(numbers)
     tested = table["p"].notna()
     table["p_holm"] = np.nan
     if tested.any():
