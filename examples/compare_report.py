@@ -27,7 +27,7 @@ NAMES = {
 
 
 def report(folder: Path) -> None:
-    """Writes tables and pictures of results.csv, and prints two of the tables."""
+    """Writes tables and pictures of results.csv, and prints them."""
     rows = pd.read_csv(folder / "results.csv")
     tables = make_tables(rows)
     for name, table in tables.items():
@@ -40,7 +40,9 @@ def report(folder: Path) -> None:
     }.items():
         figure.savefig(folder / f"{name}.png", dpi=120)
         plt.close(figure)
-    print(as_markdown(summary), as_markdown(outcomes), sep="\n\n")
+    parts = [as_markdown(summary), outcomes_as_markdown(outcomes)]
+    parts.append(differences_as_markdown(tables["outcome_tests"]))
+    print("\n\n".join(parts))
 
 
 def make_tables(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -94,6 +96,42 @@ def compare_stages(rows: pd.DataFrame) -> pd.DataFrame:
 
 def as_markdown(summary: pd.DataFrame) -> str:
     """A row for each task and part of the labels, a column for each encoder."""
+    return _markdown(_tabulate(summary))
+
+
+def outcomes_as_markdown(outcomes: pd.DataFrame) -> str:
+    """A row for each encoder, a column for each outcome."""
+    table = _tabulate(outcomes).T.rename_axis("encoder")
+    table.columns = [f"{p}, {m}" for _, p, m, _ in table.columns]
+    return _markdown(table)
+
+
+def differences_as_markdown(outcome_tests: pd.DataFrame) -> str:
+    """A row for each pair of stages and method, a column for each outcome.
+
+    Differences have their 95 % interval and, in brackets, p corrected by Holm.
+    """
+    tested = outcome_tests.dropna(subset="p")
+    cells = [
+        f"{row.difference:+.3f} ± {row.high - row.difference:.3f} ({row.p_holm:.2g})"
+        for row in tested.itertuples()
+    ]
+    table = pd.DataFrame(
+        {
+            "difference": tested["first"] + " - " + tested["second"],
+            "method": tested["method"],
+            "outcome": tested["protocol"] + ", " + tested["metric"].map(HEADLINES),
+            "cell": cells,
+        }
+    )
+    wide = table.pivot(index=["difference", "method"], columns="outcome", values="cell")
+    keys = table[["difference", "method"]].drop_duplicates()
+    wide = wide.reindex(pd.MultiIndex.from_frame(keys))
+    return _markdown(wide[table["outcome"].drop_duplicates()])
+
+
+def _tabulate(summary: pd.DataFrame) -> pd.DataFrame:
+    """Returns means and half intervals, tasks down and encoders across."""
     table = summary[summary["metric"].isin(HEADLINES)].copy()
     baselines = table["method"] == "baseline"
     best = table[baselines].groupby(TASK, sort=False)["mean"].idxmax()
@@ -113,12 +151,12 @@ def as_markdown(summary: pd.DataFrame) -> str:
     keys = ["task", "protocol", "metric", "labels"]
     wide = table.pivot(index=keys, columns="encoder", values="score").fillna("")
     wide = wide.reindex(table[keys].drop_duplicates().itertuples(index=False))
-    wide = wide[table["encoder"].drop_duplicates()]
-    head = [*keys, *wide.columns]
-    lines = [head, ["---"] * len(head)]
-    lines += [
-        [*key, *row] for key, row in zip(wide.index, wide.to_numpy(), strict=True)
-    ]
+    return wide[table["encoder"].drop_duplicates()]
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    table = table.reset_index()
+    lines = [[*table.columns], ["---"] * len(table.columns), *table.to_numpy()]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
