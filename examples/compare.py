@@ -52,6 +52,7 @@ from tqdm import tqdm
 
 from lightly_dira import DiRA, DiRALoss, DiRATransform, PatchDiscriminator
 from lightly_dira.checkpoint import from_pretrained, save_pretrained
+from lightly_dira.distortions import NonLinearIntensity, published_mixture
 from lightly_dira.evaluation.labelled import LabelledImages
 from lightly_dira.evaluation.protocol import Protocol, Row, Task, evaluate
 from lightly_dira.published import PublishedPipeline
@@ -78,6 +79,7 @@ class Settings:
         size: Side of views, in pixels.
         smallest_crop: Least area of a view, as a fraction of the image's.
         jitter: Strength of the colour jitter, 1 as published.
+        intensity: Probability of a curve of grey levels before the distortions.
         batch_size: Images in a step.
         epochs: Passes through the images without labels.
         restorative_weight: Of the restoration's loss.
@@ -92,6 +94,7 @@ class Settings:
         draws: Choices of those labels, over which scores are averaged.
         protocols: How encoders are tried, of those that `Task` knows.
         finetuning_steps: Steps of every fine-tuning.
+        precision: "32", or "bf16-mixed", for which autocast is there.
         workers: Processes that load images; other numbers draw other views.
         options: Arguments of methods, by their names.
     """
@@ -104,6 +107,7 @@ class Settings:
     size: int = 32
     smallest_crop: float = 0.2
     jitter: float = 1.0
+    intensity: float = 0.0
     batch_size: int = 64
     epochs: int = 20
     restorative_weight: float = 10.0
@@ -118,6 +122,7 @@ class Settings:
     draws: int = 1
     protocols: tuple[str, ...] = (*get_args(Protocol),)
     finetuning_steps: int = 100
+    precision: str = "32"
     workers: int = 0
     options: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
@@ -135,6 +140,7 @@ PRESETS = {
         seeds=(0, 1, 2, 3, 4),
         encoder="resnet-9",
         width=0.5,
+        intensity=0.5,
         epochs=8,
         bare_lr=3.0,
         restorative_weight=100.0,
@@ -143,6 +149,7 @@ PRESETS = {
         critic=0.5,
         fractions=(0.01, 0.05, 0.1, 0.25, 1.0),
         draws=3,
+        precision="bf16-mixed",
     ),
     "paper": Settings(
         encoder="resnet50",
@@ -184,12 +191,14 @@ def main(arguments: list[str] | None = None) -> None:
         scale=(settings.smallest_crop, 1.0),
         jitter=tuple(settings.jitter * most for most in PublishedPipeline.jitter),
     )
+    distort: A.BasicTransform | A.BaseCompose = published_mixture()
+    if settings.intensity:
+        curve = NonLinearIntensity(inverted=0.0, p=settings.intensity)
+        distort = A.Sequential([curve, distort], p=1)
     transforms = {
         stage: DiRATransform(views, distortion=distortion)
         # One that does nothing draws a seed as well: all stages see the same crops.
-        for stage, distortion in zip(
-            STAGES, (A.NoOp(), "published", "published"), strict=True
-        )
+        for stage, distortion in zip(STAGES, (A.NoOp(), distort, distort), strict=True)
     }
 
     epochs = sum(settings.epochs for method, stage, _ in pending if stage in STAGES)
@@ -244,6 +253,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         help="val while you choose settings; test once",
     )
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    known = {
+        "methods": METHODS,
+        "stages": STAGES,
+        "protocols": get_args(Protocol),
+        "precision": ("32", "bf16-mixed"),
+    }
     for field in dataclasses.fields(Settings):
         if field.name != "options":
             default = getattr(PRESETS["cpu"], field.name)
@@ -253,6 +268,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
                 f"--{field.name.replace('_', '-')}",
                 type=kind,
                 nargs="+" if several else None,
+                choices=known.get(field.name),
                 help="instead of the preset's",
             )
     options = parser.parse_args(arguments)
@@ -262,13 +278,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         if (value := getattr(options, field.name, None)) is not None
     }
     options.settings = dataclasses.replace(PRESETS[options.preset], **changed)
-    for name, known in (
-        ("methods", METHODS),
-        ("stages", STAGES),
-        ("protocols", get_args(Protocol)),
-    ):
-        if wrong := set(getattr(options.settings, name)) - set(known):
-            parser.error(f"--{name}: {', '.join(wrong)} is none of {', '.join(known)}")
     if options.out is None:
         options.out = Path(f"compare-{options.preset}")
     return options
@@ -363,6 +372,7 @@ def pretrain(
         else math.inf,
     )
     parts = {"model": model, "dira": dira, "optimizer": optimizer, "lr": schedule}
+    mixed = settings.precision == "bf16-mixed"
     first = 0
     path = run.with_suffix(".pt")
     if path.exists():
@@ -376,7 +386,8 @@ def pretrain(
         torch.manual_seed(1000 * seed + epoch)
         for batch in loader:
             x0, x1 = (view.to(DEVICE, memory_format=FORMAT) for view in batch[0])
-            loss = dira(model(x0, x1), batch)
+            with torch.autocast(DEVICE.type, torch.bfloat16, enabled=mixed):
+                loss = dira(model(x0, x1), batch)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
