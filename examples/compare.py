@@ -142,7 +142,6 @@ PRESETS = {
         width=0.5,
         intensity=0.5,
         epochs=8,
-        bare_lr=3.0,
         restorative_weight=100.0,
         adversarial_weight=0.01,
         adversary_from=0.5,
