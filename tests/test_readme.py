@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import re
-import sys
 from pathlib import Path
+from types import ModuleType
 
 import pandas as pd
 import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+
+
+@pytest.fixture
+def compare_report(monkeypatch) -> ModuleType:
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    return importlib.import_module("compare_report")
 
 
 def rows_of(head: str) -> list[tuple[str, str]]:
@@ -39,38 +46,35 @@ def test_ratios_are_those_measured() -> None:
     "folder",
     sorted(path.parent for path in ROOT.glob("examples/results/*/summary.csv")),
 )
-def test_results_are_those_of_the_rows(folder: Path, monkeypatch) -> None:
+def test_results_are_those_of_the_rows(folder: Path, compare_report) -> None:
     """Summaries and tests follow from results.csv."""
-    monkeypatch.syspath_prepend(ROOT / "examples")
-    sys.modules.pop("compare_report", None)
-    import compare_report
-
     rows = pd.read_csv(folder / "results.csv")
     for name, table in compare_report.make_tables(rows).items():
         written = (folder / f"{name}.csv").read_text()
         assert compare_report.as_csv(table) == written
 
 
-def test_pilots_are_those_of_the_rows() -> None:
+@pytest.mark.parametrize("name", ["pilots", "pilots_published"])
+def test_pilots_are_those_of_the_rows(name: str) -> None:
     """Means over parts of the labels and draws, in the order of the rows."""
     results = ROOT / "examples/results"
-    rows = pd.read_csv(results / "pilots.csv").fillna(-1)
+    rows = pd.read_csv(results / f"{name}.csv")
     runs = list(rows.columns[: list(rows.columns).index("task")])
+    rows[runs] = rows[runs].astype(object).fillna("")
     means = rows.groupby([*runs, "task"], sort=False)["value"].mean().unstack()
-    lines = (results / "README.md").read_text().splitlines()
-    table = [
-        line for line in lines if line.startswith(("| resnet", "| encoder | crops"))
+    settings = rows[runs].drop_duplicates()
+    means = means.reindex(pd.MultiIndex.from_frame(settings))
+    text = (results / "README.md").read_text()
+    table = text.split(f"({name}.csv)")[1].split("\n| method |")[1].split("\n\n")[0]
+    head, _, *lines = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in f"| method |{table}".splitlines()
     ]
-    head, *table = ([cell.strip() for cell in line.split("|")[1:-1]] for line in table)
-    means = means.reindex(pd.MultiIndex.from_frame(rows[runs].drop_duplicates()))
-    settings, numbers = rows[runs].drop_duplicates(), means[head[6:]].to_numpy()
+    numbers = means[head[len(runs) - 1 :]].to_numpy()
     for line, run, values in zip(
-        table, settings.itertuples(index=False), numbers, strict=True
+        lines, settings.itertuples(index=False), numbers, strict=True
     ):
-        trained = (
-            "not trained" if run.stage == "random" else f"{run.method} {run.stage}"
-        )
-        floats = (run.smallest_crop, run.jitter, run.lr, run.restorative_weight)
-        crop, jitter, lr, weight = ("" if x == -1 else f"{x:g}" for x in floats)
-        cells = [run.encoder, crop, jitter, trained, lr, weight]
-        assert line == cells + [f"{value:.3f}" for value in values]
+        method, stage, *cells = run
+        trained = "not trained" if stage == "random" else f"{method} {stage}"
+        cells = [f"{x:g}" if isinstance(x, float) else str(x) for x in cells]
+        assert line == [trained, *cells, *(f"{value:.3f}" for value in values)]
