@@ -89,8 +89,8 @@ class DiRALoss(nn.Module):
     gradient that does not vanish while D still wins.
 
     The default weights are the published ones. A squared error is small beside most
-    methods' losses, on small images above all (near 0.003 at 32 pixels), so that 10 gives
-    restoration little say: look at `DiRA.components`, and try 100.
+    methods' losses, on small images above all (near 0.003 at 32 pixels), so that 10
+    gives restoration little say: look at `DiRA.components`, and try 100.
 
     - [0]: DiRA, 2022, https://arxiv.org/abs/2204.10437
 
