@@ -41,7 +41,8 @@ def report(folder: Path) -> None:
         figure.savefig(folder / f"{name}.png", dpi=120)
         plt.close(figure)
     parts = [as_markdown(summary), outcomes_as_markdown(outcomes)]
-    parts.append(differences_as_markdown(tables["outcome_tests"]))
+    if tables["outcome_tests"]["p"].notna().any():
+        parts.append(differences_as_markdown(tables["outcome_tests"]))
     print("\n\n".join(parts))
 
 

@@ -54,6 +54,14 @@ def test_results_are_those_of_the_rows(folder: Path, compare_report) -> None:
         assert compare_report.as_csv(table) == written
 
 
+def test_the_study_is_that_of_the_rows(compare_report) -> None:
+    rows = pd.read_csv(ROOT / "examples/results/chest/results.csv")
+    tables = compare_report.make_tables(rows)
+    assert compare_report.outcomes_as_markdown(tables["outcomes"]) in README
+    plan = (ROOT / "examples/results/README.md").read_text()
+    assert compare_report.differences_as_markdown(tables["outcome_tests"]) in plan
+
+
 @pytest.mark.parametrize("name", ["pilots", "pilots_published"])
 def test_pilots_are_those_of_the_rows(name: str) -> None:
     """Means over parts of the labels and draws, in the order of the rows."""
