@@ -125,10 +125,7 @@ def differences_as_markdown(outcome_tests: pd.DataFrame) -> str:
             "cell": cells,
         }
     )
-    wide = table.pivot(index=["difference", "method"], columns="outcome", values="cell")
-    keys = table[["difference", "method"]].drop_duplicates()
-    wide = wide.reindex(pd.MultiIndex.from_frame(keys))
-    return _markdown(wide[table["outcome"].drop_duplicates()])
+    return _markdown(_pivot(table, ["difference", "method"], "outcome", "cell"))
 
 
 def _tabulate(summary: pd.DataFrame) -> pd.DataFrame:
@@ -150,9 +147,16 @@ def _tabulate(summary: pd.DataFrame) -> pd.DataFrame:
         metric=table["metric"].map(HEADLINES),
     )
     keys = ["task", "protocol", "metric", "labels"]
-    wide = table.pivot(index=keys, columns="encoder", values="score").fillna("")
-    wide = wide.reindex(table[keys].drop_duplicates().itertuples(index=False))
-    return wide[table["encoder"].drop_duplicates()]
+    return _pivot(table, keys, "encoder", "score")
+
+
+def _pivot(
+    table: pd.DataFrame, keys: list[str], columns: str, values: str
+) -> pd.DataFrame:
+    """Pivots in the order of the table, where pandas sorts; gaps are empty."""
+    wide = table.pivot(index=keys, columns=columns, values=values).fillna("")
+    wide = wide.reindex(pd.MultiIndex.from_frame(table[keys].drop_duplicates()))
+    return wide[table[columns].drop_duplicates()]
 
 
 def _markdown(table: pd.DataFrame) -> str:
