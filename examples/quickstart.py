@@ -22,6 +22,7 @@ from lightly.loss import NegativeCosineSimilarity
 from lightly.models.modules import SimSiamPredictionHead, SimSiamProjectionHead
 from lightly.transforms import SimSiamTransform
 from lightly.transforms.utils import IMAGENET_NORMALIZE
+from pytorch_lightning import seed_everything
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 from torchvision.transforms import v2
@@ -57,7 +58,7 @@ def main() -> None:
     parser.add_argument("--input-size", type=int, default=48, help="pixels")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    torch.manual_seed(options.seed)
+    seed_everything(options.seed)  # Lightly's blur draws from NumPy
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     transform = DiRATransform(SimSiamTransform(input_size=options.input_size))
