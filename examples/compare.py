@@ -137,6 +137,7 @@ PRESETS = {
     ),
     # The study of examples/results/README.md, which says how they were chosen.
     "cpu": Settings(
+        methods=("MoCo", "MeanBarlowTwins", "SimSiam"),
         seeds=(0, 1, 2, 3, 4),
         encoder="resnet-9",
         width=0.5,

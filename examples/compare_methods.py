@@ -71,6 +71,13 @@ class BarlowTwins(nn.Module):
         return self.criterion(z0, z1)
 
 
+class MeanBarlowTwins(BarlowTwins):
+    """With its loss, a sum over dimensions, as a mean: of the size of the others."""
+
+    def forward(self, x0: Tensor, x1: Tensor) -> Tensor:
+        return super().forward(x0, x1) / self.projection_head.layers[-1].out_features
+
+
 class SimSiam(nn.Module):
     def __init__(self, backbone: nn.Module, features: int, *, width: int = 512) -> None:
         super().__init__()
@@ -124,4 +131,7 @@ class BYOL(nn.Module):
         return 0.5 * (self.criterion(p0, z1) + self.criterion(p1, z0))
 
 
-METHODS = {"MoCo": MoCo, "BarlowTwins": BarlowTwins, "SimSiam": SimSiam, "BYOL": BYOL}
+METHODS = {
+    method.__name__: method
+    for method in (MoCo, BarlowTwins, MeanBarlowTwins, SimSiam, BYOL)
+}

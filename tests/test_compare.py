@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import stats
 
 from lightly_dira.evaluation.protocol import Task
@@ -205,6 +206,19 @@ def test_errors(arguments: list[str], message: str, tmp_path) -> None:
     assert done.returncode != 0
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_mean_of_barlow_twins_is_its_loss_by_dimensions(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    from compare_methods import METHODS
+
+    losses = []
+    for name in ("BarlowTwins", "MeanBarlowTwins"):
+        torch.manual_seed(0)
+        backbone = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 8))
+        method = METHODS[name](backbone, 8, width=16)
+        losses.append(method(torch.rand(6, 3, 2, 2), torch.rand(6, 3, 2, 2)))
+    assert losses[1] == losses[0] / 16
 
 
 def test_committed_results_are_of_their_commands(monkeypatch) -> None:
