@@ -93,6 +93,7 @@ class Settings:
         fractions: Parts of the labels to learn from.
         draws: Choices of those labels, over which scores are averaged.
         protocols: How encoders are tried, of those that `Task` knows.
+        decoder: Of the U-Nets of `dir` and `dira`, "pre-trained" or "new".
         finetuning_steps: Steps of every fine-tuning.
         precision: "32", or "bf16-mixed", for which autocast is there.
         workers: Processes that load images; other numbers draw other views.
@@ -121,6 +122,7 @@ class Settings:
     fractions: tuple[float, ...] = (0.01, 0.1, 1.0)
     draws: int = 1
     protocols: tuple[str, ...] = (*get_args(Protocol),)
+    decoder: str = "pre-trained"
     finetuning_steps: int = 100
     precision: str = "32"
     workers: int = 0
@@ -213,7 +215,8 @@ def main(arguments: list[str] | None = None) -> None:
                 pretrain(settings, method, stage, seed, images, run, progress)
                 head = from_pretrained(run, backbone)
             # The bare method has restored nothing: its head is new.
-            head = None if stage == "di" else head
+            if stage == "di" or settings.decoder == "new":
+                head = None
             rows = [
                 row
                 for task in lacking
@@ -257,6 +260,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "methods": METHODS,
         "stages": STAGES,
         "protocols": get_args(Protocol),
+        "decoder": ("pre-trained", "new"),
         "precision": ("32", "bf16-mixed"),
     }
     for field in dataclasses.fields(Settings):

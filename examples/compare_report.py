@@ -187,7 +187,7 @@ def draw_bars(summary: pd.DataFrame) -> plt.Figure:
                     capsize=2,
                     label=NAMES[row.stage],
                 )
-        axis.set_xticks(range(len(methods)), methods)
+        axis.set_xticks(range(len(methods)), methods, rotation=15)
         # Intervals of two seeds reach far out of the picture.
         low, high = here["mean"].min(), here["mean"].max()
         margin = 0.4 * (high - low) + 0.01

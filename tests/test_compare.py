@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -113,6 +114,15 @@ def test_killed_and_started_again_gives_the_same_rows(data, tmp_path) -> None:
     changed = (killed / "results.csv").stat().st_mtime_ns
     assert run("--data", data, "--out", killed).returncode == 0
     assert (killed / "results.csv").stat().st_mtime_ns == changed
+
+    # A new decoder is for the U-Nets of encoders that have one.
+    shutil.copytree(killed / "runs", tmp_path / "new" / "runs")
+    done = run("--data", data, "--out", tmp_path / "new", "--decoder", "new")
+    assert done.returncode == 0, done.stderr
+    new = pd.read_csv(tmp_path / "new" / "results.csv")
+    changed = (rows["stage"] == "dira") & rows["protocol"].str.endswith("U-Net")
+    assert new[~changed].equals(rows[~changed])
+    assert (new["value"] != rows["value"])[changed].any()
 
     other = run("--data", data, "--out", killed, "--lr", 0.5)
     assert other.returncode == 1
