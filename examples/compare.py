@@ -151,6 +151,7 @@ PRESETS = {
         critic=0.5,
         fractions=(0.01, 0.05, 0.1, 0.25, 1.0),
         draws=3,
+        decoder="new",
         precision="bf16-mixed",
     ),
     "paper": Settings(

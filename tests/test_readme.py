@@ -62,7 +62,9 @@ def test_the_study_is_that_of_the_rows(compare_report) -> None:
     assert compare_report.differences_as_markdown(tables["outcome_tests"]) in plan
 
 
-@pytest.mark.parametrize("name", ["pilots", "pilots_published", "pilots_final"])
+@pytest.mark.parametrize(
+    "name", ["pilots", "pilots_published", "pilots_final", "pilots_decoders"]
+)
 def test_pilots_are_those_of_the_rows(name: str) -> None:
     """Means over parts of the labels and draws, in the order of the rows."""
     results = ROOT / "examples/results"
