@@ -137,7 +137,7 @@ PRESETS = {
         fractions=(0.05, 0.25),
         finetuning_steps=20,
     ),
-    # The study of examples/results/README.md, which says how they were chosen.
+    # Of the study in examples/results/README.md, changed by what it taught.
     "cpu": Settings(
         methods=("MoCo", "MeanBarlowTwins", "SimSiam"),
         seeds=(0, 1, 2, 3, 4),

@@ -92,8 +92,8 @@ class DiRALoss(nn.Module):
     methods' losses, on small images above all (near 0.003 at 32 pixels), so that 10
     gives restoration little say: look at `DiRA.components`, and try 100. A sum over
     dimensions, as Lightly's loss of Barlow Twins is (hundreds), leaves it none: make it
-    a mean by ``discriminative_weight=1 / dimensions`` with Adam, to which its scale is
-    nothing, or multiply the other weights with SGD.
+    a mean by ``discriminative_weight=1 / dimensions`` with AdamW, to which its scale
+    is nothing, or multiply the other weights with SGD.
 
     - [0]: DiRA, 2022, https://arxiv.org/abs/2204.10437
 

@@ -205,7 +205,7 @@ def finetune_unet(
         val: The same, to choose the weights by.
         classes: Classes of a pixel, the background included.
         head: The restoration head to start the decoder from (`dira.head`); a new
-            decoder without one.
+            decoder without one, which fits other hospitals better: see the README.
         frozen: Whether to train the decoder only.
         steps: Steps of the optimiser, at least 10.
         batch_size: Images in a step; all if they are fewer.
