@@ -120,9 +120,9 @@ def test_killed_and_started_again_gives_the_same_rows(data, tmp_path) -> None:
     done = run("--data", data, "--out", tmp_path / "new", "--decoder", "new")
     assert done.returncode == 0, done.stderr
     new = pd.read_csv(tmp_path / "new" / "results.csv")
-    changed = (rows["stage"] == "dira") & rows["protocol"].str.endswith("U-Net")
-    assert new[~changed].equals(rows[~changed])
-    assert (new["value"] != rows["value"])[changed].any()
+    decoded = (rows["stage"] == "dira") & rows["protocol"].str.endswith("U-Net")
+    assert new[~decoded].equals(rows[~decoded])
+    assert (new["value"] != rows["value"])[decoded].any()
 
     other = run("--data", data, "--out", killed, "--lr", 0.5)
     assert other.returncode == 1

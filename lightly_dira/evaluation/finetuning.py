@@ -205,7 +205,8 @@ def finetune_unet(
         val: The same, to choose the weights by.
         classes: Classes of a pixel, the background included.
         head: The restoration head to start the decoder from (`dira.head`); a new
-            decoder without one, which fits other hospitals better: see the README.
+            decoder without one, which was better on another hospital in the
+            README's study (MoCo, three seeds).
         frozen: Whether to train the decoder only.
         steps: Steps of the optimiser, at least 10.
         batch_size: Images in a step; all if they are fewer.
