@@ -24,20 +24,21 @@ _DEPTHS = 4
 
 
 class _Output(NamedTuple):
-    """A tensor that a module has put out, and the shape of what went in."""
+    """A tensor that a module has output, and the shape of what went in."""
 
     module: str
     number: int
     shape: torch.Size
     entered: torch.Size | None
     changed: tuple[int, ...]  # tokens that a pixel changes most, if it does so to few
+    same: tuple[str, int]  # the module inside that output this very tensor first
 
 
 def find_levels(
     backbone: nn.Module,
     input_size: int | tuple[int, int] | None = None,
     layers: Sequence[str] | None = None,
-) -> tuple[list[Level], tuple[int, ...]]:
+) -> tuple[list[Level], tuple[int, ...], str]:
     """Finds the last feature map of every resolution, finest first.
 
     Resolutions are powers of two of the image's. What a block that halves the
@@ -55,7 +56,8 @@ def find_levels(
             coarsest; `name[i]` is the i-th tensor of a module with several.
 
     Returns:
-        The maps, and (C, H, W) of the images that the backbone was run on.
+        The maps, (C, H, W) of the images that the backbone was run on, and the name of
+        the innermost module that received them first, once in the pass.
 
     Raises:
         ValueError: If the backbone cannot be run on images or has no such maps.
@@ -74,11 +76,11 @@ def find_levels(
         shape = (channels, *size[:dimensions])
         outputs: list[_Output] = []
         try:
-            _dry_pass(backbone, shape, outputs)
+            entry = _dry_pass(backbone, shape, outputs)
         except Exception as error:
             failures[str(shape)] = error, outputs
             continue
-        return _levels(backbone, outputs, shape[1:], layers), shape
+        return _levels(backbone, outputs, shape[1:], layers), shape, entry
     if any(hasattr(p, "to_local") or not p.numel() for p in backbone.parameters()):
         raise ValueError(
             f"DiRA: the weights of {type(backbone).__name__} are sharded over "
@@ -119,8 +121,8 @@ def _levels(
         )
     levels = [
         Level(
-            output.module,
-            output.number,
+            (output.module, output.number),
+            output.same,
             f"{output.module}[{output.number}]"
             if counts[output.module] > 1
             else output.module,
@@ -207,14 +209,31 @@ def _pixel(size: tuple[int, ...]) -> tuple[int, ...]:
 
 def _dry_pass(
     backbone: nn.Module, shape: tuple[int, ...], outputs: list[_Output]
-) -> None:
-    """Runs the backbone on two images, equal but for a pixel, and lists all outputs."""
+) -> str:
+    """Runs the backbone on two images, equal but for a pixel, and lists all outputs.
+
+    Returns the name of the module that is to be watched for images.
+    """
     counts: Counter[str] = Counter()
-    learned = False
+    calls: Counter[str] = Counter()
+    # Modules, from the outside in, that had been called when the first one returned.
+    receiving: list[str] = []
+    returned = learned = False
+    # By identity; the tensors are kept, since a freed one's identity is used again.
+    first: dict[int, tuple[Tensor, tuple[str, int]]] = {}
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def enter(name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        calls[name] += 1
+        entered = next(tensors_in([args, kwargs]), None)
+        image = entered is not None and entered.shape[2:] == shape[1:]
+        if image and not returned and len(entered) == BATCH:
+            receiving.append(name)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def note(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        nonlocal learned
+        nonlocal learned, returned
+        returned = True
         # Before any parameter has met it, a tensor is the image, however normalised.
         learned = learned or any(True for _ in module.parameters())
         entered = next(tensors_in([args, kwargs]), None)
@@ -226,9 +245,10 @@ def _dry_pass(
                 most = change.topk(min(_WITNESSES, len(change)))
                 if most.values[:1] > 2 * change.median():
                     changed = tuple(most.indices.tolist())
+            key = name, counts[name]
+            same = first.setdefault(id(tensor), (tensor, key))[1]
             if learned:
-                found = _Output(name, counts[name], tensor.shape, before, changed)
-                outputs.append(found)
+                outputs.append(_Output(*key, tensor.shape, before, changed, same))
             counts[name] += 1
 
     weight = next(backbone.parameters(), None)
@@ -238,6 +258,12 @@ def _dry_pass(
     handles = [
         module.register_forward_hook(
             lambda *hooked, name=name: note(name, *hooked), with_kwargs=True
+        )
+        for name, module in backbone.named_modules()
+    ]
+    handles += [
+        module.register_forward_pre_hook(
+            lambda *hooked, name=name: enter(name, *hooked), with_kwargs=True
         )
         for name, module in backbone.named_modules()
     ]
@@ -253,6 +279,7 @@ def _dry_pass(
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)
+    return next((name for name in reversed(receiving) if calls[name] == 1), "")
 
 
 def _read(outputs: list[_Output], size: tuple[int, ...]) -> dict[_Output, Map]:

@@ -7,64 +7,40 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lightly_dira.autograd import in_backward
 from lightly_dira.discovery import find_levels, tensors_in
+from lightly_dira.layouts import DroppedTokensError
+from lightly_dira.recognition import Pass, Recognition
 
-# Passes to remember until the first batch has shown how many there are per batch.
+# Passes to remember: what a loop never decodes must not pile up.
 _MOST_PASSES = 32
-# Mean squared difference of standardised images, from 0 (equal) to 2 (unrelated).
-_SAME_IMAGE = 0.01
-
-
-@dataclass(eq=False)
-class _Pass:
-    """One pass of the backbone: what went in and the maps that came by."""
-
-    images: Tensor
-    training: bool
-    maps: dict[tuple[str, int], Tensor] = field(default_factory=dict)
-    outputs: Counter[str] = field(default_factory=Counter)
-
-
-@dataclass(frozen=True)
-class _Route:
-    """Which of a batch's passes, and which part of its rows, saw the target's view."""
-
-    passes: int
-    training: bool
-    index: int
-    part: int = 0
-    parts: int = 1
-    by_value: bool = False
-    target_view: int = 0
 
 
 class Hook:
-    """A hook that holds its owner weakly and turns inert in every copy.
+    """A hook that holds its owner weakly and does nothing in every copy.
 
     Backbones and optimisers can so be copied, pickled and saved as if they had no hook;
     what is copied or loaded carries a callable of the standard library that does
-    nothing. Where the backbone is compiled, the hook is left to Python: traced, its
-    books would be part of what a graph was compiled for.
+    nothing. Where the backbone is compiled, the hook is left to Python: if it were
+    traced, graphs would depend on what it has noted.
     """
 
-    def __init__(self, method: Callable[..., None], *args: object) -> None:
+    def __init__(self, method: Callable[..., Any], *args: object) -> None:
         self.method = weakref.WeakMethod(method)
         self.args = args
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def __call__(self, *hooked: Any) -> None:
+    def __call__(self, *hooked: Any) -> Any:
         """Calls the owner's method, while there is an owner."""
         method = self.method()
-        if method is not None:
-            method(*self.args, *hooked)
+        return None if method is None else method(*self.args, *hooked)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return getattr, (contextlib.nullcontext(), "__exit__")
@@ -74,11 +50,14 @@ class FeaturePyramid:
     """Finds a backbone's feature maps and captures them as they come by.
 
     On construction one dry pass finds, for every resolution, the last feature map
-    that any module of the backbone puts out. It runs in evaluation mode: neither
+    that any module of the backbone outputs. It runs in evaluation mode: neither
     weights, nor BatchNorm statistics, nor the random state change.
 
     There are two ways to the maps: calling the pyramid runs the backbone; `take`
-    hands out what was captured while somebody else ran it with gradients on.
+    returns what was captured while somebody else ran it with gradients on. Passes are
+    noticed at the module that receives the image first (`entry`), so that it does not
+    matter how the backbone is called: by `forward`, by any other method, compiled or
+    through `torch.func.functional_call`.
 
     Attributes:
         backbone: The network that is watched.
@@ -86,6 +65,7 @@ class FeaturePyramid:
         channels: Channels of the maps.
         strides: Pixels of the image, along each side, per position of the map.
         image_shape: (C, H, W) of the images of the dry pass.
+        entry: Name of the module that receives the image first; empty for the backbone.
         capturing: Whether passes of the backbone are captured for `take`.
 
     Examples:
@@ -126,26 +106,39 @@ class FeaturePyramid:
         # The hooks belong into the network, not around what `torch.compile` made.
         backbone = getattr(backbone, "_orig_mod", backbone)
         self.backbone = backbone
-        levels, self.image_shape = find_levels(backbone, input_size, layers)
-        self._levels = levels
-        self.layers = [level.name for level in levels]
-        self.channels = [level.channels for level in levels]
-        self.strides = [level.stride for level in levels]
+        found = find_levels(backbone, input_size, layers)
+        self._levels, self.image_shape, self.entry = found
+        self.layers = [level.name for level in self._levels]
+        self.channels = [level.channels for level in self._levels]
+        self.strides = [level.stride for level in self._levels]
         self.capturing = True
-        self._wanted = {(level.module, level.number) for level in levels}
-        self._running: _Pass | None = None
-        self._passes: deque[_Pass] = deque(maxlen=_MOST_PASSES)
+        self._start()
+
+    def _start(self) -> None:
+        """Leaves hooks in the backbone, and has seen nothing yet."""
+        levels = self._levels
+        self._wanted = {key for level in levels for key in (level.key, level.same)}
+        self._running: Pass | None = None
+        self._passes: deque[Pass] = deque(maxlen=_MOST_PASSES)
+        self._recognition = Recognition()
+        # What the backbone was called with, until the image arrives at its entry.
+        self._called: tuple[bool, Tensor | None] | None = None
         self._seen = 0
-        self._route: _Route | None = None
+        self._has_trained = False
         self._own_pass = False
-        self._watched: dict[str, nn.Module] = {}
-        self._handles = [
-            backbone.register_forward_pre_hook(
-                Hook(self._enter), with_kwargs=True, prepend=True
-            )
-        ]
+        self._watched: dict[tuple[str, str], nn.Module] = {}
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
         weakref.finalize(self, _remove, self._handles)
         self._watch()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns what a copy needs: it watches its own backbone and has seen nothing."""
+        names = "backbone image_shape entry layers channels strides capturing _levels"
+        return {name: self.__dict__[name] for name in names.split()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._start()
 
     def __call__(self, images: Tensor) -> list[Tensor]:
         """Runs the backbone and returns its maps, finest to coarsest.
@@ -159,55 +152,84 @@ class FeaturePyramid:
             self.backbone(images)
             run = self._running
             assert run is not None
-            return self._maps(run, slice(None))
+            return self._maps(run, slice(None), images.shape[2:])
         finally:
             self._own_pass, self._running = False, kept
 
-    def take(self, view: Tensor, target_view: int = 0) -> list[Tensor]:
-        """Returns the maps of the pass that saw `view`, and forgets all passes.
+    def take(self, view: Tensor) -> list[Tensor]:
+        """Returns the maps of the pass that saw a view; see `take_first`."""
+        return self.take_first(view)[1]
 
-        The tensor itself is recognised at once. Where the loop made another of it
-        (moved, concatenated, normalised), the first batch's inputs are compared with
-        it by value, as standardised images; later batches follow the same route as
-        long as they come in the same number of passes of the same shape, so that no
-        later batch waits for the device.
+    def take_first(self, *views: Tensor | None) -> tuple[int, list[Tensor]]:
+        """Returns the maps of the first of these views that the backbone saw whole.
+
+        All passes are forgotten. That the maps are those of the view is proven at every
+        step, see `Recognition`.
 
         Args:
-            view: The view that carries the target, (B, C, H, W).
-            target_view: Its index: another one takes another route.
+            views: Views, (B, C, H, W), in the order of preference; None in the place of
+                those that are not asked for.
 
         Returns:
-            A list of (B, C_i, H_i, W_i), finest to coarsest.
+            The view's index, and a list of (B, C_i, H_i, W_i), finest to coarsest.
 
         Raises:
-            RuntimeError: If the backbone has not seen the view since the last call.
+            RuntimeError: If the backbone has not seen any of the views since the last
+                call, or did in training what it does not do in evaluation.
         """
-        passes, seen = list(self._passes), self._seen
-        self.forget()
-        if not passes:
+        passes = self._take_passes()
+        dropped: DroppedTokensError | None = None
+        left = list(views)
+        while True:
+            try:
+                view, run, rows = self._recognition.find(passes, left)
+            except RuntimeError as error:
+                raise (dropped or error) from None
+            try:
+                taken = left[view]
+                assert taken is not None
+                maps = self._maps(run, rows, taken.shape[2:])
+            except DroppedTokensError as error:
+                dropped, left[view] = error, None
+                if not any(view is not None for view in left):
+                    raise
+                continue
+            self._has_trained |= run.training
+            return view, maps
+
+    def take_of(self, images: Tensor) -> list[Tensor]:
+        """Returns the maps of the pass that was called with this very tensor.
+
+        Args:
+            images: (B, C, H, W), what the backbone was called with, unchanged since.
+
+        Raises:
+            RuntimeError: If no pass was.
+        """
+        passes = self._take_passes()
+        runs = [run for run in passes if run.was_called_with(images)]
+        if not runs:
             raise RuntimeError(
-                "DiRA: the backbone has made no pass with gradients since DiRA was "
-                "last called or the optimiser last stepped, so there is nothing to "
-                "decode. Run the model on the batch, with gradients on and in the "
-                "mode it trains in, then call `loss = dira(loss, batch)`, once per "
-                "batch. Wrap the very module that the loop calls, not one that "
-                "shares its layers, call it and not a method of it (such as "
-                "`forward_features`), wrap it before its first compiled pass, and make "
-                "the wrapper anew for a copied model: a copy of it captures nothing."
+                "DiRA: the backbone was not called with the tensor given as `view`, or "
+                "it was changed in place since. Pass the very tensor that the backbone "
+                "is called with: not a copy, nor what the model makes it of."
             )
-        if self._route is not None and self._route.target_view != target_view:
-            self._route = None
-        route = replace(self._find_route(passes, seen, view), target_view=target_view)
-        self._follow(route)
-        run = passes[route.index]
-        rows = slice(route.part * len(view), (route.part + 1) * len(view))
-        return self._maps(run, rows)
+        run = max(runs, key=lambda run: run.training)
+        maps = self._maps(run, slice(None), images.shape[2:])
+        self._has_trained |= run.training
+        return maps
 
     def forget(self) -> None:
         """Drops every captured map."""
         self._passes.clear()
         self._running = None
+        self._called = None
         self._seen = 0
+
+    @property
+    def was_run(self) -> bool:
+        """Whether the backbone made a pass with gradients since the last `forget`."""
+        return self._seen > 0
 
     def __repr__(self) -> str:
         """Shows level, module, channels and stride of every map."""
@@ -221,128 +243,137 @@ class FeaturePyramid:
         return "\n".join(["FeaturePyramid(", *rows, ")"])
 
     def _watch(self) -> None:
-        """Hooks the modules of the maps, also those that came in place of others."""
-        for name in dict.fromkeys(level.module for level in self._levels):
-            module = self.backbone.get_submodule(name)
-            if self._watched.get(name) is not module:
-                self._watched[name] = module
-                hook = Hook(self._note, name)
-                self._handles.append(module.register_forward_hook(hook))
+        """Hooks the modules of interest, also those that came in place of others."""
+        places = [("", self._note_call)] if self.entry else []
+        places.append((self.entry, self._begin))
+        for name, method in places:
+            self._hook(name, method, before=True)
+        for name in dict.fromkeys(module for module, _ in sorted(self._wanted)):
+            self._hook(name, self._note, before=False)
 
-    def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+    def _hook(self, name: str, method: Callable[..., Any], *, before: bool) -> None:
+        with contextlib.suppress(AttributeError):  # another module has no such part
+            module = self.backbone.get_submodule(name)
+            key = name, method.__name__
+            if self._watched.get(key) is module:
+                return
+            self._watched[key] = module
+            if before:
+                handle = module.register_forward_pre_hook(
+                    Hook(method), with_kwargs=True, prepend=True
+                )
+            else:
+                handle = module.register_forward_hook(Hook(method, name))
+            self._handles.append(handle)
+
+    def _note_call(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """Notes what the backbone itself is called with."""
         self._watch()
         self._running = None
-        # Once it has trained in training mode, passes in evaluation are no training.
-        known_mode = self._route is None or module.training >= self._route.training
-        wanted = self.capturing and torch.is_grad_enabled() and known_mode
-        if not (wanted or self._own_pass):
+        self._called = torch.is_grad_enabled(), self._image_in([args, kwargs])
+
+    def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """Begins a pass, as the image arrives."""
+        if module is self.backbone:
+            self._watch()
+        called, self._called = self._called, None
+        self._running = None
+        # Activation checkpointing runs layers once more in the backward pass.
+        if in_backward() and not self._own_pass:
             return
-        values = tensors_in([args, kwargs])
-        images = next(
-            (v for v in values if v.ndim == 4 and v.is_floating_point()), None
-        )
+        gradients = torch.is_grad_enabled() or (called is not None and called[0])
+        # Once it has trained in training mode, passes in evaluation are no training.
+        known_mode = self.backbone.training or not self._has_trained
+        if not (self._own_pass or (gradients and known_mode)):
+            return
+        images = self._image_in([args, kwargs])
         if images is None:
             return
-        self._running = _Pass(images, module.training)
+        if not self._own_pass:
+            self._seen += 1
+            if not self.capturing:
+                return
+        given = None if called is None else called[1]
+        if given is not None and len(given) != len(images):
+            given = None
+        self._running = Pass(images, given, self.backbone.training)
+        self._running.note_version()
         if not self._own_pass:
             self._passes.append(self._running)
-            self._seen += 1
+
+    def _image_in(self, values: Any) -> Tensor | None:
+        """Returns the only images among the arguments, or the first of several."""
+        dimensions = len(self.image_shape) + 1
+        found = (
+            value
+            for value in tensors_in(values)
+            if value.ndim == dimensions and value.is_floating_point()
+        )
+        return next(found, None)
 
     def _note(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
         run = self._running
-        if run is None:
+        if run is None or (in_backward() and not self._own_pass):
             return
         for tensor in tensors_in(output):
             key = name, run.outputs[name]
             run.outputs[name] += 1
             if key in self._wanted:
                 run.maps[key] = tensor
+                run.note_version()
+                if not torch.is_grad_enabled():
+                    run.without_gradients.add(key)
 
-    def _maps(self, run: _Pass, rows: slice) -> list[Tensor]:
-        size = run.images.shape[2:]
-        missing = [
-            level.name
-            for level in self._levels
-            if (level.module, level.number) not in run.maps
-        ]
+    def _take_passes(self) -> list[Pass]:
+        passes = list(self._passes)
+        self.forget()
+        if not passes:
+            raise RuntimeError(
+                "DiRA: the backbone has made no pass with gradients since DiRA was "
+                "last called or the optimiser last stepped, so there is nothing to "
+                "decode. Run the model on the batch, with gradients on and in the "
+                "mode it trains in, then call `loss = dira(loss, batch)`, once per "
+                "batch. Wrap the very module that the loop calls, not one that "
+                "shares its layers, wrap it before its first compiled pass, leave "
+                "the layer that receives the image out of reentrant checkpointing, "
+                "and make the wrapper again for a copied model."
+            )
+        return passes
+
+    def _maps(self, run: Pass, rows: slice, size: Sequence[int]) -> list[Tensor]:
+        maps = []
+        missing = []
+        for level in self._levels:
+            key = level.key if level.key in run.maps else level.same
+            if key not in run.maps:
+                missing.append(level.name)
+                continue
+            output = run.maps[key]
+            if key in run.without_gradients and not self._own_pass:
+                self._check_gradients(level.name, output)
+            maps.append(level.as_map(output[rows], size))
         if missing:
             raise RuntimeError(
-                f"DiRA: {', '.join(missing)} put nothing out in this pass, unlike in "
-                "the dry pass. Wrap a compiled backbone before its first pass (or call "
-                "`torch._dynamo.reset()`), and choose other `layers` where training "
-                "skips some."
+                f"DiRA: {', '.join(missing)} output nothing in this pass, unlike in "
+                "the dry pass. Choose other `layers` where training skips some or "
+                "calls their parts one by one (activation checkpointing set after "
+                "wrapping), and wrap a compiled backbone before its first pass (or "
+                "call `torch._dynamo.reset()`)."
             )
-        return [
-            level.as_map(run.maps[level.module, level.number][rows], size)
-            for level in self._levels
-        ]
+        return maps
 
-    def _follow(self, route: _Route) -> None:
-        if route != self._route:
-            self._route = route
-            self._passes = deque(maxlen=route.passes)
-
-    def _find_route(self, passes: list[_Pass], seen: int, view: Tensor) -> _Route:
-        for index, run in enumerate(passes):
-            if run.images is view:
-                return _Route(seen, run.training, index)
-        route = self._route
-        if route is not None and route.by_value and route.passes == seen:
-            images = passes[route.index].images
-            same_size = images.shape[2:] == view.shape[2:]
-            if same_size and len(images) == route.parts * len(view):
-                return route
-        return _match(passes, seen, view)
+    def _check_gradients(self, name: str, output: Tensor) -> None:
+        module = self.backbone.get_submodule(name.partition("[")[0])
+        own = list(module.parameters()) or list(self.backbone.parameters())
+        if not output.requires_grad and any(p.requires_grad for p in own):
+            raise RuntimeError(
+                f"DiRA: the map of {name} was made without gradients, though the "
+                "backbone trains: restoration could not reach the layers below. "
+                "Checkpoint activations with `use_reentrant=False`, or freeze what is "
+                "not to train with `requires_grad_(False)`."
+            )
 
 
 def _remove(handles: Sequence[torch.utils.hooks.RemovableHandle]) -> None:
     for handle in handles:
         handle.remove()
-
-
-def _match(passes: list[_Pass], seen: int, view: Tensor) -> _Route:
-    """Compares the view with the inputs of all passes, by value."""
-    best, difference = None, float("inf")
-    for index, run in enumerate(passes):
-        images = run.images.detach()
-        if images.ndim != view.ndim or images.shape[2:] != view.shape[2:]:
-            continue
-        parts, rest = divmod(len(images), len(view))
-        for part in range(0 if rest else parts):
-            rows = images[part * len(view) : (part + 1) * len(view)]
-            found = _difference(rows, view)
-            if found < difference:
-                best = _Route(seen, run.training, index, part, parts, by_value=True)
-                difference = found
-    if best is None or difference > _SAME_IMAGE:
-        shapes = ", ".join(str(tuple(run.images.shape)) for run in passes)
-        raise RuntimeError(
-            "DiRA: the backbone never saw the view that carries the restoration "
-            f"target, {tuple(view.shape)}. It was called with {shapes}. Pass `dira` "
-            "the batch whose views went through the backbone, and wrap the module "
-            "that gets the views themselves (DiRA recognises views that were moved, "
-            "concatenated, normalised or repeated over channels)."
-        )
-    return best
-
-
-def _difference(images: Tensor, view: Tensor) -> float:
-    """Mean squared difference of the least similar pair of standardised images."""
-    view = view.detach().to(images.device)
-    if images.shape[1] != view.shape[1]:
-        if images.shape[1] == 1:
-            view = view.mean(dim=1, keepdim=True)
-        elif view.shape[1] != 1:
-            return float("inf")
-    difference = (_standardise(images) - _standardise(view)).square()
-    return difference.flatten(1).mean(dim=1).max().item()
-
-
-def _standardise(images: Tensor) -> Tensor:
-    images = images.float()
-    axes = tuple(range(2, images.ndim))
-    largest = images.abs().amax(dim=axes, keepdim=True)
-    images = images - images.mean(dim=axes, keepdim=True)
-    scale = images.square().mean(dim=axes, keepdim=True).sqrt()
-    # What is left of a constant image is rounding, and is to stay next to nothing.
-    return images / scale.clamp_min(1e-6).maximum(1e-3 * largest)

@@ -16,13 +16,17 @@ BATCH = 2
 _MOST_EXTRA_TOKENS = 9
 
 
+class DroppedTokensError(RuntimeError):
+    """A map of tokens that does not hold all of the image's."""
+
+
 class Level(NamedTuple):
     """One feature map: which of a module's outputs, and how it is laid out.
 
     Attributes:
-        module: Name of the module.
-        number: Which of the tensors that the module puts out in one pass.
-        name: The module's name, with the number where it puts out several.
+        key: Name of the module, and which of the tensors that it outputs in one pass.
+        same: Another key of the very same tensor: that of the innermost module.
+        name: The module's name, with the number where it outputs several.
         channels: Channels of the map.
         stride: Pixels of the image, along each side, per position of the map.
         layout: "channels first", "channels last" or "tokens".
@@ -30,8 +34,8 @@ class Level(NamedTuple):
         after: The same, behind them.
     """
 
-    module: str
-    number: int
+    key: tuple[str, int]
+    same: tuple[str, int]
     name: str
     channels: int
     stride: int
@@ -43,11 +47,12 @@ class Level(NamedTuple):
         """Returns the output as (B, C, h, w), without a copy.
 
         Args:
-            output: What the module has put out.
+            output: What the module has output.
             size: (H, W) of the images.
 
         Raises:
-            RuntimeError: If it is no such map of an image of this size.
+            DroppedTokensError: If tokens of the image are missing.
+            RuntimeError: If it is not such a map of an image of this size.
         """
         if self.layout == "tokens" and output.ndim == 3:
             tokens = output[:, self.before : output.shape[1] - self.after]
@@ -61,12 +66,14 @@ class Level(NamedTuple):
             for side, wanted in zip(found.shape[2:], expected, strict=True)
         ):
             h, w = (round(side) for side in expected)
-            raise RuntimeError(
-                f"DiRA: {self.name} put out {tuple(output.shape)} for an image of "
+            dropped = self.layout == "tokens" and found.shape[1] == self.channels
+            raise (DroppedTokensError if dropped else RuntimeError)(
+                f"DiRA: {self.name} output {tuple(output.shape)} for an image of "
                 f"{tuple(size)} pixels, expected {self.channels} channels "
                 f"({self.layout}) at about {h} x {w} positions. In training the "
                 "backbone must do what it does in evaluation. A pass that drops tokens "
-                "cannot be restored: give the target to a view that is seen whole."
+                "cannot be restored: pass one view whole, and leave the choice to "
+                "DiRATransform(target_view=None) or name that view."
             )
         return found
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim import Adam, Optimizer
+
+from lightly_dira.autograd import after_backward
 
 
 def held_by(optimizer: Optimizer) -> set[int]:
@@ -66,7 +68,8 @@ def remove_parameters(optimizer: Optimizer, module: nn.Module) -> None:
         for key in ("params", "param_names"):
             if key in group:
                 pairs = zip(group[key], keep, strict=True)
-                group[key] = [value for value, kept in pairs if kept]
+                # In place: LBFGS, for one, holds on to this list.
+                group[key][:] = [value for value, kept in pairs if kept]
     for parameter in module.parameters():
         optimizer.state.pop(parameter, None)
 
@@ -80,9 +83,10 @@ class DiscriminatorStep:
     out before Adam sees them. Nothing here waits for the device.
 
     A `zero_grad()` ends what was gathered, also where a scaler skipped the step before
-    it. It is noticed by the backbone's gradients, as the next backward pass begins;
-    what it did not reach is dropped then: the discriminator's gradients and, after
-    `model.zero_grad()`, the head's.
+    it. It is noticed by the backbone's gradients, as the next backward pass begins: all
+    of them are gone, or all are zero and some were changed since the backward pass
+    before. What the `zero_grad()` did not reach is dropped then: the discriminator's
+    gradients and, after `model.zero_grad()`, the head's.
 
     Args:
         discriminator: The module to train.
@@ -90,19 +94,29 @@ class DiscriminatorStep:
         lr: Adam's learning rate.
 
     Attributes:
-        backbone: Parameters of the backbone that the user's optimiser holds.
+        witnesses: Returns groups of parameters; the gradients of the first group that
+            has any tell of a `zero_grad()`.
     """
 
     def __init__(self, discriminator: nn.Module, head: nn.Module, *, lr: float) -> None:
         """Creates Adam with the published betas."""
         self.parameters = list(discriminator.parameters())
         self.adam = Adam(self.parameters, lr=lr, betas=(0.5, 0.999))
-        self.backbone: list[Parameter] = []
+        self.witnesses: Callable[[], Sequence[list[Parameter]]] = lambda: ()
         self._out_of_reach = [*self.parameters, *head.parameters()]
         self._scale: Tensor | None = None
+        # What the latest backward pass gave gradients, and their places and versions.
+        self._reached: list[Parameter] = []
+        self._left: list[tuple[int, int] | None] = []
+        self._ending = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns all but what only the owner can give: see `witnesses`."""
+        return {**self.__dict__, "witnesses": tuple}
 
     def watch(self, total: Tensor) -> None:
         """Notes every backward pass through `total`, as it begins."""
+        self._ending = False
         total.register_hook(self._begin_backward)  # type: ignore[no-untyped-call]
 
     def step(self) -> None:
@@ -131,23 +145,46 @@ class DiscriminatorStep:
     def _begin_backward(self, scale: Tensor) -> None:
         # Where several losses are summed, this runs several times before any gradient
         # is written; then nothing is gathered, or what is gathered has been emptied.
-        witness = next(
-            (p for p in self.backbone if p.requires_grad and _own_part(p).numel()), None
-        )
         gathered = [p.grad for p in self._out_of_reach if p.grad is not None]
-        if witness is not None and gathered:
-            if witness.grad is None:
-                for parameter in self._out_of_reach:
-                    parameter.grad = None
-                self._scale = None
-            else:
-                left = torch.stack([g.ne(0).any() for g in gathered]).any()
-                emptied = _own_part(witness.grad).eq(0).all() & left
-                for gradient in gathered:
-                    gradient.masked_fill_(emptied, 0)
-                if self._scale is not None:
-                    self._scale = self._scale.masked_fill(emptied, 0)
+        if gathered and self._left != self._marks():
+            self._drop_emptied(gathered)
         self._scale = scale.detach() + (0 if self._scale is None else self._scale)
+        if not self._ending:
+            self._ending = True
+            # What averages or shards gradients may itself wait for the end: come last.
+            after_backward(lambda: after_backward(self._end_backward))
+
+    def _end_backward(self) -> None:
+        self._ending = False
+        groups = self.witnesses()
+        reached = ([p for p in group if p.grad is not None] for group in groups)
+        self._reached = next(filter(None, reached), [])
+        self._left = self._marks()
+
+    def _marks(self) -> list[tuple[int, int] | None]:
+        """Tells gradients apart, and whether they were changed, by no value of them."""
+        return [
+            None if p.grad is None else (_own_part(p.grad).data_ptr(), p.grad._version)
+            for p in self._reached
+        ]
+
+    def _drop_emptied(self, gathered: list[Tensor]) -> None:
+        """Drops what was gathered, if gradients of the witnesses are gone or zero."""
+        left = [_own_part(p.grad) for p in self._reached if p.grad is not None]
+        if not left:
+            for parameter in self._out_of_reach:
+                parameter.grad = None
+            self._scale = None
+            return
+        if left[0].device.type == "cpu":
+            # Nothing has to be waited for, and the first that is not zero will do.
+            emptied = torch.tensor(not any(bool(part.any()) for part in left))
+        else:
+            emptied = ~torch.stack([part.any() for part in left]).any()
+        for gradient in gathered:
+            gradient.masked_fill_(emptied, 0)
+        if self._scale is not None:
+            self._scale = self._scale.masked_fill(emptied, 0)
 
 
 def _own_part(tensor: Tensor) -> Tensor:

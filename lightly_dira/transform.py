@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import albumentations as A
@@ -11,6 +11,7 @@ import torch
 from lightly.transforms.multi_view_transform import MultiViewTransform
 from PIL import Image
 from torch import Tensor
+from torchvision import tv_tensors
 
 from lightly_dira.distortions import published_mixture
 from lightly_dira.images import (
@@ -59,7 +60,8 @@ class DiRATransform:
 
     Attributes:
         transform: The base transform.
-        target_view: Index of the view that the target belongs to.
+        target_view: Index of the view to restore, or None for the first one that the
+            trained encoder sees.
         target_channels: Channels of the target.
         distortion: The albumentations transform that distorts every view, or None.
         window: Values of the image that are black and white, or None.
@@ -67,7 +69,7 @@ class DiRATransform:
     Shape:
         - image: a PIL image, an array (H, W) or (H, W, C) or a tensor (C, H, W), of 1
           to 4 channels, 8 or 16 bits or float, and at least 16 x 16 pixels.
-        - output: `DiRAViews` of float (C, H, W), with a target (target_channels, H, W)
+        - output: `DiRAViews` of float (C, H, W), with targets (target_channels, H, W)
           in [0, 1].
 
     Examples:
@@ -85,7 +87,7 @@ class DiRATransform:
         transform: Callable[..., Any] | Sequence[Callable[..., Any]] | None = None,
         *,
         input_size: int = 224,
-        target_view: int = 0,
+        target_view: int | None = None,
         target_channels: int = 1,
         distortion: A.BasicTransform | A.BaseCompose | str | None = "published",
         aligned: bool = True,
@@ -99,7 +101,9 @@ class DiRATransform:
                 for each view, or a `PublishedPipeline` with numbers of your own.
             input_size: Side of the views of the published pipeline, in pixels; without
                 meaning for another base transform.
-            target_view: Index of the view that the target belongs to.
+            target_view: Index of the view to restore. By default every view carries its
+                target, and the first one that the trained encoder sees is restored, in
+                the order of the views.
             target_channels: 1 for grey (luminance), or as many as the images have.
             distortion: Any albumentations transform; "published" for
                 `lightly_dira.distortions.published_mixture()`, None for none.
@@ -128,11 +132,11 @@ class DiRATransform:
                 "DiRATransform: distortion must be an albumentations transform, "
                 f"'published' or None, got {distortion!r}."
             )
-        if not 1 <= target_channels <= 4 or target_view < 0 or input_size < 1:
+        if not 1 <= target_channels <= 4 or (target_view or 0) < 0 or input_size < 1:
             raise ValueError(
                 "DiRATransform: target_channels must be 1 to 4, target_view at least 0 "
-                f"and input_size at least 1, got {target_channels}, {target_view} and "
-                f"{input_size}."
+                f"or None and input_size at least 1, got {target_channels}, "
+                f"{target_view} and {input_size}."
             )
         if window is not None and not window[0] < window[1]:
             raise ValueError(
@@ -159,7 +163,7 @@ class DiRATransform:
         self._colour = known is not None and len(known[0]) == 3
 
     def __call__(self, image: Any, *extras: Any) -> DiRAViews:
-        """Returns the views of an image, with the target of one of them.
+        """Returns the views of an image, with their targets.
 
         Args:
             image: The image.
@@ -181,15 +185,28 @@ class DiRATransform:
             outputs = self._call(sample, *extras)
             if not isinstance(outputs, list):
                 outputs = [outputs]
-        samples = [*_samples(outputs)]
-        if self.target_view >= len(samples):
+        samples = {
+            index: sample
+            for index, output in enumerate(outputs)
+            if (sample := _sample_in(output)) is not None
+        }
+        if len(samples) <= (self.target_view or 0):
             raise ValueError(
                 f"DiRATransform: target_view={self.target_view}, but the transform "
                 f"makes {len(samples)} views."
             )
-        target = to_target(samples[self.target_view].target, self.target_channels)
-        views = [self._finish(output) for output in outputs]
-        return DiRAViews(views, target, target_view=self.target_view)
+        target_view = self.target_view
+        if target_view is not None:
+            target_view = [*samples][target_view]
+            samples = {target_view: samples[target_view]}
+        targets = {
+            index: to_target(sample.target, self.target_channels)
+            for index, sample in samples.items()
+            # A stack of patches, as of Lightly's PIRL, is restored on no account.
+            if target_view is not None or getattr(sample.target, "ndim", 3) <= 3
+        }
+        views = map(self._finish, outputs)
+        return DiRAViews(views, targets, target_view=target_view)
 
     def __repr__(self) -> str:
         """Shows base transform and distortion."""
@@ -239,7 +256,11 @@ class DiRATransform:
 
     def _finished(self, output: Any, draws: Draws) -> Any:
         """Makes a sample of a finished view, and nothing of what else there is."""
+        if isinstance(output, tuple) and output:
+            return self._finished(output[0], draws), *output[1:]
         if not isinstance(output, (Tensor, np.ndarray, Image.Image)):
+            return output
+        if isinstance(output, tv_tensors.Mask):
             return output
         view = to_tensor(output)
         clean = self._denormalised(view)
@@ -274,10 +295,7 @@ class DiRATransform:
         return array
 
 
-def _samples(outputs: Any) -> Iterator[Sample]:
-    """Yields the samples among outputs, in their order."""
-    for output in outputs:
-        if isinstance(output, Sample):
-            yield output
-        elif isinstance(output, tuple):
-            yield from _samples(output)
+def _sample_in(output: Any) -> Sample | None:
+    """Returns the view among what a transform made of it, masks and grids."""
+    parts = output if isinstance(output, tuple) else (output,)
+    return next((part for part in parts if isinstance(part, Sample)), None)

@@ -7,22 +7,26 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from lightly.data.multi_view_collate import MultiViewCollate
 from torch import Tensor
 from torch.utils.data._utils.collate import collate, default_collate_fn_map
 
+from lightly_dira.recognition import moved
+
 
 class DiRAViews(list[Tensor]):
-    """The views of one image or of a batch, with the clean target of one of them.
+    """The views of one image or of a batch, with clean targets.
 
     It is the list of views that the base transform returns, and unpacks like it.
-    PyTorch's `default_collate` and Lightly's `MultiViewCollate` make one `DiRAViews`
-    of many; `DataLoader(pin_memory=True)` and Lightning move it as a whole.
+    PyTorch's `default_collate` makes one `DiRAViews` of many; `DataLoader(
+    pin_memory=True)` and Lightning move it as a whole. Lightly's `MultiViewCollate`
+    makes plain lists, which have lost the targets: leave the loader's `collate_fn` out.
+
+    `to` moves the views at once and a target when it is asked for, so that targets that
+    nobody restores are not copied to the device.
 
     Attributes:
-        target: The clean image, float, in [0, 1]; (C, H, W), or (B, C, H, W) once
-            collated.
-        target_view: Index of the view that the target belongs to.
+        target_view: Index of the view to restore, or None for the first one that the
+            trained encoder sees.
 
     Examples:
         >>> import torch
@@ -38,55 +42,109 @@ class DiRAViews(list[Tensor]):
     def __init__(
         self,
         views: Iterable[Tensor],
-        target: Tensor | None = None,
+        target: Tensor | Mapping[int, Tensor] | None = None,
         *,
-        target_view: int = 0,
+        target_view: int | None = 0,
     ) -> None:
-        """Joins views and target.
+        """Joins views and targets.
 
         Args:
             views: The views.
-            target: The clean image.
-            target_view: Index of the view that it belongs to.
+            target: The clean image of the view `target_view`, or the clean images of
+                several views by their indices.
+            target_view: Index of the view to restore, or None for the first one that
+                the trained encoder sees.
 
         Raises:
             TypeError: If there is no target.
         """
         if target is None:
-            # Lightning, for one, makes every list anew whose tensors it converts.
+            # Lightning, for one, makes every list again whose tensors it converts.
             raise TypeError(
-                "DiRAViews: expected a target. Something made the list of views anew, "
+                "DiRAViews: expected a target. Something made the list of views again, "
                 "and lost it. Lightning does so where the Trainer has a precision of "
                 "'64-true', '32-true', '16-true' or 'bf16-true': leave it at 32 or "
                 "choose '16-mixed' or 'bf16-mixed'."
             )
         super().__init__(views)
-        self.target = target
+        if isinstance(target, Tensor):
+            target = {target_view or 0: target}
         self.target_view = target_view
+        self._targets = dict(target)
+        # What `to` was called with, and the targets that it has been done to since.
+        self._moves: tuple[tuple[tuple[Any, ...], dict[str, Any]], ...] = ()
+        self._moved: dict[int, Tensor] = {}
 
-    def to(self, *args: Any, **kwargs: Any) -> DiRAViews:
-        """Moves views and target as `torch.Tensor.to` does."""
-        return self._each(lambda tensor: tensor.to(*args, **kwargs))
+    @property
+    def target(self) -> Tensor:
+        """The clean image of `target_view`, or of the first view that has one.
 
-    def pin_memory(self) -> DiRAViews:
-        """Copies views and target to page-locked memory."""
-        return self._each(torch.Tensor.pin_memory)
+        Float, in [0, 1]; (C, H, W), or (B, C, H, W) once collated.
+        """
+        return self.target_of(self._first)
+
+    @property
+    def targets(self) -> list[Tensor]:
+        """The clean images, one for each view that has one, in the order of views."""
+        return [self.target_of(index) for index in self.target_views]
+
+    @property
+    def target_views(self) -> list[int]:
+        """Indices of the views that have a target, or of the one to restore."""
+        known = [*self._targets]
+        return known if self.target_view is None else [self.target_view]
 
     @property
     def view(self) -> Tensor:
-        """The view that the target belongs to."""
-        view = self[self.target_view]
+        """The view that `target` belongs to."""
+        return self.view_of(self._first)
+
+    def target_of(self, index: int) -> Tensor:
+        """Returns the clean image of a view."""
+        if index not in self._moved:
+            target = self._targets[index]
+            for args, kwargs in self._moves:
+                target = target.to(*args, **kwargs)
+            self._moved[index] = target
+        return self._moved[index]
+
+    def target_on(self, index: int, device: torch.device) -> Tensor:
+        """Returns the clean image of a view on a device, which is not waited for."""
+        return moved(self._moved.get(index, self._targets[index]), device)
+
+    def target_shape(self, index: int) -> torch.Size:
+        """Returns the shape of a view's target, which is not moved for it."""
+        return self._targets[index].shape
+
+    def view_of(self, index: int) -> Tensor:
+        """Returns a view alone, where there is a mask or a grid beside it."""
+        view = self[index]
         return view if isinstance(view, Tensor) else view[0]
 
-    def _each(self, function: Callable[[Tensor], Tensor]) -> DiRAViews:
+    def to(self, *args: Any, **kwargs: Any) -> DiRAViews:
+        """Moves views and targets as `torch.Tensor.to` does."""
+        to = self._each(lambda tensor: tensor.to(*args, **kwargs), self._targets)
+        to._moves = (*self._moves, (args, kwargs))
+        return to
+
+    def pin_memory(self) -> DiRAViews:
+        """Copies views and targets to page-locked memory."""
+        pinned = {i: target.pin_memory() for i, target in self._targets.items()}
+        return self._each(torch.Tensor.pin_memory, pinned)
+
+    @property
+    def _first(self) -> int:
+        return self.target_views[0]
+
+    def _each(
+        self, function: Callable[[Tensor], Tensor], targets: Mapping[int, Tensor]
+    ) -> DiRAViews:
         def apply(value: Any) -> Any:
             if isinstance(value, (list, tuple)):
                 return type(value)(map(apply, value))
             return function(value) if isinstance(value, Tensor) else value
 
-        return DiRAViews(
-            map(apply, self), function(self.target), target_view=self.target_view
-        )
+        return DiRAViews(map(apply, self), targets, target_view=self.target_view)
 
 
 def find_views(batch: Any) -> DiRAViews | None:
@@ -105,26 +163,16 @@ def _collate_views(
     samples: Sequence[DiRAViews], *, collate_fn_map: Any = None
 ) -> DiRAViews:
     join = functools.partial(collate, collate_fn_map=collate_fn_map)
+    first = samples[0]
     return DiRAViews(
         map(join, zip(*samples, strict=True)),
-        target=join([sample.target for sample in samples]),
-        target_view=samples[0].target_view,
+        {
+            index: join([sample._targets[index] for sample in samples])
+            for index in first._targets
+        },
+        target_view=first.target_view,
     )
 
 
-def _keeping_targets(call: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(call)
-    def wrapped(self: MultiViewCollate, batch: Sequence[Any]) -> Any:
-        views, *rest = call(self, batch)
-        samples = [sample[0] for sample in batch]
-        if samples and all(isinstance(sample, DiRAViews) for sample in samples):
-            target = torch.stack([sample.target for sample in samples])
-            views = DiRAViews(views, target, target_view=samples[0].target_view)
-        return views, *rest
-
-    return wrapped
-
-
+# PyTorch's own list of types and how to collate them, which it documents for this.
 default_collate_fn_map[DiRAViews] = _collate_views
-# Lightly's collate function has no such map; its batches of other views stay as ever.
-MultiViewCollate.__call__ = _keeping_targets(MultiViewCollate.__call__)

@@ -23,8 +23,12 @@ from lightly_dira.optimization import (
     remove_parameters,
 )
 from lightly_dira.restoration import RestorationHead
+from lightly_dira.recognition import which_view
 from lightly_dira.resuming import buffers_of, load_buffers
-from lightly_dira.views import find_views
+from lightly_dira.views import DiRAViews, find_views
+
+# Steps of another optimiser, one after the other, until a warning says so.
+_MISSED_STEPS = 3
 
 
 class DiRA(nn.Module):
@@ -50,9 +54,14 @@ class DiRA(nn.Module):
     dira    the end                     L_dis, L_res, L_advG and L_D
     ======  ==========================  ==========================================
 
-    ``state_dict()`` holds head, discriminator, the discriminator's Adam, the step count
-    and, where `criterion` is given, its memory. With the states of model and optimiser
-    it resumes a run.
+    ``state_dict()`` holds head, discriminator, the discriminator's Adam, the step count,
+    the starts of stages if `start_stages` set them and, where `criterion` is given, its
+    memory. With the states of model and optimiser it resumes a run: wrap first, then
+    load all three. A copy (`copy.deepcopy`, pickle) of model, wrapper and optimiser
+    together trains by itself.
+
+    Which pass of the backbone saw the view is recognised by identity or by value and
+    proven at every step (`recognition.Recognition`); ``view=`` says it instead.
 
     - [0]: DiRA, 2022, https://arxiv.org/abs/2204.10437
 
@@ -163,10 +172,13 @@ class DiRA(nn.Module):
             self.discriminator, self.head, lr=discriminator_lr
         )
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
+        self._optimizer: Optimizer | None = None
         self._averaged = False
         self._terms: Tensor | None = None
+        self._followed = _Followed()
         self.steps = 0
         self.start_stages(restorative_start, adversarial_start)
+        self._starts_were_set = False
         if optimizer is not None:
             self.attach(optimizer)
 
@@ -181,6 +193,9 @@ class DiRA(nn.Module):
         self, restorative_start: float = 0, adversarial_start: float = 0
     ) -> None:
         """Sets when restoration and adversary start, also in the middle of a run.
+
+        `state_dict()` remembers what was set here; when it is loaded, this replaces what
+        the wrapper was made with.
 
         Args:
             restorative_start: Steps of the optimiser before the restoration starts.
@@ -197,30 +212,40 @@ class DiRA(nn.Module):
             )
         self.restorative_start = restorative_start
         self.adversarial_start = adversarial_start
+        self._starts_were_set = True
         self._count(self.steps)
 
-    def forward(self, loss: Tensor, batch: Any) -> Tensor:
+    def forward(
+        self, loss: Tensor, batch: Any, *, view: Tensor | None = None
+    ) -> Tensor:
         """Returns the one scalar to call `backward()` on.
 
         Call it once per batch, between the model's passes and `backward()`. Without
         gradients, in validation, it restores the view by a pass of its own.
 
         Args:
-            loss: The method's loss on this batch, a scalar.
+            loss: The method's loss on this batch, a tensor of one element.
             batch: What the data loader gave: the views of a `DiRATransform`, alone or
                 anywhere in lists, tuples and dicts.
+            view: The very tensor that the backbone was called with, to be restored, so
+                that no pass has to be recognised. It is the view that it is (a member
+                of the batch), or that the transform's `target_view` names, or else
+                the one that it equals by value.
+
+        Returns:
+            A scalar; in stage "di" the loss as it came.
 
         Raises:
-            ValueError: If the loss is no scalar, a term is not finite (on an
+            ValueError: If the loss has not one element, a term is not finite (on an
                 accelerator this shows one call later, since nothing waits for it), or
                 the batch has no target or one of the wrong shape.
-            RuntimeError: If the backbone has not seen the view with the target.
+            RuntimeError: If the backbone has not seen a view with a target.
         """
-        if not isinstance(loss, Tensor) or loss.ndim != 0:
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
             got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else loss
             raise ValueError(
-                f"DiRA: expected the method's loss as a scalar tensor, got {got}. "
-                "Reduce it first, for example with `loss.mean()`."
+                f"DiRA: expected the method's loss as a tensor of one element, a scalar, "
+                f"got {got}. Reduce it first, for example with `loss.mean()`."
             )
         if not self._hooks and self.components is None:
             warnings.warn(
@@ -229,24 +254,22 @@ class DiRA(nn.Module):
                 "DiRA(backbone, optimizer), or call `dira.attach(optimizer)`.",
                 stacklevel=2,
             )
+        if torch.is_grad_enabled() and self._optimizer is not None:
+            self._followed.check(self.features)
         views = find_views(batch)
         stage = self.stage
         if stage == "di":
             if views is None and self.components is None:
                 warnings.warn(_NO_TARGET, stacklevel=2)
-            value, zero = loss.detach(), loss.new_zeros(())
+            value = loss.detach().reshape(())
+            zero = value.new_zeros(())
             self.components = DiRALossComponents(value, value, zero, zero, zero)
             return _touching(loss, self.head, self.discriminator)
         if views is None:
             raise ValueError(_NO_TARGET)
-        view = views.view
-        self._check_target(views.target, view)
-        if torch.is_grad_enabled():
-            features = self.features.take(view, views.target_view)
-            restored = self._decode(features, view.shape[2:])
-        else:
-            restored = self.restore(view)
-        target = views.target.to(restored.device, non_blocking=True)
+        number, restored = self._restore_seen(views, view)
+        target = views.target_on(number, restored.device)
+        loss = loss.reshape(())
         adversary = self.discriminator if stage == "dira" else None
         components = self.loss.forward_components(loss, restored, target, adversary)
         self.components = DiRALossComponents(*(term.detach() for term in components))
@@ -255,6 +278,26 @@ class DiRA(nn.Module):
         if total.requires_grad:
             self._discriminator_step.watch(total)
         return total if stage == "dira" else _touching(total, self.discriminator)
+
+    def _restore_seen(
+        self, views: DiRAViews, said: Tensor | None
+    ) -> tuple[int, Tensor]:
+        """Restores the view that the backbone saw; returns its index, too."""
+        candidates: list[Tensor | None] = [None] * len(views)
+        for number in views.target_views:
+            candidates[number] = views.view_of(number)
+            self._check_target(views, number)
+        if not torch.is_grad_enabled():
+            number = views.target_views[0]
+            view = views.view_of(number) if said is None else said
+            return number, self.restore(view)
+        if said is None:
+            number, features = self.features.take_first(*candidates)
+            view = views.view_of(number)
+        else:
+            view, features = said, self.features.take_of(said)
+            number = which_view(said, candidates)
+        return number, self._decode(features, view.shape[2:])
 
     @torch.no_grad()
     def restore(self, images: Tensor) -> Tensor:
@@ -292,10 +335,8 @@ class DiRA(nn.Module):
         backbone = self.features.backbone
         add_parameters(optimizer, self.head, beside=backbone.parameters())
         remove_parameters(optimizer, self.discriminator)
-        held = held_by(optimizer)
-        self._discriminator_step.backbone = [
-            parameter for parameter in backbone.parameters() if id(parameter) in held
-        ]
+        self._optimizer = optimizer
+        self._discriminator_step.witnesses = Hook(self._witnesses)
         for handle in self._hooks:
             handle.remove()
         self._hooks = [
@@ -303,10 +344,62 @@ class DiRA(nn.Module):
             optimizer.register_step_post_hook(Hook(self._after_step)),
         ]
 
+    def clip_grad_norm_(self, max_norm: float, norm_type: float = 2.0) -> Tensor:
+        """Clips the gradients of model and head together, by their common norm.
+
+        `torch.nn.utils.clip_grad_norm_(model.parameters(), ...)` leaves the head out,
+        which the model does not hold. The discriminator needs no clipping: its Adam
+        does not see the scale of its gradients.
+
+        Args:
+            max_norm: Largest norm of all gradients that the optimiser will use.
+            norm_type: Order of the norm.
+
+        Returns:
+            The norm before, a scalar.
+
+        Raises:
+            RuntimeError: If no optimiser is attached.
+        """
+        if self._optimizer is None:
+            raise RuntimeError(
+                "DiRA: no optimiser is attached. Pass it, DiRA(backbone, optimizer), or "
+                "call `dira.attach(optimizer)`."
+            )
+        held = [p for g in self._optimizer.param_groups for p in g["params"]]
+        return nn.utils.clip_grad_norm_(held, max_norm, norm_type)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Keeps head and discriminator from being replaced where nobody trains them."""
+        old = self.__dict__.get("_modules", {}).get(name)
+        if name in ("head", "discriminator") and old is not None:
+            ids = [
+                {id(p) for p in module.parameters()} if module else set()
+                for module in (old, value)
+            ]
+            if ids[0] != ids[1]:
+                raise AttributeError(
+                    f"DiRA: `dira.{name} = ...` would never be trained, since optimisers "
+                    f"hold the parameters of the old one. Make DiRA again: "
+                    f"DiRA(backbone, optimizer, {name}=...)."
+                )
+        super().__setattr__(name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns what a copy needs to train by itself."""
+        return {**self.__dict__, "_hooks": [], "_followed": _Followed()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if self._optimizer is not None:
+            self.attach(self._optimizer)
+
     def get_extra_state(self) -> dict[str, Any]:
         """Returns what `state_dict()` holds beside head and discriminator."""
         adam = self._discriminator_step.adam.state_dict()
         state = {"steps": self.steps, "discriminator_optimizer": adam}
+        if self._starts_were_set:
+            state["starts"] = (self.restorative_start, self.adversarial_start)
         (criterion,) = self._criterion
         if criterion is not None:
             state["criterion"] = buffers_of(criterion)
@@ -320,6 +413,8 @@ class DiRA(nn.Module):
         (criterion,) = self._criterion
         if criterion is not None:
             load_buffers(criterion, state.get("criterion", {}))
+        if "starts" in state:
+            self.start_stages(*state["starts"])
         self._count(state["steps"])
 
     def extra_repr(self) -> str:
@@ -330,18 +425,46 @@ class DiRA(nn.Module):
         self.steps = steps
         self.features.capturing = self.stage != "di"
 
-    def _before_step(self, optimizer: Optimizer, *arguments: object) -> None:
+    def _witnesses(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """What tells of a `zero_grad()`: the backbone, or else all that is trained."""
+        assert self._optimizer is not None
+        held = [p for g in self._optimizer.param_groups for p in g["params"]]
+        backbone = {id(p) for p in self.features.backbone.parameters()}
+        return [p for p in held if id(p) in backbone], held
+
+    def _before_step(
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Keeps the optimiser from a head that has not started.
 
-        Of several processes, its gradients are zero then, and not missing.
+        Of several processes, its gradients are zero then, and not missing. They may also
+        come in a closure that the optimiser calls, as in Lightning.
         """
-        if self.stage == "di":
-            for parameter in self.head.parameters():
-                parameter.grad = None
+        if self.stage != "di":
+            return None
+        self._drop_head()
+        closures = [value for value in (*args[1:], *kwargs.values()) if callable(value)]
+        if not closures:
+            return None
+
+        def without_head(*arguments: Any) -> Any:
+            loss = closures[0](*arguments)
+            self._drop_head()
+            return loss
+
+        def replaced(value: Any) -> Any:
+            return without_head if value is closures[0] else value
+
+        return tuple(map(replaced, args)), {k: replaced(v) for k, v in kwargs.items()}
+
+    def _drop_head(self) -> None:
+        for parameter in self.head.parameters():
+            parameter.grad = None
 
     def _after_step(self, optimizer: Optimizer, *arguments: object) -> None:
         """Follows a step of the user's optimiser."""
         self.features.forget()
+        self._followed.stepped()
         # Fused optimisers are called even when a scaler has found an overflow.
         overflow = getattr(optimizer, "found_inf", None)
         if overflow is not None and overflow.item():
@@ -387,12 +510,13 @@ class DiRA(nn.Module):
         restored: Tensor = self.head(features, size)
         return restored
 
-    def _check_target(self, target: Tensor, view: Tensor) -> None:
+    def _check_target(self, views: DiRAViews, number: int) -> None:
+        shape, view = views.target_shape(number), views.view_of(number)
         expected = (len(view), self.target_channels, *view.shape[2:])
-        if target.shape != expected:
+        if shape != expected:
             raise ValueError(
                 f"DiRA: expected targets of shape {expected} for views of shape "
-                f"{tuple(view.shape)}, got {tuple(target.shape)}. Give `DiRA` and "
+                f"{tuple(view.shape)}, got {tuple(shape)}. Give `DiRA` and "
                 "`DiRATransform` the same `target_channels`, and leave the target the "
                 "size of its view."
             )
@@ -419,6 +543,35 @@ class DiRA(nn.Module):
             )
 
 
+class _Followed:
+    """Notices when the user's optimiser is not the one whose steps are followed."""
+
+    def __init__(self) -> None:
+        """Has seen nothing yet."""
+        self._versions: int | None = None
+        self._missed = 0
+        self._warned = False
+
+    def stepped(self) -> None:
+        """Notes a step that was followed."""
+        self._versions, self._missed = None, 0
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def check(self, features: FeaturePyramid) -> None:
+        """Warns, once, if weights changed several times and no step was followed.
+
+        Or if the backbone is not run at all, as that of a copy.
+        """
+        parameters = features.backbone.parameters()
+        versions = sum(p._version for p in parameters if not p.is_inference())
+        changed = self._versions is not None and self._versions != versions
+        self._missed += changed or not features.was_run
+        self._versions = versions
+        if self._missed >= _MISSED_STEPS and not self._warned:
+            self._warned = True
+            warnings.warn(_NOT_FOLLOWED, stacklevel=4)
+
+
 def _in_several_processes() -> bool:
     distributed = torch.distributed
     ready = distributed.is_available() and distributed.is_initialized()
@@ -436,10 +589,20 @@ def _touching(loss: Tensor, *modules: nn.Module) -> Tensor:
     return loss + 0 * sum(p.flatten()[0] for p in parameters if p.requires_grad)
 
 
+_NOT_FOLLOWED = (
+    "DiRA: the backbone's weights change or it is not run, but the optimiser that DiRA is "
+    "attached to takes no step: neither head nor discriminator is trained, and stages "
+    "stand still. Hand over the optimiser whose `step()` runs, and again whenever you "
+    "make another: `dira.attach(optimizer)` (of a two-part optimiser such as SAM the "
+    "inner one: `optimizer.base_optimizer`); and copy model, wrapper and optimiser in "
+    "one call, `copy.deepcopy((model, dira, optimizer))`."
+)
+
 _NO_TARGET = (
     "DiRA: the batch carries no restoration target. Wrap the dataset's transform: "
     "DiRATransform(transform), and pass the loader's batch as it came: a new list of "
-    "its views has lost the target."
+    "its views has lost the target. Lightly's MultiViewCollate makes such a list: "
+    "leave `collate_fn` out of the DataLoader, whose own collates as well."
 )
 
 

@@ -305,12 +305,15 @@ class TestBackbone:
         assert model.dira.features.backbone is model.student_backbone
         assert model.dira is model.dira
 
-    def test_none(self) -> None:
+    def test_none(self, tmp_path) -> None:
         class Empty(DiRAMixin, pl.LightningModule):
             pass
 
-        with pytest.raises(RuntimeError, match="Override `configure_dira"):
+        assert not hasattr(Empty(), "dira")
+        with pytest.raises(AttributeError, match="Override `configure_dira"):
             Empty().dira  # noqa: B018
+        with pytest.raises(RuntimeError, match="Override `configure_dira"):
+            Empty().configure_dira()
 
     def test_unknown_attributes_stay_unknown(self) -> None:
         assert not hasattr(DiRASimSiam(), "something")

@@ -16,6 +16,7 @@ from lightly.loss import DINOLoss, NTXentLoss
 from test_lightning import DiRASimSiam, assert_same, loader, trainer
 
 from lightly_dira import DiRA
+from lightly_dira.lightning.resuming import PlaceInData
 from lightly_dira.resuming import buffers_of, load_buffers
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pytorch_lightning")
@@ -102,7 +103,7 @@ def test_loaded_weights_are_no_resumption(tmp_path: Path, monkeypatch) -> None:
     fit.save_checkpoint(tmp_path / "last.ckpt")
     resumed = []
     monkeypatch.setattr(
-        DiRASimSiam, "_resume_data", lambda self, **at: resumed.append(at)
+        PlaceInData, "_resume", lambda self, trainer, **at: resumed.append(at)
     )
     loaded = DiRASimSiam.load_from_checkpoint(
         tmp_path / "last.ckpt", weights_only=False

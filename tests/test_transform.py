@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from lightly.data import LightlyDataset
-from lightly.data.multi_view_collate import MultiViewCollate
 from lightly.transforms import (
     BYOLTransform,
     MoCoV2Transform,
@@ -236,9 +235,8 @@ class TestViews:
         transform = DiRATransform(MoCoV2Transform(SIZE), target_view=1)
         return [(transform(picture()), label, f"{label}.png") for label in range(4)]
 
-    @pytest.mark.parametrize("collate", [default_collate, MultiViewCollate()])
-    def test_collation(self, samples, collate) -> None:
-        views, labels, names = collate(samples)
+    def test_collation(self, samples) -> None:
+        views, labels, names = default_collate(samples)
         assert isinstance(views, DiRAViews)
         x0, x1 = views
         assert x0.shape == x1.shape == (4, 3, SIZE, SIZE)
@@ -247,11 +245,6 @@ class TestViews:
         assert views.target_view == 1
         assert labels.tolist() == [0, 1, 2, 3]
         assert list(names) == ["0.png", "1.png", "2.png", "3.png"]
-
-    def test_multi_view_collate_of_plain_views(self, samples) -> None:
-        plain = [(list(views), label, name) for views, label, name in samples]
-        views, *_ = MultiViewCollate()(plain)
-        assert type(views) is list
 
     def test_bare_views_collate(self, samples) -> None:
         views = default_collate([views for views, *_ in samples])
@@ -273,6 +266,20 @@ class TestViews:
             assert isinstance(views, DiRAViews)
             assert views.target.shape == (4, 1, SIZE, SIZE)
             assert len(labels) == 4
+
+    def test_targets_that_are_not_used_are_not_moved(self, monkeypatch) -> None:
+        transform = DiRATransform(MoCoV2Transform(SIZE))
+        views = default_collate([transform(picture()) for _ in range(2)])
+        moves, to = [], torch.Tensor.to
+        monkeypatch.setattr(
+            torch.Tensor,
+            "to",
+            lambda self, *a, **k: moves.append(self) or to(self, *a, **k),
+        )
+        moved = views.to("meta")
+        assert len(moves) == 2, "the views"
+        assert moved.target_of(1).device.type == "meta"
+        assert moved.target_on(0, torch.device("cpu")) is views.targets[0]
 
     def test_moves_as_a_whole(self, samples) -> None:
         views = default_collate(samples)[0].to(torch.float64)
@@ -301,11 +308,10 @@ class TestViews:
             picture().save(tmp_path / f"{number}.png")
         transform = DiRATransform(MoCoV2Transform(SIZE))
         dataset = LightlyDataset(str(tmp_path), transform=transform)
-        for collate in (None, MultiViewCollate()):
-            ((views, labels, names),) = DataLoader(dataset, 4, collate_fn=collate)
-            assert isinstance(views, DiRAViews)
-            assert views.target.shape == (4, 1, SIZE, SIZE)
-            assert len(labels) == len(names) == 4
+        ((views, labels, names),) = DataLoader(dataset, 4)
+        assert isinstance(views, DiRAViews)
+        assert views.target.shape == (4, 1, SIZE, SIZE)
+        assert len(labels) == len(names) == 4
 
     def test_pickle(self, samples) -> None:
         views = samples[0][0]

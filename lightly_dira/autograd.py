@@ -1,0 +1,36 @@
+"""What PyTorch's autograd tells of a running backward pass, by names of its own.
+
+The only place in this library that uses private names of PyTorch. They were tried with
+2.4.1 and 2.15.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+
+def in_backward() -> bool:
+    """Whether this code is run by a backward pass, as in activation checkpointing."""
+    return bool(_graph_task() != -1)
+
+
+def after_backward(function: Callable[[], None]) -> None:
+    """Calls a function once the backward pass that is running has ended."""
+    _queue(function)
+
+
+def _private(owner: object, name: str) -> Callable[..., object]:
+    found = getattr(owner, name, None)
+    if found is None:
+        raise RuntimeError(
+            f"DiRA: PyTorch {torch.__version__} has no `{name}` any more, by which "
+            "lightly-dira follows backward passes. Install a newer lightly-dira, or "
+            "PyTorch 2.15."
+        )
+    return found  # type: ignore[no-any-return]
+
+
+_graph_task = _private(torch._C, "_current_graph_task_id")
+_queue = _private(torch.autograd.Variable._execution_engine, "queue_callback")

@@ -1,0 +1,226 @@
+"""Callbacks that watch a run: pictures of restorations, and warnings of a collapse."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightly.utils.debug import std_of_l2_normalized
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+from torchvision.utils import make_grid, save_image
+
+from lightly_dira.discovery import evaluating
+from lightly_dira.views import DiRAViews, find_views
+from lightly_dira.wrapper import DiRA
+
+
+class _HeldOutCallback(Callback):
+    """Looks at one batch, always the same, at the end of every n-th epoch."""
+
+    def __init__(self, batch: Any = None, *, every_n_epochs: int = 1) -> None:
+        """Keeps what to look at and how often.
+
+        Args:
+            batch: Views of a `DiRATransform`, as a data loader gives them; by default
+                the first batch of validation, or, without one, of training.
+            every_n_epochs: How often to look.
+
+        Raises:
+            ValueError: If `batch` holds no such views, or `every_n_epochs` is below 1.
+        """
+        name = type(self).__name__
+        if every_n_epochs < 1:
+            raise ValueError(f"{name}: every_n_epochs must be at least 1.")
+        self.every_n_epochs = every_n_epochs
+        self._views = None if batch is None else find_views(batch)
+        self._settled = batch is not None
+        if batch is not None and self._views is None:
+            raise ValueError(
+                f"{name}: the batch carries no restoration target. Take it from a data "
+                "loader whose dataset has a DiRATransform."
+            )
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keeps the first batch of validation."""
+        if not self._settled:
+            self._views = find_views(batch) or self._views
+            self._settled = True
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Keeps the first batch of training, where there is no validation."""
+        if self._views is None:
+            self._views = find_views(batch)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Looks at the batch."""
+        if (trainer.current_epoch + 1) % self.every_n_epochs or self._views is None:
+            return
+        dira = getattr(pl_module, "dira", None)
+        if not isinstance(dira, DiRA):
+            raise RuntimeError(
+                f"{type(self).__name__}: {type(pl_module).__name__} has no `dira`. Put "
+                "DiRAMixin in front of it."
+            )
+        views = self._views.to(pl_module.device)
+        with torch.no_grad(), evaluating(pl_module):
+            self._look(trainer, pl_module, dira, views)
+
+    def _look(
+        self, trainer: Trainer, module: LightningModule, dira: DiRA, views: DiRAViews
+    ) -> None:
+        raise NotImplementedError
+
+
+class RestorationLogger(_HeldOutCallback):
+    """Shows what becomes of images: clean, distorted, restored and the difference.
+
+    One row for each image goes to every logger of the Trainer that takes images
+    (TensorBoard, Weights & Biases); beside others, and without any, PNG files are
+    written to ``restorations/`` in their folder. Views are shown in grey and from their
+    darkest to their brightest value, since they may have been normalised.
+
+    Examples:
+        >>> from pytorch_lightning import Trainer
+        >>> from lightly_dira.lightning import RestorationLogger
+        >>> trainer = Trainer(callbacks=[RestorationLogger(every_n_epochs=10)])
+    """
+
+    def __init__(
+        self, batch: Any = None, *, every_n_epochs: int = 1, n: int = 8
+    ) -> None:
+        """Keeps what to show.
+
+        Args:
+            batch: Views of a `DiRATransform`, as a data loader gives them; by default
+                the first batch of validation, or, without one, of training.
+            every_n_epochs: How often to show them.
+            n: How many images at most.
+        """
+        super().__init__(batch, every_n_epochs=every_n_epochs)
+        self.n = n
+
+    def _look(
+        self, trainer: Trainer, module: LightningModule, dira: DiRA, views: DiRAViews
+    ) -> None:
+        if not trainer.is_global_zero:
+            return
+        view, clean = views.view[: self.n], views.target[: self.n]
+        restored = dira.restore(view)
+        columns = (clean, view, restored, (restored - clean).abs())
+        cells = torch.stack([_grey(column) for column in columns], dim=1)
+        grid = make_grid(cells.flatten(0, 1), nrow=len(columns)).cpu()
+        name, epoch = "dira/restorations", trainer.current_epoch
+        loggers: list[Any] = [*trainer.loggers] or [None]
+        for logger in loggers:
+            if hasattr(logger, "log_image"):
+                logger.log_image(name, [grid], step=trainer.global_step)
+            elif hasattr(getattr(logger, "experiment", None), "add_image"):
+                logger.experiment.add_image(name, grid, trainer.global_step)
+            else:
+                root = getattr(logger, "log_dir", None) or trainer.default_root_dir
+                folder = Path(root) / "restorations"
+                folder.mkdir(parents=True, exist_ok=True)
+                save_image(grid, folder / f"epoch-{epoch:04}.png")
+
+
+class CollapseWatch(_HeldOutCallback):
+    """Logs whether the encoder collapses or the adversary wins outright.
+
+    - ``dira/std``: standard deviation, over images, of the normalised representation
+      (the coarsest map, averaged), times the root of its length [0]: 0 where all are
+      the same, 1 where they are spread evenly; an untrained ResNet has about 0.1.
+    - ``dira/accuracy_real`` and ``dira/accuracy_restored``: how many patches of clean
+      and of restored images the discriminator takes for what they are.
+
+    It warns, once each, of a standard deviation below `collapsed` and, in stage `dira`,
+    of accuracies that are both above `won`.
+
+    - [0]: SimSiam, 2020, https://arxiv.org/abs/2011.10566 (Section 4.1)
+
+    Examples:
+        >>> from pytorch_lightning import Trainer
+        >>> from lightly_dira.lightning import CollapseWatch
+        >>> trainer = Trainer(callbacks=[CollapseWatch()])
+    """
+
+    def __init__(
+        self,
+        batch: Any = None,
+        *,
+        every_n_epochs: int = 1,
+        collapsed: float = 0.01,
+        won: float = 0.99,
+    ) -> None:
+        """Keeps when to warn.
+
+        Args:
+            batch: As of `RestorationLogger`; of at least two images.
+            every_n_epochs: How often to look.
+            collapsed: Standard deviation below which the encoder has collapsed.
+            won: Accuracy above which the adversary has won.
+        """
+        super().__init__(batch, every_n_epochs=every_n_epochs)
+        self.collapsed, self.won = collapsed, won
+        self._warned: set[str] = set()
+
+    def _look(
+        self, trainer: Trainer, module: LightningModule, dira: DiRA, views: DiRAViews
+    ) -> None:
+        representation = dira.features(views.view)[-1].flatten(2).mean(dim=2)
+        std = std_of_l2_normalized(representation) * representation.shape[1] ** 0.5
+        logits = [
+            dira.discriminator(x) for x in (views.target, dira.restore(views.view))
+        ]
+        # Least squares pull logits to 1 and 0, the others to above and below 0.
+        middle = 0.5 if dira.loss.adversary == "least_squares" else 0.0
+        real = (logits[0] > middle).float().mean()
+        restored = (logits[1] < middle).float().mean()
+        values = {"std": std, "accuracy_real": real, "accuracy_restored": restored}
+        module.log_dict({f"dira/{name}": value for name, value in values.items()})
+        if std < self.collapsed:
+            self._warn(
+                f"the encoder has collapsed: representations of different images have "
+                f"a standard deviation of {std:.4f}, expected 0.1 to 1. Look at "
+                "the method's own loss, its augmentations and the learning rate."
+            )
+        if dira.stage == "dira" and min(real, restored) > self.won:
+            self._warn(
+                "the adversary has won outright: it knows every patch of clean and of "
+                "restored images. Lower `discriminator_lr`, or start it later."
+            )
+
+    def _warn(self, message: str) -> None:
+        kind = message.partition(":")[0]
+        if kind not in self._warned:
+            self._warned.add(kind)
+            warnings.warn(f"DiRA: {message}", stacklevel=2)
+
+
+def _grey(images: Tensor) -> Tensor:
+    """Returns images with one channel, from 0, the darkest, to 1 where out of range."""
+    images = images.float().mean(dim=1, keepdim=True)
+    low, high = images.aminmax()
+    if low >= 0 and high <= 1:
+        return images
+    low, high = (
+        f(images, dim=(1, 2, 3), keepdim=True) for f in (torch.amin, torch.amax)
+    )
+    return (images - low) / (high - low).clamp_min(1e-6)

@@ -1,0 +1,301 @@
+"""The mixin that makes a DiRA variant of any LightningModule."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from abc import ABCMeta
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import nn
+from torch.optim import Optimizer
+
+from lightly_dira.lightning.resuming import PlaceInData, steps_in_an_epoch
+from lightly_dira.optimization import held_by
+from lightly_dira.resuming import buffers_of, load_buffers
+from lightly_dira.views import find_views
+from lightly_dira.wrapper import DiRA
+
+# Names that Lightly's examples give to the backbone that is trained.
+_BACKBONES = ("backbone", "student_backbone", "online_backbone", "encoder")
+
+_SHARDING = ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy")
+
+
+class _MadeAfterInit(ABCMeta):
+    """Makes `dira` once every `__init__` has run."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Constructs the module."""
+        # Not by `super()`: Lightning looks for `__class__` in the frames of callers.
+        module = ABCMeta.__call__(cls, *args, **kwargs)
+        module._make_dira(required=False)
+        return module
+
+
+class DiRAMixin(metaclass=_MadeAfterInit):
+    """Makes a DiRA variant of a LightningModule: ``class DiRAMoCo(DiRAMixin, MoCo)``.
+
+    It stands in front of the method, keeps automatic optimisation, and adds to
+    `training_step` the one scalar of `DiRA`. Batches come from a `DiRATransform`.
+
+    - `configure_dira` makes the `DiRA`. It is `self.dira` once the module has been
+      constructed; where the backbone is made in `setup` or `configure_model`, after that.
+    - The optimiser that `configure_optimizers` returns, in whichever form, trains the
+      head, too; the discriminator's Adam steps after it.
+    - The terms are logged as ``dira/discriminative``, ``dira/restorative``,
+      ``dira/adversarial`` and ``dira/discriminator``.
+    - Checkpoints hold `self.dira`, buffers that modules leave out of theirs, such as
+      the memory bank of Lightly's losses, and the place in the data: a run that was
+      killed in the middle of an epoch goes on as one never interrupted. To find the
+      place, the epoch's batches so far are loaded once more; a loader with a
+      `load_state_dict` of its own is left to Lightning. Validation leaves the random
+      state as it was.
+
+    Attributes:
+        dira: The `DiRA`.
+        restorative_start_epoch: Epochs before the restoration starts, fractions, too.
+        adversarial_start_epoch: Epochs before the adversary starts. Where both are
+            None, what `configure_dira` says counts, in steps.
+
+    Examples:
+        >>> import torch, torchvision
+        >>> from pytorch_lightning import LightningModule
+        >>> from lightly_dira.lightning import DiRAMixin
+        >>> class SimPair(LightningModule):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.backbone = torchvision.models.resnet18()
+        ...     def training_step(self, batch, batch_index):
+        ...         x0, x1 = batch[0]
+        ...         return (self.backbone(x0) - self.backbone(x1)).square().mean()
+        ...     def configure_optimizers(self):
+        ...         return torch.optim.SGD(self.parameters(), lr=0.06)
+        >>> class DiRASimPair(DiRAMixin, SimPair):
+        ...     adversarial_start_epoch = 10
+        >>> DiRASimPair().dira.features.channels
+        [64, 64, 128, 256, 512]
+    """
+
+    restorative_start_epoch: float | None = None
+    adversarial_start_epoch: float | None = None
+
+    dira: DiRA
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Checks the order of the bases.
+
+        Raises:
+            TypeError: If the method stands in front of the mixin.
+        """
+        super().__init_subclass__(**kwargs)
+        for base in cls.__mro__:
+            if base is DiRAMixin:
+                break
+            if issubclass(base, LightningModule) and not issubclass(base, DiRAMixin):
+                raise TypeError(
+                    f"DiRA: {base.__name__} stands in front of DiRAMixin, whose "
+                    f"training step would never be called. Write class {cls.__name__}"
+                    f"(DiRAMixin, {base.__name__})."
+                )
+        if cls.configure_model not in (  # type: ignore[attr-defined]
+            getattr(LightningModule, "configure_model", None),
+            getattr(super(cls, cls), "configure_model", None),
+        ):
+            cls.configure_model = _then_dira(cls.configure_model)
+
+    def configure_dira(self) -> DiRA:
+        """Makes the `DiRA`, without an optimiser. Override it to choose the parts.
+
+        Raises:
+            RuntimeError: If no backbone is found.
+        """
+        backbone = self._backbone()
+        if backbone is None:
+            raise RuntimeError(
+                f"DiRA: {type(self).__name__} has none of the attributes "
+                f"{', '.join(_BACKBONES)}. Override `configure_dira(self)` and return "
+                "DiRA(self.<the encoder>)."
+            )
+        return DiRA(backbone)
+
+    def __getattr__(self, name: str) -> Any:
+        """Says why there is no `dira` yet."""
+        if name == "dira" and "dira" not in self.__dict__.get("_modules", {}):
+            raise AttributeError(
+                f"DiRA: {type(self).__name__} has no `dira` yet, since it has no "
+                f"backbone ({', '.join(_BACKBONES)}). It is made in `setup`, once "
+                "there is one. Override `configure_dira(self)` for another name."
+            )
+        return super().__getattr__(name)  # type: ignore[misc]
+
+    def setup(self, stage: str) -> None:
+        """Makes `dira`, if need be, before the Trainer moves or wraps the module.
+
+        Raises:
+            RuntimeError: If the Trainer's strategy shards the model.
+        """
+        strategy = type(self.trainer.strategy).__name__
+        if strategy in _SHARDING:
+            raise RuntimeError(
+                f"DiRA: {strategy} would shard the discriminator under its own Adam, "
+                'which DiRAMixin cannot follow. Choose strategy="ddp", or shard the '
+                "model in a plain loop, as the README shows."
+            )
+        super().setup(stage)  # type: ignore[misc]
+        self._make_dira(required=False)
+
+    def configure_callbacks(self) -> Any:
+        """Adds what no override of another hook can take away."""
+        callbacks = super().configure_callbacks()  # type: ignore[misc]
+        several = isinstance(callbacks, (list, tuple))
+        own = [*callbacks] if several else [callbacks]
+        return [*own, PlaceInData(), _Joining()]
+
+    def configure_optimizers(self) -> Any:
+        """Hands the head to the optimiser that holds the backbone.
+
+        Raises:
+            RuntimeError: If optimisation is manual, or no optimiser holds the backbone.
+        """
+        if not self.automatic_optimization:
+            raise RuntimeError(
+                "DiRA: DiRAMixin needs automatic optimisation. Where you call "
+                "`manual_backward` yourself, use DiRA in the training step: "
+                "`loss = self.dira(loss, batch)`."
+            )
+        if not any(isinstance(c, _Joining) for c in self.trainer.callbacks):
+            raise RuntimeError(
+                f"DiRA: {type(self).__name__} overrides configure_callbacks and leaves "
+                "out what DiRAMixin returns there. Return "
+                "[*super().configure_callbacks(), ...]."
+            )
+        self._make_dira(required=True)
+        configured = super().configure_optimizers()  # type: ignore[misc]
+        backbone = self.dira.features.backbone
+        weights = {id(parameter) for parameter in backbone.parameters()}
+        optimizers = list(_optimizers_in(configured))
+        holding = [o for o in optimizers if weights & held_by(o)]
+        if not holding:
+            raise RuntimeError(
+                "DiRA: none of the optimisers that configure_optimizers returned "
+                f"({len(optimizers)}) holds the backbone, so that nothing trains it."
+            )
+        self.dira.attach(holding[0])
+        return configured
+
+    def training_step(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
+        """Adds restoration and adversary to the method's loss."""
+        step = super().training_step  # type: ignore[misc]
+        takes = len(inspect.signature(step).parameters) - 1 - len(kwargs)
+        output = step(batch, *args[: max(takes, 0)], **kwargs)
+        loss = output.get("loss") if isinstance(output, Mapping) else output
+        if loss is None:
+            self.dira.features.forget()
+            return output
+        total = self.dira(loss, batch)
+        assert self.dira.components is not None
+        terms = self.dira.components._asdict()
+        views = find_views(batch)
+        self.log_dict(
+            {f"dira/{name}": terms[name] for name in terms if name != "total"},
+            batch_size=None if views is None else len(views.view),
+        )
+        return {**output, "loss": total} if isinstance(output, Mapping) else total
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Saves buffers that are in no state dict."""
+        super().on_save_checkpoint(checkpoint)  # type: ignore[misc]
+        checkpoint["dira_buffers"] = buffers_of(cast(nn.Module, self), left_out=True)
+        # Callbacks that average weights save those of a copy, which counts no steps.
+        weights = checkpoint.get("state_dict", {})
+        if "dira._extra_state" in weights:
+            weights["dira._extra_state"] = self.dira.get_extra_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Loads buffers that are in no state dict.
+
+        Raises:
+            RuntimeError: If the checkpoint was written without DiRA.
+        """
+        self._make_dira(required=True)
+        super().on_load_checkpoint(checkpoint)  # type: ignore[misc]
+        if not any(name.startswith("dira.") for name in checkpoint["state_dict"]):
+            raise RuntimeError(
+                "DiRA: this checkpoint was written without DiRA, and its optimiser does "
+                "not know the head. Start from its weights instead: "
+                '`model.load_state_dict(checkpoint["state_dict"], strict=False)`, then '
+                "fit without `ckpt_path`."
+            )
+        load_buffers(cast(nn.Module, self), checkpoint.get("dira_buffers", {}))
+
+    def _backbone(self) -> nn.Module | None:
+        found = (getattr(self, name, None) for name in _BACKBONES)
+        return next((part for part in found if isinstance(part, nn.Module)), None)
+
+    def _make_dira(self, *, required: bool) -> None:
+        """Makes `dira`, unless it is there; without need only if there is a backbone."""
+        if "dira" in self.__dict__.get("_modules", {}):
+            return
+        chosen = type(self).configure_dira is not DiRAMixin.configure_dira
+        try:
+            if required or chosen or self._backbone() is not None:
+                self.dira = self.configure_dira()
+        except AttributeError:
+            # Its backbone may be made in `setup` or `configure_model`.
+            if required:
+                raise
+
+
+class _Joining(Callback):
+    """Sees to stages in epochs, and that the training step was DiRA's."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Turns epochs into steps."""
+        module = cast(DiRAMixin, pl_module)
+        epochs = module.restorative_start_epoch, module.adversarial_start_epoch
+        if epochs != (None, None):
+            steps = steps_in_an_epoch(trainer)
+            module.dira.start_stages(*((epoch or 0) * steps for epoch in epochs))
+        module.dira.components = None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any
+    ) -> None:
+        """Checks that DiRA took part.
+
+        Raises:
+            RuntimeError: If a training step in front of the mixin left it out.
+        """
+        if outputs and cast(DiRAMixin, pl_module).dira.components is None:
+            name = type(pl_module).__name__
+            raise RuntimeError(
+                f"DiRA: {name} was trained without DiRA, as its training_step stands in "
+                f"front of DiRAMixin's. Put the method into a class of its own, class "
+                f"Method(LightningModule), and write class {name}(DiRAMixin, Method): "
+                "pass; or call `loss = self.dira(loss, batch)` in the training step."
+            )
+
+
+def _then_dira(configure_model: Any) -> Any:
+    """Makes `dira` after the model, where it is made in `configure_model`."""
+
+    @functools.wraps(configure_model)
+    def configured(self: DiRAMixin) -> None:
+        configure_model(self)
+        self._make_dira(required=False)
+
+    return configured
+
+
+def _optimizers_in(configured: Any) -> Iterator[Optimizer]:
+    """Yields the optimisers in all that `configure_optimizers` may return."""
+    if isinstance(configured, Optimizer):
+        yield configured
+    elif isinstance(configured, Mapping):
+        yield from _optimizers_in(configured.get("optimizer"))
+    elif isinstance(configured, (list, tuple)):
+        for item in configured:
+            yield from _optimizers_in(item)

@@ -1,0 +1,306 @@
+"""Recognising the pass of the backbone that saw a view, and proving it at every step."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+# Largest mean squared difference of standardised images, from 0 (equal) to 2
+# (unrelated), that are one image: half precision costs less, a distortion more.
+_SAME_IMAGE = 1e-3
+# How much better than any other the best of several such matches must be.
+_CLEARLY = 10.0
+# Pixels along each side that stand for an image on another device.
+_SAMPLED = 32
+
+
+@dataclass(eq=False)
+class Pass:
+    """One pass of the backbone: what went in and the maps that came by.
+
+    Attributes:
+        images: What the module that receives the image was called with.
+        called_with: What the backbone itself was called with, if it was.
+        training: Whether the backbone was in training mode.
+        maps: The captured outputs, by module and number.
+        outputs: How many tensors each module has output.
+        without_gradients: Maps made while gradients were off.
+        version: Of `images`, when the last map came by.
+    """
+
+    images: Tensor
+    called_with: Tensor | None
+    training: bool
+    maps: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    outputs: Counter[str] = field(default_factory=Counter)
+    without_gradients: set[tuple[str, int]] = field(default_factory=set)
+    version: int | None = None
+
+    def note_version(self) -> None:
+        """Notes how often the images have been changed in place so far."""
+        self.version = _version(self.images)
+
+    def was_called_with(self, images: Tensor) -> bool:
+        """Whether this very tensor went in, and has not been changed since."""
+        if images is self.images:
+            return self.version == _version(images)
+        return images is self.called_with
+
+
+class Seen(NamedTuple):
+    """A view that a pass saw: its index, the pass and its rows of the pass."""
+
+    view: int
+    run: Pass
+    rows: slice
+
+
+class _Route(NamedTuple):
+    """Where a view was found: index of view and pass, and which rows of the pass."""
+
+    view: int
+    index: int
+    rows: slice
+
+
+class Recognition:
+    """Finds the first view, in the order of the views, that some pass saw.
+
+    A tensor that went into the backbone is recognised by identity. Where the loop made
+    another of it (moved, concatenated, normalised, repeated over channels), inputs are
+    compared with the views by value, as standardised images, at every step.
+
+    On an accelerator a comparison would have to be waited for. There the first step
+    waits; later ones take the same rows of the same pass and look at the comparison one
+    step later. If it fails, one step was wrong: a warning says so, and every step waits
+    from then on.
+    """
+
+    def __init__(self) -> None:
+        """Knows no loop yet."""
+        self._routes: dict[tuple[Any, ...], _Route] = {}
+        self._worst: Tensor | None = None
+        self._arrived: Tensor | None = None
+        self._waits = False
+
+    def find(self, passes: Sequence[Pass], views: Sequence[Tensor | None]) -> Seen:
+        """Finds the pass, and its rows, of the first view that was seen.
+
+        Args:
+            passes: The passes since the last call.
+            views: The views; None for those that are not asked for.
+
+        Raises:
+            RuntimeError: If no pass saw any of these views, or it cannot be told which.
+        """
+        # Of two passes of one view, that in training mode is the one that trains.
+        passes = sorted(passes, key=lambda run: not run.training)
+        claimed = {
+            index: number
+            for number, view in enumerate(views)
+            for index, run in enumerate(passes)
+            if view is not None and run.was_called_with(view)
+        }
+        waits_for_device = any(run.images.device.type != "cpu" for run in passes)
+        route = key = None
+        if waits_for_device:
+            self._look_at_arrived()
+            key = _signature(passes, views, claimed)
+            route = None if self._waits else self._routes.get(key)
+        for number, view in enumerate(views):
+            if view is None:
+                continue
+            for index, claimant in claimed.items():
+                if claimant == number:
+                    return Seen(number, passes[index], slice(None))
+            free = [i for i in range(len(passes)) if i not in claimed]
+            if route is not None and route.view == number:
+                self._prove_later(passes[route.index].images[route.rows], view)
+                return Seen(number, passes[route.index], route.rows)
+            found = None if route else _by_value(passes, free, views, number)
+            if found is not None:
+                if key is not None:
+                    self._routes[key] = found
+                return Seen(number, passes[found.index], found.rows)
+        raise RuntimeError(_never_saw(passes, [v for v in views if v is not None]))
+
+    def _prove_later(self, images: Tensor, view: Tensor) -> None:
+        """Compares without waiting, and keeps the worst result so far."""
+        difference = _difference(images, view)
+        if self._worst is None or self._arrived is None:
+            self._worst = torch.zeros_like(difference)
+            pinned = difference.device.type == "cuda"
+            self._arrived = torch.zeros((), pin_memory=pinned)
+        self._worst = torch.maximum(self._worst, difference)
+        self._arrived.copy_(self._worst, non_blocking=True)
+
+    def _look_at_arrived(self) -> None:
+        if self._arrived is None or float(self._arrived) <= _SAME_IMAGE:
+            return
+        self._waits, self._arrived, self._worst = True, None, None
+        self._routes.clear()
+        warnings.warn(
+            "DiRA: the last step restored the wrong view, since this loop does not "
+            "always pass its views to the backbone in the same order. From now on "
+            "each step waits for the device to compare them. To spare it that, say "
+            "which tensor went into the backbone: `dira(loss, batch, view=x)`.",
+            stacklevel=5,
+        )
+
+
+def which_view(images: Tensor, views: Sequence[Tensor | None]) -> int:
+    """Says which view a tensor is, by identity, as the only one, or by value.
+
+    Raises:
+        RuntimeError: If it is none of several.
+    """
+    known = {number: view for number, view in enumerate(views) if view is not None}
+    for number, view in known.items():
+        if view is images or len(known) == 1:
+            return number
+    for number in known:
+        if _by_value([Pass(images, None, True)], [0], views, number) is not None:
+            return number
+    raise RuntimeError(
+        "DiRA: the tensor given as `view` is none of the views with a target, as it was "
+        "changed on the way. Say which of them it was made of: "
+        "DiRATransform(transform, target_view=0)."
+    )
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """Returns a tensor on a device, without waiting for what the device is doing."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        # A copy from memory that is not page-locked would wait for the stream.
+        tensor = tensor if tensor.is_pinned() else tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def _version(images: Tensor) -> int | None:
+    return None if images.is_inference() else images._version
+
+
+def _signature(
+    passes: Sequence[Pass], views: Sequence[Tensor | None], claimed: dict[int, int]
+) -> tuple[Any, ...]:
+    """What tells one kind of step of a loop from another, but for the batch size."""
+    sizes = [None if view is None else view.shape[1:] for view in views]
+    one = next(len(view) for view in views if view is not None)
+    runs = [(len(run.images) / one, run.images.shape[1:], run.training)
+            for run in passes]
+    return tuple(sizes), tuple(runs), tuple(sorted(claimed.items()))
+
+
+def _rows_of(run: Pass, view: Tensor) -> Iterator[slice]:
+    """Yields where the view may lie among the images: in a block, or every n-th row."""
+    images = run.images
+    if images.ndim != view.ndim or images.shape[2:] != view.shape[2:] or not len(view):
+        return
+    parts, rest = divmod(len(images), len(view))
+    if rest:
+        return
+    size = len(view)
+    yield from (slice(part * size, (part + 1) * size) for part in range(parts))
+    if parts > 1 and size > 1:
+        yield from (slice(part, None, parts) for part in range(parts))
+
+
+def _by_value(
+    passes: Sequence[Pass], free: list[int], views: Sequence[Tensor | None], number: int
+) -> _Route | None:
+    """Compares a view with the inputs of passes, and what matches with other views."""
+    view = views[number]
+    assert view is not None
+    matches: list[tuple[float, _Route]] = []
+    for index in free:
+        for rows in _rows_of(passes[index], view):
+            images = passes[index].images[rows]
+            route = _Route(number, index, rows)
+            if _equal(images, view):
+                return route
+            difference = float(_difference(images, view))
+            if difference <= _SAME_IMAGE:
+                matches.append((difference, route))
+    if not matches:
+        return None
+    best, route = min(matches, key=lambda match: match[0])
+    images = passes[route.index].images[route.rows]
+    # Of views that hardly differ, the input may be another one's.
+    for other in views:
+        if other is None or other is view or other.shape != view.shape:
+            continue
+        if _equal(images, other):
+            return None
+        difference = float(_difference(images, other))
+        if _CLEARLY * difference <= best and not _equal(view, other):
+            return None
+        if difference <= _CLEARLY * best + 1e-9 and not _equal(view, other):
+            raise RuntimeError(_AMBIGUOUS)
+    for difference, another in matches:
+        rival = passes[another.index].images[another.rows]
+        if difference <= _CLEARLY * best + 1e-9 and not _equal(images, rival):
+            raise RuntimeError(_AMBIGUOUS)
+    return route
+
+
+def _equal(images: Tensor, view: Tensor) -> bool:
+    same = images.device == view.device and images.dtype == view.dtype
+    return same and torch.equal(images.detach(), view.detach())
+
+
+def _difference(images: Tensor, view: Tensor) -> Tensor:
+    """Mean squared difference of the least similar pair of standardised images."""
+    images, view = images.detach(), view.detach()
+    if images.device != view.device:
+        images, view = _sampled(images), moved(_sampled(view), images.device)
+    if images.shape[1] != view.shape[1]:
+        if images.shape[1] == 1:
+            view = view.mean(dim=1, keepdim=True)
+        elif view.shape[1] != 1:
+            return torch.full((), float("inf"), device=images.device)
+    difference = (_standardise(images) - _standardise(view)).square()
+    return difference.flatten(1).mean(dim=1).max()
+
+
+def _sampled(images: Tensor) -> Tensor:
+    """Returns some pixels of the images, the same of every copy of them."""
+    for axis in range(2, images.ndim):
+        step = max(1, images.shape[axis] // _SAMPLED)
+        images = images[(slice(None),) * axis + (slice(None, None, step),)]
+    return images.contiguous()
+
+
+def _standardise(images: Tensor) -> Tensor:
+    images = images.float()
+    axes = tuple(range(2, images.ndim))
+    largest = images.abs().amax(dim=axes, keepdim=True)
+    images = images - images.mean(dim=axes, keepdim=True)
+    scale = images.square().mean(dim=axes, keepdim=True).sqrt()
+    # What is left of a constant image is rounding, and is to stay next to nothing.
+    return images / scale.clamp_min(1e-6).maximum(1e-3 * largest)
+
+
+def _never_saw(passes: Sequence[Pass], views: Sequence[Tensor]) -> str:
+    targets = ", ".join(str(tuple(view.shape)) for view in views)
+    inputs = ", ".join(str(tuple(run.images.shape)) for run in passes)
+    return (
+        "DiRA: the backbone never saw the view that carries the restoration "
+        f"target, {targets}. It was called with {inputs}. Pass `dira` the batch whose "
+        "views went through the backbone, and wrap the module that gets the views "
+        "themselves (DiRA recognises views that were moved, concatenated, normalised "
+        "or repeated over channels). Where the loop changes them otherwise, say which "
+        "tensor went in: `dira(loss, batch, view=x)`."
+    )
+
+
+_AMBIGUOUS = (
+    "DiRA: several passes of the backbone saw images that look like the view with the "
+    "target, so that it cannot be told which of them to restore. Say which tensor went "
+    "in: `dira(loss, batch, view=x)`."
+)
