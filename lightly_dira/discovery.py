@@ -226,8 +226,9 @@ def _dry_pass(
     def enter(name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
         calls[name] += 1
         entered = next(tensors_in([args, kwargs]), None)
-        image = entered is not None and entered.shape[2:] == shape[1:]
-        if image and not returned and len(entered) == BATCH:
+        if returned or entered is None or len(entered) != BATCH:
+            return
+        if entered.shape[2:] == shape[1:]:
             receiving.append(name)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]

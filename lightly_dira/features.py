@@ -132,7 +132,7 @@ class FeaturePyramid:
         self._watch()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Returns what a copy needs: it watches its own backbone and has seen nothing."""
+        """Returns what a copy needs, which watches a backbone of its own."""
         names = "backbone image_shape entry layers channels strides capturing _levels"
         return {name: self.__dict__[name] for name in names.split()}
 
@@ -297,7 +297,7 @@ class FeaturePyramid:
         if given is not None and len(given) != len(images):
             given = None
         self._running = Pass(images, given, self.backbone.training)
-        self._running.note_version()
+        self._running.note_versions()
         if not self._own_pass:
             self._passes.append(self._running)
 
@@ -320,7 +320,7 @@ class FeaturePyramid:
             run.outputs[name] += 1
             if key in self._wanted:
                 run.maps[key] = tensor
-                run.note_version()
+                run.note_versions()
                 if not torch.is_grad_enabled():
                     run.without_gradients.add(key)
 

@@ -1,4 +1,4 @@
-"""Recognising the pass of the backbone that saw a view, and proving it at every step."""
+"""Which pass of the backbone saw a view, recognised and proven at every step."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ class Pass:
         maps: The captured outputs, by module and number.
         outputs: How many tensors each module has output.
         without_gradients: Maps made while gradients were off.
-        version: Of `images`, when the last map came by.
+        versions: How often `images` and `called_with` had been changed in place when
+            the last map came by.
     """
 
     images: Tensor
@@ -40,17 +41,26 @@ class Pass:
     maps: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     outputs: Counter[str] = field(default_factory=Counter)
     without_gradients: set[tuple[str, int]] = field(default_factory=set)
-    version: int | None = None
+    versions: tuple[int, ...] = ()
 
-    def note_version(self) -> None:
-        """Notes how often the images have been changed in place so far."""
-        self.version = _version(self.images)
+    def note_versions(self) -> None:
+        """Notes how often what went in has been changed in place so far."""
+        self.versions = self._versions()
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether what went in has been changed in place since."""
+        return self.versions != self._versions()
 
     def was_called_with(self, images: Tensor) -> bool:
         """Whether this very tensor went in, and has not been changed since."""
-        if images is self.images:
-            return self.version == _version(images)
-        return images is self.called_with
+        same = images is self.images or images is self.called_with
+        return same and not self.is_stale
+
+    def _versions(self) -> tuple[int, ...]:
+        given = (self.images, self.called_with)
+        known = (x for x in given if x is not None and not x.is_inference())
+        return tuple(x._version for x in known)
 
 
 class Seen(NamedTuple):
@@ -62,10 +72,10 @@ class Seen(NamedTuple):
 
 
 class _Route(NamedTuple):
-    """Where a view was found: index of view and pass, and which rows of the pass."""
+    """Where a view was found: which view, which pass, and which rows of it."""
 
     view: int
-    index: int
+    run: int
     rows: slice
 
 
@@ -107,9 +117,13 @@ class Recognition:
             for index, run in enumerate(passes)
             if view is not None and run.was_called_with(view)
         }
-        waits_for_device = any(run.images.device.type != "cpu" for run in passes)
+        free = [
+            index
+            for index, run in enumerate(passes)
+            if index not in claimed and not run.is_stale
+        ]
         route = key = None
-        if waits_for_device:
+        if any(_is_waited_for(run.images) for run in passes):
             self._look_at_arrived()
             key = _signature(passes, views, claimed)
             route = None if self._waits else self._routes.get(key)
@@ -119,15 +133,16 @@ class Recognition:
             for index, claimant in claimed.items():
                 if claimant == number:
                     return Seen(number, passes[index], slice(None))
-            free = [i for i in range(len(passes)) if i not in claimed]
             if route is not None and route.view == number:
-                self._prove_later(passes[route.index].images[route.rows], view)
-                return Seen(number, passes[route.index], route.rows)
-            found = None if route else _by_value(passes, free, views, number)
+                self._prove_later(passes[route.run].images[route.rows], view)
+                return Seen(number, passes[route.run], route.rows)
+            found = None
+            if free and route is None:
+                found = _by_value(passes, free, views, number)
             if found is not None:
                 if key is not None:
                     self._routes[key] = found
-                return Seen(number, passes[found.index], found.rows)
+                return Seen(number, passes[found.run], found.rows)
         raise RuntimeError(_never_saw(passes, [v for v in views if v is not None]))
 
     def _prove_later(self, images: Tensor, view: Tensor) -> None:
@@ -168,8 +183,8 @@ def which_view(images: Tensor, views: Sequence[Tensor | None]) -> int:
         if _by_value([Pass(images, None, True)], [0], views, number) is not None:
             return number
     raise RuntimeError(
-        "DiRA: the tensor given as `view` is none of the views with a target, as it was "
-        "changed on the way. Say which of them it was made of: "
+        "DiRA: the tensor given as `view` is none of the views with a target, as it "
+        "was changed on the way. Say which of them it was made of: "
         "DiRATransform(transform, target_view=0)."
     )
 
@@ -182,8 +197,9 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=True)
 
 
-def _version(images: Tensor) -> int | None:
-    return None if images.is_inference() else images._version
+def _is_waited_for(images: Tensor) -> bool:
+    """Whether to look at a value is to wait for a device."""
+    return images.device.type != "cpu"
 
 
 def _signature(
@@ -192,8 +208,9 @@ def _signature(
     """What tells one kind of step of a loop from another, but for the batch size."""
     sizes = [None if view is None else view.shape[1:] for view in views]
     one = next(len(view) for view in views if view is not None)
-    runs = [(len(run.images) / one, run.images.shape[1:], run.training)
-            for run in passes]
+    runs = [
+        (len(run.images) / one, run.images.shape[1:], run.training) for run in passes
+    ]
     return tuple(sizes), tuple(runs), tuple(sorted(claimed.items()))
 
 
@@ -230,7 +247,7 @@ def _by_value(
     if not matches:
         return None
     best, route = min(matches, key=lambda match: match[0])
-    images = passes[route.index].images[route.rows]
+    images = passes[route.run].images[route.rows]
     # Of views that hardly differ, the input may be another one's.
     for other in views:
         if other is None or other is view or other.shape != view.shape:
@@ -243,7 +260,7 @@ def _by_value(
         if difference <= _CLEARLY * best + 1e-9 and not _equal(view, other):
             raise RuntimeError(_AMBIGUOUS)
     for difference, another in matches:
-        rival = passes[another.index].images[another.rows]
+        rival = passes[another.run].images[another.rows]
         if difference <= _CLEARLY * best + 1e-9 and not _equal(images, rival):
             raise RuntimeError(_AMBIGUOUS)
     return route
@@ -295,7 +312,8 @@ def _never_saw(passes: Sequence[Pass], views: Sequence[Tensor]) -> str:
         "views went through the backbone, and wrap the module that gets the views "
         "themselves (DiRA recognises views that were moved, concatenated, normalised "
         "or repeated over channels). Where the loop changes them otherwise, say which "
-        "tensor went in: `dira(loss, batch, view=x)`."
+        "tensor went in, and leave it unchanged until then (it may have been "
+        "changed in place): `dira(loss, batch, view=x)`."
     )
 
 

@@ -185,11 +185,8 @@ class DiRATransform:
             outputs = self._call(sample, *extras)
             if not isinstance(outputs, list):
                 outputs = [outputs]
-        samples = {
-            index: sample
-            for index, output in enumerate(outputs)
-            if (sample := _sample_in(output)) is not None
-        }
+        found = {index: _sample_in(output) for index, output in enumerate(outputs)}
+        samples = {i: sample for i, sample in found.items() if sample is not None}
         if len(samples) <= (self.target_view or 0):
             raise ValueError(
                 f"DiRATransform: target_view={self.target_view}, but the transform "

@@ -19,11 +19,10 @@ from lightly_dira.loss import DiRALoss, DiRALossComponents
 from lightly_dira.optimization import (
     DiscriminatorStep,
     add_parameters,
-    held_by,
     remove_parameters,
 )
-from lightly_dira.restoration import RestorationHead
 from lightly_dira.recognition import which_view
+from lightly_dira.restoration import RestorationHead
 from lightly_dira.resuming import buffers_of, load_buffers
 from lightly_dira.views import DiRAViews, find_views
 
@@ -54,11 +53,11 @@ class DiRA(nn.Module):
     dira    the end                     L_dis, L_res, L_advG and L_D
     ======  ==========================  ==========================================
 
-    ``state_dict()`` holds head, discriminator, the discriminator's Adam, the step count,
-    the starts of stages if `start_stages` set them and, where `criterion` is given, its
-    memory. With the states of model and optimiser it resumes a run: wrap first, then
-    load all three. A copy (`copy.deepcopy`, pickle) of model, wrapper and optimiser
-    together trains by itself.
+    ``state_dict()`` holds head, discriminator, the discriminator's Adam, the step
+    count, the starts of stages if `start_stages` set them and, where `criterion` is
+    given, its memory. With the states of model and optimiser it resumes a run: wrap
+    first, then load all three. A copy (`copy.deepcopy`, pickle) of model, wrapper and
+    optimiser together trains by itself.
 
     Which pass of the backbone saw the view is recognised by identity or by value and
     proven at every step (`recognition.Recognition`); ``view=`` says it instead.
@@ -194,8 +193,8 @@ class DiRA(nn.Module):
     ) -> None:
         """Sets when restoration and adversary start, also in the middle of a run.
 
-        `state_dict()` remembers what was set here; when it is loaded, this replaces what
-        the wrapper was made with.
+        `state_dict()` remembers what was set here; when it is loaded, this replaces
+        what the wrapper was made with.
 
         Args:
             restorative_start: Steps of the optimiser before the restoration starts.
@@ -244,8 +243,8 @@ class DiRA(nn.Module):
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else loss
             raise ValueError(
-                f"DiRA: expected the method's loss as a tensor of one element, a scalar, "
-                f"got {got}. Reduce it first, for example with `loss.mean()`."
+                "DiRA: expected the method's loss as a scalar, a tensor of one "
+                f"element, got {got}. Reduce it first, for example with `loss.mean()`."
             )
         if not self._hooks and self.components is None:
             warnings.warn(
@@ -342,6 +341,7 @@ class DiRA(nn.Module):
         self._hooks = [
             optimizer.register_step_pre_hook(Hook(self._before_step)),
             optimizer.register_step_post_hook(Hook(self._after_step)),
+            optimizer.register_load_state_dict_pre_hook(Hook(self._check_state)),
         ]
 
     def clip_grad_norm_(self, max_norm: float, norm_type: float = 2.0) -> Tensor:
@@ -363,8 +363,8 @@ class DiRA(nn.Module):
         """
         if self._optimizer is None:
             raise RuntimeError(
-                "DiRA: no optimiser is attached. Pass it, DiRA(backbone, optimizer), or "
-                "call `dira.attach(optimizer)`."
+                "DiRA: no optimiser is attached. Pass it, DiRA(backbone, optimizer), "
+                "or call `dira.attach(optimizer)`."
             )
         held = [p for g in self._optimizer.param_groups for p in g["params"]]
         return nn.utils.clip_grad_norm_(held, max_norm, norm_type)
@@ -379,8 +379,8 @@ class DiRA(nn.Module):
             ]
             if ids[0] != ids[1]:
                 raise AttributeError(
-                    f"DiRA: `dira.{name} = ...` would never be trained, since optimisers "
-                    f"hold the parameters of the old one. Make DiRA again: "
+                    f"DiRA: `dira.{name} = ...` would never be trained, since "
+                    "optimisers hold the parameters of the old one. Make DiRA again: "
                     f"DiRA(backbone, optimizer, {name}=...)."
                 )
         super().__setattr__(name, value)
@@ -390,7 +390,7 @@ class DiRA(nn.Module):
         return {**self.__dict__, "_hooks": [], "_followed": _Followed()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         if self._optimizer is not None:
             self.attach(self._optimizer)
 
@@ -437,8 +437,8 @@ class DiRA(nn.Module):
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Keeps the optimiser from a head that has not started.
 
-        Of several processes, its gradients are zero then, and not missing. They may also
-        come in a closure that the optimiser calls, as in Lightning.
+        Of several processes, its gradients are zero then, and not missing. They may
+        also come in a closure that the optimiser calls, as in Lightning.
         """
         if self.stage != "di":
             return None
@@ -456,6 +456,20 @@ class DiRA(nn.Module):
             return without_head if value is closures[0] else value
 
         return tuple(map(replaced, args)), {k: replaced(v) for k, v in kwargs.items()}
+
+    def _check_state(self, optimizer: Optimizer, state: dict[str, Any]) -> None:
+        """Tells of the head where PyTorch would only count parameters."""
+        sizes = [
+            [len(g["params"]) for g in gs]
+            for gs in (state["param_groups"], optimizer.param_groups)
+        ]
+        head = len(list(self.head.parameters()))
+        if len(sizes[0]) == len(sizes[1]) and sum(sizes[0]) == sum(sizes[1]) - head:
+            raise ValueError(
+                "DiRA: this optimiser's state was written without DiRA: it does not "
+                "know the restoration head. To go on from it, load it before "
+                "wrapping; to resume a DiRA run, load what that run saved."
+            )
 
     def _drop_head(self) -> None:
         for parameter in self.head.parameters():
@@ -492,7 +506,9 @@ class DiRA(nn.Module):
             raise RuntimeError(
                 "DiRA: after a step, the heads of the processes differ: nobody "
                 "averages their gradients. Wrap DiRA as the model is wrapped, "
-                "`dira = DistributedDataParallel(dira)`, and call that."
+                "`dira = DistributedDataParallel(dira)`, and call that. With "
+                'Lightning, choose strategy="ddp_find_unused_parameters_true" for a '
+                "method that has unused parameters."
             )
 
     def _decode(self, features: list[Tensor], size: torch.Size) -> Tensor:
@@ -590,12 +606,12 @@ def _touching(loss: Tensor, *modules: nn.Module) -> Tensor:
 
 
 _NOT_FOLLOWED = (
-    "DiRA: the backbone's weights change or it is not run, but the optimiser that DiRA is "
-    "attached to takes no step: neither head nor discriminator is trained, and stages "
-    "stand still. Hand over the optimiser whose `step()` runs, and again whenever you "
-    "make another: `dira.attach(optimizer)` (of a two-part optimiser such as SAM the "
-    "inner one: `optimizer.base_optimizer`); and copy model, wrapper and optimiser in "
-    "one call, `copy.deepcopy((model, dira, optimizer))`."
+    "DiRA: the backbone's weights change or it is not run, but the optimiser that "
+    "DiRA is attached to takes no step: neither head nor discriminator is trained, "
+    "and stages stand still. Hand over the optimiser whose `step()` runs, and again "
+    "whenever you make another: `dira.attach(optimizer)` (of a two-part optimiser "
+    "such as SAM the inner one: `optimizer.base_optimizer`); and copy model, wrapper "
+    "and optimiser in one call, `copy.deepcopy((model, dira, optimizer))`."
 )
 
 _NO_TARGET = (

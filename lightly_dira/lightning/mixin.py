@@ -19,7 +19,13 @@ from lightly_dira.views import find_views
 from lightly_dira.wrapper import DiRA
 
 # Names that Lightly's examples give to the backbone that is trained.
-_BACKBONES = ("backbone", "student_backbone", "online_backbone", "encoder")
+_BACKBONES = (
+    "backbone",
+    "student_backbone",
+    "online_backbone",
+    "anchor_backbone",
+    "encoder",
+)
 
 _SHARDING = ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy")
 
@@ -42,7 +48,7 @@ class DiRAMixin(metaclass=_MadeAfterInit):
     `training_step` the one scalar of `DiRA`. Batches come from a `DiRATransform`.
 
     - `configure_dira` makes the `DiRA`. It is `self.dira` once the module has been
-      constructed; where the backbone is made in `setup` or `configure_model`, after that.
+      constructed; where `setup` or `configure_model` makes the backbone, after that.
     - The optimiser that `configure_optimizers` returns, in whichever form, trains the
       head, too; the discriminator's Adam steps after it.
     - The terms are logged as ``dira/discriminative``, ``dira/restorative``,
@@ -83,6 +89,7 @@ class DiRAMixin(metaclass=_MadeAfterInit):
     adversarial_start_epoch: float | None = None
 
     dira: DiRA
+    configure_model: Any
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Checks the order of the bases.
@@ -100,11 +107,10 @@ class DiRAMixin(metaclass=_MadeAfterInit):
                     f"training step would never be called. Write class {cls.__name__}"
                     f"(DiRAMixin, {base.__name__})."
                 )
-        if cls.configure_model not in (  # type: ignore[attr-defined]
-            getattr(LightningModule, "configure_model", None),
-            getattr(super(cls, cls), "configure_model", None),
-        ):
-            cls.configure_model = _then_dira(cls.configure_model)
+        configure_model = getattr(cls, "configure_model", None)
+        usual = configure_model in (None, LightningModule.configure_model)
+        if not usual and not hasattr(configure_model, "makes_dira"):
+            cls.configure_model = _then_dira(configure_model)
 
     def configure_dira(self) -> DiRA:
         """Makes the `DiRA`, without an optimiser. Override it to choose the parts.
@@ -224,19 +230,22 @@ class DiRAMixin(metaclass=_MadeAfterInit):
         super().on_load_checkpoint(checkpoint)  # type: ignore[misc]
         if not any(name.startswith("dira.") for name in checkpoint["state_dict"]):
             raise RuntimeError(
-                "DiRA: this checkpoint was written without DiRA, and its optimiser does "
-                "not know the head. Start from its weights instead: "
+                "DiRA: this checkpoint was written without DiRA, and its optimiser "
+                "does not know the head. Start from its weights instead: "
                 '`model.load_state_dict(checkpoint["state_dict"], strict=False)`, then '
                 "fit without `ckpt_path`."
             )
         load_buffers(cast(nn.Module, self), checkpoint.get("dira_buffers", {}))
 
     def _backbone(self) -> nn.Module | None:
-        found = (getattr(self, name, None) for name in _BACKBONES)
-        return next((part for part in found if isinstance(part, nn.Module)), None)
+        """Finds the backbone by its name, one that trains before a frozen twin."""
+        parts = (getattr(self, name, None) for name in _BACKBONES)
+        found = [part for part in parts if isinstance(part, nn.Module)]
+        trained = (f for f in found if any(p.requires_grad for p in f.parameters()))
+        return next(trained, found[0] if found else None)
 
     def _make_dira(self, *, required: bool) -> None:
-        """Makes `dira`, unless it is there; without need only if there is a backbone."""
+        """Makes `dira`, unless it is there or, where it may wait, has no backbone."""
         if "dira" in self.__dict__.get("_modules", {}):
             return
         chosen = type(self).configure_dira is not DiRAMixin.configure_dira
@@ -272,10 +281,11 @@ class _Joining(Callback):
         if outputs and cast(DiRAMixin, pl_module).dira.components is None:
             name = type(pl_module).__name__
             raise RuntimeError(
-                f"DiRA: {name} was trained without DiRA, as its training_step stands in "
-                f"front of DiRAMixin's. Put the method into a class of its own, class "
-                f"Method(LightningModule), and write class {name}(DiRAMixin, Method): "
-                "pass; or call `loss = self.dira(loss, batch)` in the training step."
+                f"DiRA: {name} was trained without DiRA, as its training_step stands "
+                "in front of DiRAMixin's. Put the method into a class of its own, "
+                f"class Method(LightningModule), and write class {name}(DiRAMixin, "
+                "Method): pass; or call `loss = self.dira(loss, batch)` in the "
+                "training step."
             )
 
 
@@ -287,6 +297,7 @@ def _then_dira(configure_model: Any) -> Any:
         configure_model(self)
         self._make_dira(required=False)
 
+    configured.makes_dira = True  # type: ignore[attr-defined]
     return configured
 
 

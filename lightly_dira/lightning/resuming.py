@@ -12,9 +12,9 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-import pytorch_lightning
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.__version__ import version
 from torch.utils._pytree import tree_leaves
 
 from lightly_dira.resuming import random_state, set_random_state
@@ -79,7 +79,7 @@ class PlaceInData(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Saves the place, and the random states of all processes."""
-        progress = trainer.fit_loop.epoch_loop.batch_progress
+        progress: Any = trainer.fit_loop.epoch_loop.batch_progress
         now: Any = random_state()
         trained = progress.current.processed
         if progress.current.ready > trained:
@@ -95,6 +95,7 @@ class PlaceInData(Callback):
         checkpoint["dira_data"] = {
             "batches": 0 if ended else trained,
             "of": float(trainer.num_training_batches),
+            "validating": trainer.validating,
             "randomness": randomness,
         }
 
@@ -105,38 +106,44 @@ class PlaceInData(Callback):
         self._resume_at = checkpoint.get("dira_data")
 
     def _resume(
-        self, trainer: Trainer, batches: int, of: float, randomness: list[Any]
+        self,
+        trainer: Trainer,
+        *,
+        batches: int,
+        of: float,
+        validating: bool,
+        randomness: list[Any],
     ) -> None:
         loaders = tree_leaves(trainer.train_dataloader)
         if all(hasattr(loader, "load_state_dict") for loader in loaders):
             return
         now = float(trainer.num_training_batches)
         if len(randomness) != trainer.world_size or of != now:
-            processes = f"{len(randomness)} processes", f"{trainer.world_size}"
-            epochs = f"epochs of {of:g} batches", f"{now:g}"
-            then, here = processes if of == now else epochs
             warnings.warn(
-                f"DiRA: the checkpoint was written by {then}, and read by {here}: data "
-                "come in another order.",
+                f"DiRA: the checkpoint was written by {len(randomness)} processes in "
+                f"epochs of {of:g} batches, and read by {trainer.world_size} in "
+                f"epochs of {now:g}: data come in another order.",
                 stacklevel=2,
             )
             return
         if not trainer.fit_loop.restarting:
             batches = 0
-        epoch = trainer.fit_loop.epoch_progress.current.processed
+        epochs: Any = trainer.fit_loop.epoch_progress
         for loader in loaders:
             for holder in (loader, getattr(loader, "batch_sampler", None)):
                 sampler: Any = getattr(holder, "sampler", None)
                 if hasattr(sampler, "set_epoch"):
-                    sampler.set_epoch(epoch)
+                    sampler.set_epoch(epochs.current.processed)
         fetcher = getattr(trainer.fit_loop, "_data_fetcher", None)
         if fetcher is None:
             raise RuntimeError(
-                f"DiRA: Lightning {pytorch_lightning.__version__} keeps its loader "
+                f"DiRA: Lightning {version} keeps its loader "
                 "where lightly-dira does not find it, so that it cannot go on in the "
                 "middle of an epoch. Install a newer lightly-dira, or Lightning 2.6.6."
             )
         mine = randomness[trainer.global_rank]
+        if validating:  # Lightning validates first.
+            self._before_validation = mine["now"]
         self._epoch_randomness = mine["epoch"] if batches else mine["now"]
         set_random_state(self._epoch_randomness)
         iter(fetcher)
@@ -145,7 +152,7 @@ class PlaceInData(Callback):
         # Lightning adds them by itself.
         fetcher.fetched -= batches
         # It may also make another iterator: that one is drawn from the same state.
-        then = mine["now"] if batches else random_state()
+        then: dict[str, Any] = mine["now"] if batches else random_state()
         set_random_state(mine["now"])
         fetcher.iterator = _after(then, fetcher.iterator)
 
