@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import functools
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import albumentations as A
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,6 +17,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
+
+from lightly_dira.images import to_tensor
+from lightly_dira.kinds import WHOLE, Said, geometry_of, kind_of
 
 
 class Draws:
@@ -29,22 +33,33 @@ class Draws:
         """Waits with the seed until somebody draws."""
         self._generators: tuple[np.random.Generator, random.Random] | None = None
 
-    def apply(self, transform: Any, *images: NDArray[Any]) -> list[NDArray[Any]]:
-        """Applies a transform to every image, with the same draws."""
+    def apply(
+        self, transform: Any, *images: NDArray[Any], twin: Any = None
+    ) -> list[NDArray[Any]]:
+        """Applies a transform to every image, with the same draws.
+
+        Args:
+            transform: Of albumentations.
+            images: The images.
+            twin: Applied to all but the first image, in place of the transform.
+        """
         if self._generators is None:
             seed = int(torch.randint(2**62, ()))
             self._generators = np.random.default_rng(seed), random.Random(seed)
         numpy, python = self._generators
-        if transform.random_generator is not numpy:
-            transform.set_random_state(numpy, python)
+        twin = transform if twin is None else twin
+        for each in (transform, twin):
+            if each.random_generator is not numpy:
+                each.set_random_state(numpy, python)
         if len(images) == 1:
             return [transform(image=images[0])["image"]]
         states = numpy.bit_generator.state, python.getstate()
-        results = []
+        results: list[NDArray[Any]] = []
         for image in images:
             numpy.bit_generator.state = states[0]
             python.setstate(states[1])
-            results.append(transform(image=image)["image"])
+            step = twin if results else transform
+            results.append(step(image=image)["image"])
         return results
 
 
@@ -72,23 +87,40 @@ class Step(nn.Module):
     passes through untouched.
     """
 
-    def __init__(self, transform: Callable[..., Any], kind: str) -> None:
+    def __init__(
+        self,
+        transform: Callable[..., Any],
+        kind: str,
+        said: Said | None = None,
+    ) -> None:
         """Wraps a transform of images that is of the given kind."""
         super().__init__()
         self.transform = transform
         self.kind = kind
+        self.said = said or {}
         self.after_geometry = False
         self.after_distortion = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves out what is made when it is needed first."""
+        return {k: v for k, v in self.__dict__.items() if k != "twin"}
+
+    @functools.cached_property
+    def twin(self) -> Any:
+        """What the target goes through: the same draws, and no change of pixels."""
+        mixed = self.kind == "mixed"
+        return geometry_of(self.transform, self.said) if mixed else self.transform
 
     def forward(self, sample: Sample, *extras: Any) -> Any:
         """Transforms the sample's view and, as the kind asks, its target."""
         if self.after_distortion:
             sample = sample.distorted()
         view_only = self.after_geometry or self.kind in ("photometric", "normalisation")
-        shared = self.kind == "unknown" or sample.view is sample.target
+        same = sample.view is sample.target and self.kind != "mixed"
+        shared = self.kind in WHOLE or same
         if view_only or shared:
             (out,) = self._run(extras, sample.draws, sample.view)
-            view, rest = (out, ()) if self.kind == "unknown" else _split(out)
+            view, rest = (out, ()) if self.kind in WHOLE else _split(out)
             target = sample.target if view_only else view
         else:
             images = sample.view, sample.target
@@ -101,37 +133,40 @@ class Step(nn.Module):
     def _run(self, extras: tuple[Any, ...], draws: Draws, *images: Any) -> list[Any]:
         """Applies the transform to every image, with the same draws."""
         if _is_albumentation(self.transform):
-            return draws.apply(self.transform, *map(as_array, images))
+            arrays = map(as_array, images)
+            return draws.apply(self.transform, *arrays, twin=self.twin)
         call = self.transform
-        if self.kind != "unknown":
+        if self.kind not in WHOLE:
             images = tuple(map(_as_torchvision, images))
-            if isinstance(images[0], Tensor) and _name(call) in _FOR_TENSORS:
-                call = _FOR_TENSORS[_name(call)](call)
+            if isinstance(images[0], Tensor) and name_of(call) in _FOR_TENSORS:
+                call = _FOR_TENSORS[name_of(call)](call)
         results: list[Any] = []
         state = _random_state() if len(images) > 1 else None
         for image in images:
             if results and state is not None:
                 _set_random_state(state)
-            results.append(call(image, *extras))
+            step = self.twin if results and self.kind == "mixed" else call
+            results.append(step(image, *extras))
         return results
 
 
-def take_apart(transform: Any, aligned: bool) -> Any:
+def take_apart(transform: Any, aligned: bool, said: Said) -> Any:
     """Replaces the steps of every view's transform by steps for samples.
 
     Args:
         transform: The transform; it is left as it is.
         aligned: Whether flips touch the target.
+        said: What the user says of the kinds of steps.
 
     Returns:
         A transform of samples: a single `Step` where nothing could be taken apart.
     """
     several = {cls.__name__ for cls in type(transform).__mro__} & _MULTI_VIEW
     if not several or not _is_container(transform):
-        return _take_view_apart(transform, aligned)
+        return _take_view_apart(transform, aligned, said)
     # Views often share one transform.
     views = {id(view): view for view in transform.transforms}
-    views = {key: _take_view_apart(view, aligned) for key, view in views.items()}
+    views = {key: _take_view_apart(view, aligned, said) for key, view in views.items()}
     transform = copy.copy(transform)
     transform.transforms = [views[id(view)] for view in transform.transforms]
     mask_fn = getattr(transform, "mask_fn", None)
@@ -140,18 +175,31 @@ def take_apart(transform: Any, aligned: bool) -> Any:
     return transform
 
 
-def _take_view_apart(transform: Any, aligned: bool) -> Any:
+def steps_in(replaced: Any) -> Iterator[Step]:
+    """Yields the steps of what `take_apart` returned."""
+    if isinstance(replaced, Step):
+        yield replaced
+    elif isinstance(replaced, Iterable):
+        for part in replaced:
+            yield from steps_in(part)
+    else:
+        contents = _contents(replaced)[1]
+        if contents is not None:
+            yield from steps_in(contents)
+
+
+def _take_view_apart(transform: Any, aligned: bool, said: Said) -> Any:
     steps: list[Step] = []
     if isinstance(transform, tuple):  # of `ImageGridTransform`: one after the other
-        replaced: Any = tuple(_replace_steps(part, steps) for part in transform)
+        replaced: Any = tuple(_replace_steps(part, steps, said) for part in transform)
     else:
-        replaced = _replace_steps(transform, steps)
+        replaced = _replace_steps(transform, steps, said)
     if not aligned:
         for step in steps:
-            if _name(step.transform) in _FLIPS:
+            if name_of(step.transform) in _FLIPS:
                 step.kind = "photometric"
     for step in reversed(steps):
-        if step.kind in ("geometric", "unknown"):
+        if step.kind in ("geometric", "mixed", *WHOLE):
             break
         step.after_geometry = True
     for step in steps:
@@ -160,26 +208,32 @@ def _take_view_apart(transform: Any, aligned: bool) -> Any:
     return replaced
 
 
-def _replace_steps(transform: Any, steps: list[Step]) -> Any:
+def _replace_steps(transform: Any, steps: list[Step], said: Said) -> Any:
+    if isinstance(transform, A.ReplayCompose):
+        # Its record of what it did would be lost here, and is in the way.
+        parts = copy.deepcopy(transform.transforms)
+        for part in parts:
+            part.set_deterministic(False)
+        transform = A.Compose(parts, p=transform.p)
     if _is_albumentation(transform):
-        if _name(transform) in ("Compose", "Sequential") and transform.p == 1:
-            parts = [_replace_steps(part, steps) for part in transform.transforms]
+        if name_of(transform) in ("Compose", "Sequential") and transform.p == 1:
+            parts = [_replace_steps(part, steps, said) for part in transform.transforms]
             return nn.Sequential(*parts)
     elif isinstance(transform, nn.Sequential):
-        return nn.Sequential(*(_replace_steps(part, steps) for part in transform))
+        return nn.Sequential(*(_replace_steps(part, steps, said) for part in transform))
     elif _is_container(transform):
         container = copy.copy(transform)
         if isinstance(container, nn.Module):
             container._modules = dict(container._modules)
         name, contents = _contents(transform)
         if isinstance(contents, Iterable):
-            parts = [_replace_steps(part, steps) for part in contents]
+            parts = [_replace_steps(part, steps, said) for part in contents]
             several = isinstance(contents, nn.ModuleList)
             setattr(container, name, nn.ModuleList(parts) if several else parts)
         else:
-            setattr(container, name, _replace_steps(contents, steps))
+            setattr(container, name, _replace_steps(contents, steps, said))
         return container
-    steps.append(Step(transform, _kind(transform)))
+    steps.append(Step(transform, kind_of(transform, said), said))
     return steps[-1]
 
 
@@ -189,7 +243,7 @@ def _is_container(transform: Any) -> bool:
     True for those of torchvision and Lightly that keep others, and for classes that
     inherit the call from them. Others might look into the image themselves.
     """
-    if _contents(transform)[0] == "" or _name(transform) in _LOOK_INTO_THE_IMAGE:
+    if _contents(transform)[0] == "" or name_of(transform) in _LOOK_INTO_THE_IMAGE:
         return False
     call = type(transform).forward if isinstance(transform, nn.Module) else None
     call = call or type(transform).__call__
@@ -209,45 +263,10 @@ _MULTI_VIEW = {"MultiViewTransform", "MultiViewTransformV2", "ImageGridTransform
 _LOOK_INTO_THE_IMAGE = {"Jigsaw"}
 _FLIPS = ("RandomHorizontalFlip", "HorizontalFlip")
 
-# Names of classes of torchvision (v1 and v2 share them), Lightly and albumentations.
-_KINDS = {
-    "geometric": """
-        CenterCrop ElasticTransform Pad RandomAffine RandomCrop RandomHorizontalFlip
-        RandomPerspective RandomResize RandomResizedCrop RandomResizedCropAndFlip
-        RandomRotate RandomRotation RandomShortestSize RandomVerticalFlip RandomZoomOut
-        Resize ScaleJitter
-        DualTransform
-        """,
-    "photometric": """
-        AddGridTransform AmplitudeRescaleTransform ColorJitter GaussianBlur
-        GaussianMixtureMask GaussianNoise Grayscale IRFFT2DTransform JPEG
-        PhaseShiftTransform RandomAdjustSharpness RandomAutocontrast
-        RandomChannelPermutation RandomEqualize RandomErasing
-        RandomFrequencyMaskTransform RandomGrayscale RandomInvert
-        RandomPhotometricDistort RandomPosterize RandomSolarization RandomSolarize
-        RFFT2DTransform RGB
-        ImageOnlyTransform
-        """,
-    "conversion": """
-        ConvertImageDtype PILToTensor ToDtype ToImage ToPILImage ToPureTensor ToTensor
-        ToTensorV2
-        """,
-    "normalisation": "LinearTransformation Normalize",
-}
-_KIND_OF = {name: kind for kind, names in _KINDS.items() for name in names.split()}
 
-
-def _kind(transform: Any) -> str:
-    """Says what a step does, by the names of its class and of the classes above it."""
-    if _is_albumentation(transform) and hasattr(transform, "transforms"):
-        kinds = {_kind(part) for part in transform.transforms}
-        return kinds.pop() if len(kinds) == 1 else "unknown"
-    names = (cls.__name__ for cls in type(transform).__mro__)
-    return next((_KIND_OF[name] for name in names if name in _KIND_OF), "unknown")
-
-
-def _name(transform: Any) -> str:
-    return type(transform).__name__
+def name_of(transform: Any) -> str:
+    """Returns the name of a step: of its class, or of the function that it is."""
+    return getattr(transform, "__name__", type(transform).__name__)
 
 
 def _is_albumentation(transform: Any) -> bool:
@@ -256,7 +275,7 @@ def _is_albumentation(transform: Any) -> bool:
 
 def find_normalisation(transform: Any) -> tuple[Tensor, Tensor] | None:
     """Returns mean and standard deviation of a normalisation inside a transform."""
-    if _name(transform) == "Normalize" and hasattr(transform, "mean"):
+    if name_of(transform) == "Normalize" and hasattr(transform, "mean"):
         shape = (-1, 1, 1)
         mean, std = torch.as_tensor(transform.mean), torch.as_tensor(transform.std)
         return mean.reshape(shape), std.reshape(shape)
@@ -320,6 +339,9 @@ def _solarize_for_tensors(solarize: Any) -> Callable[[Tensor], Tensor]:
 
 
 _FOR_TENSORS: dict[str, Callable[[Any], Callable[..., Any]]] = {
+    # Of torchvision's v1, which converts no tensors.
+    "ToTensor": lambda _: to_tensor,
+    "PILToTensor": lambda _: lambda image: image,
     "GaussianBlur": lambda b: _blur_for_tensors(b) if hasattr(b, "sigmas") else b,
     "RandomSolarization": _solarize_for_tensors,
 }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import albumentations as A
@@ -21,6 +22,7 @@ from lightly_dira.images import (
     to_target,
     to_tensor,
 )
+from lightly_dira.kinds import SAYABLE
 from lightly_dira.published import PublishedPipeline
 from lightly_dira.steps import (
     Draws,
@@ -28,6 +30,8 @@ from lightly_dira.steps import (
     Step,
     as_array,
     find_normalisation,
+    name_of,
+    steps_in,
     take_apart,
 )
 from lightly_dira.views import DiRAViews
@@ -92,6 +96,7 @@ class DiRATransform:
         distortion: A.BasicTransform | A.BaseCompose | str | None = "published",
         aligned: bool = True,
         window: Window | None = None,
+        kinds: Mapping[Any, str] | None = None,
     ) -> None:
         """Takes the base transform apart.
 
@@ -114,9 +119,14 @@ class DiRATransform:
                 example (-1000, 400) for the lung in CT. Without one, integers are
                 divided by the largest value of 8 or 16 bits, and floats must lie in
                 [0, 1].
+            kinds: What steps of your own do, by class, name of a class or the step
+                itself: "geometric" (the target is moved alike), "photometric" (it stays
+                as it was), "conversion" or "normalisation". Those of torchvision,
+                Lightly and albumentations are known.
 
         Raises:
-            TypeError: If `transform` cannot be called or `distortion` is none.
+            TypeError: If `transform` cannot be called, has a step that mixes images or
+                makes several of one, or `distortion` is not a transform.
             ValueError: If a number is out of range.
         """
         views = transform if isinstance(transform, (list, tuple)) else [transform]
@@ -155,10 +165,18 @@ class DiRATransform:
         self._call = self.transform
         # The published pipeline is in parts already, and makes colour of grey.
         self._expand = isinstance(self.transform, PublishedPipeline)
+        said = dict(kinds or {})
+        if not set(said.values()) <= set(SAYABLE):
+            raise ValueError(
+                f"DiRATransform: kinds must be of {', '.join(SAYABLE)}, got "
+                f"{', '.join(map(repr, said.values()))}."
+            )
         if not self._expand:
-            self._call = take_apart(self.transform, aligned)
+            self._call = take_apart(self.transform, aligned, said)
         self._opaque = isinstance(self._call, Step) and self._call.kind == "unknown"
         self._normalisation = find_normalisation(self.transform)
+        if not (self._opaque or self._expand):
+            self._warn_of_unknown_steps()
         known = self._normalisation
         self._colour = known is not None and len(known[0]) == 3
 
@@ -238,6 +256,19 @@ class DiRATransform:
         for axis, row in zip(grid[:, 0], rows, strict=True):
             axis.set_ylabel(row)
         return figure
+
+    def _warn_of_unknown_steps(self) -> None:
+        kinds = {name_of(s.transform): s.kind for s in steps_in(self._call)}
+        unknown = [name for name, kind in kinds.items() if kind == "unknown"]
+        if unknown:
+            first = unknown[0]
+            warnings.warn(
+                f"DiRATransform: {', '.join(unknown)}: what this does to an image is "
+                "not known, so the target goes through it as well, and keeps its "
+                "colours or holes. Say what it does: DiRATransform(transform, "
+                f'kinds={{"{first}": "photometric"}}), or "geometric".',
+                stacklevel=3,
+            )
 
     def _prepare(self, image: Any) -> Any:
         plain = isinstance(image, Image.Image) and image.mode in ("L", "RGB")

@@ -1,0 +1,160 @@
+"""What a step of a transform does to an image: move its pixels or change them."""
+
+from __future__ import annotations
+
+import copy
+import types
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import albumentations as A
+from torch import nn
+
+# Names of classes of torchvision (v1 and v2 share them), Lightly and albumentations.
+# The first name that is found among a class and those it inherits from counts.
+_NAMES = {
+    # Moves pixels: the target is moved alike.
+    "geometric": """
+        CenterCrop ElasticTransform Pad RandomAffine RandomCrop RandomHorizontalFlip
+        RandomHorizontalFlipWithLocation RandomIoUCrop RandomPerspective RandomResize
+        RandomResizedCrop RandomResizedCropAndFlip RandomResizedCropWithLocation
+        RandomRotate RandomRotation RandomShortestSize RandomVerticalFlip
+        RandomVerticalFlipWithLocation RandomZoomOut Resize ScaleJitter
+        UniformTemporalSubsample
+        DualTransform
+        """,
+    # Changes pixels where they are: the target stays as it was.
+    "photometric": """
+        AddGridTransform AmplitudeRescaleTransform AugMix ClampBoundingBoxes
+        ClampKeyPoints ColorJitter ConvertBoundingBoxFormat GaussianBlur
+        GaussianMixtureMask GaussianNoise Grayscale Identity IRFFT2DTransform JPEG
+        PhaseShiftTransform RandomAdjustSharpness RandomAutocontrast
+        RandomChannelPermutation RandomEqualize RandomErasing
+        RandomFrequencyMaskTransform RandomGrayscale RandomInvert
+        RandomPhotometricDistort RandomPosterize RandomSolarization RandomSolarize
+        RFFT2DTransform RGB SanitizeBoundingBoxes SanitizeKeyPoints SetClampingMode
+        ImageOnlyTransform
+        BaseDropout CoarseDropout ConstrainedCoarseDropout Erasing GridDropout
+        MaskDropout Morphological NoOp OverlayElements PixelDropout XYMasking
+        """,
+    # Does both, by turns: the target is moved and no more.
+    "mixed": "AutoAugment RandAugment TrivialAugmentWide",
+    # Comes after the distortion, so that black is black.
+    "conversion": """
+        ConvertImageDtype PILToTensor ToDtype ToImage ToPILImage ToPureTensor ToTensor
+        ToTensor3D ToTensorV2
+        """,
+    "normalisation": "LinearTransformation Normalize",
+    # Makes something else of the image, which cannot be a target.
+    "stack": "Jigsaw",
+    # Cannot be a step of one view.
+    "several images": "CutMix FiveCrop MixUp Mosaic TenCrop",
+}
+_KIND_OF = {name: kind for kind, names in _NAMES.items() for name in names.split()}
+
+# View and target go through these alike.
+WHOLE = ("unknown", "stack")
+# What users may say of their own steps.
+SAYABLE = ("geometric", "photometric", "conversion", "normalisation")
+
+# Operations of torchvision's automatic augmentations that move pixels.
+_MOVES = {"ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"}
+
+Said = Mapping[Any, str]
+"""Kinds that the user gives: by class, by name of a class, or by the step itself."""
+
+
+def kind_of(transform: Any, said: Said) -> str:
+    """Says what a step does.
+
+    Args:
+        transform: The step.
+        said: What the user says of some steps, which counts first.
+
+    Returns:
+        "geometric", "photometric", "mixed", "conversion", "normalisation", "stack" or
+        "unknown".
+
+    Raises:
+        TypeError: If it mixes images or makes several of one.
+    """
+    classes = type(transform).__mro__
+    hashable = [transform] if type(transform).__hash__ is not None else []
+    for key in (*hashable, *classes, *(cls.__name__ for cls in classes)):
+        if key in said:
+            return said[key]
+    if isinstance(transform, A.BaseCompose):
+        return _kind_of_all({kind_of(part, said) for part in transform.transforms})
+    if isinstance(transform, A.Lambda):
+        # What leaves masks alone leaves pixels where they are.
+        default = A.Lambda().custom_apply_fns
+        functions = {**transform.custom_apply_fns, "image": default["image"]}
+        return "photometric" if functions == default else "unknown"
+    names = (cls.__name__ for cls in classes)
+    kind = next((_KIND_OF[name] for name in names if name in _KIND_OF), "unknown")
+    if kind == "several images":
+        raise TypeError(
+            f"DiRATransform: {type(transform).__name__} mixes images or makes several "
+            "of one, and cannot be a step of a view. Give a list of transforms, one for "
+            "each view, and mix images of a batch in the loop."
+        )
+    return kind
+
+
+def geometry_of(transform: Any, said: Said) -> Any:
+    """Returns a twin of a mixed step that draws the same and only moves pixels."""
+    if isinstance(transform, A.BaseCompose):
+        twin = copy.copy(transform)
+        twin.transforms = [geometry_of(part, said) for part in transform.transforms]
+        return twin
+    if isinstance(transform, A.BasicTransform):
+        if kind_of(transform, said) == "geometric":
+            return transform
+        return _of_class(transform, apply_with_params=_change_nothing)
+    if isinstance(transform, nn.Module) and hasattr(
+        transform, "_apply_image_or_video_transform"
+    ):
+        return _of_class(transform, _apply_image_or_video_transform=_only_move)
+    return types.MethodType(_with_moves_only(type(transform).forward), transform)
+
+
+def _kind_of_all(kinds: set[str]) -> str:
+    """Says what a step does that has others inside."""
+    if len(kinds) == 1:
+        return kinds.pop()
+    if not kinds or "unknown" in kinds:
+        return "unknown"
+    return "mixed" if kinds & {"geometric", "mixed"} else "photometric"
+
+
+def _of_class(transform: Any, **methods: Callable[..., Any]) -> Any:
+    """Returns a copy whose class has these methods."""
+    twin = copy.copy(transform)
+    cls = type(transform)
+    twin.__class__ = type(cls.__name__, (cls,), {**methods, "inherits": cls})
+    return twin
+
+
+def _change_nothing(self: Any, params: Any, *args: Any, **data: Any) -> Any:
+    return data
+
+
+def _only_move(self: Any, image: Any, operation: str, *args: Any, **kwargs: Any) -> Any:
+    if operation not in _MOVES:
+        return image
+    method = self.inherits._apply_image_or_video_transform
+    return method(self, image, operation, *args, **kwargs)
+
+
+def _with_moves_only(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns torchvision's v1 `forward`, which calls a function of its module."""
+    names = forward.__globals__
+    apply = names["_apply_op"]
+
+    def only_move(image: Any, operation: str, *args: Any, **kwargs: Any) -> Any:
+        moves = operation in _MOVES
+        return apply(image, operation, *args, **kwargs) if moves else image
+
+    return types.FunctionType(
+        forward.__code__, {**names, "_apply_op": only_move}, forward.__name__
+    )
