@@ -44,6 +44,7 @@ from compare_methods import METHODS
 from compare_pictures import draw_pictures
 from compare_report import report
 from compare_tasks import load_tasks
+from filelock import FileLock, Timeout
 from lightly.models import ResNetGenerator
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -171,6 +172,21 @@ PRESETS = {
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    # Two at once would overwrite each other's rows; the operating system frees it.
+    lock = FileLock(options.out / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"waiting for another comparison in {options.out}", flush=True)
+        lock.acquire()
+    try:
+        compare(options)
+    finally:
+        lock.release()
+
+
+def compare(options: argparse.Namespace) -> None:
     settings, folder = options.settings, options.out
     torch.set_num_threads(options.threads)
     pool, tasks = load_tasks(
@@ -422,6 +438,13 @@ def save(state: dict[str, Any], path: Path) -> None:
     os.replace(beside, path)
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    beside = path.with_suffix(".part")
+    beside.write_text(text)
+    os.replace(beside, path)
+
+
 class Thumbnail(nn.Module):
     """Not an encoder: 8 x 8 grey averages, which any encoder must beat."""
 
@@ -458,7 +481,13 @@ class Results:
         if path.exists():
             # Parsed by Python: every pandas then reads the number that was written.
             exact = {"value": lambda text: float(text or "nan")}
-            self.table = pd.read_csv(path, converters=exact)
+            try:
+                self.table = pd.read_csv(path, converters=exact)
+            except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+                sys.exit(
+                    f"{path} is damaged ({error}). Take it from a copy, or delete it: "
+                    "encoders that were pre-trained are tried again."
+                )
 
     def lacking(self, run: Run, tasks: list[Task]) -> list[Task]:
         """Returns the tasks, with those protocols that there are no rows of."""
@@ -475,9 +504,7 @@ class Results:
     def add(self, method: str, stage: str, seed: int, rows: list[Row]) -> None:
         rows = [{"method": method, "stage": stage, **row} for row in rows]
         self.table = pd.concat([self.table, pd.DataFrame(rows)], ignore_index=True)
-        beside = self.path.with_suffix(".part")
-        self.table.to_csv(beside, index=False)
-        os.replace(beside, self.path)
+        write_whole(self.path, self.table.to_csv(index=False))
 
 
 def as_json(settings: Settings) -> dict[str, Any]:
@@ -501,7 +528,10 @@ def keep_settings(
     if path.exists():
         # What it does not name was not there to be set.
         before = {"data": data} | as_json(Settings())
-        before |= json.loads(path.read_text())
+        try:
+            before |= json.loads(path.read_text())
+        except ValueError as error:
+            sys.exit(f"{path} is damaged ({error}). Take it from a copy, or delete it.")
         for name in JOINING:
             asked[name] = list(dict.fromkeys([*before[name], *asked[name]]))
             before[name] = asked[name]
@@ -512,13 +542,13 @@ def keep_settings(
             )
     if not changed:
         return
-    path.write_text(json.dumps(asked, indent=2) + "\n")
+    write_whole(path, json.dumps(asked, indent=2) + "\n")
     packages = ("lightly-dira", "lightly", "torch", "torchvision", "albumentations")
     packages += ("scikit-learn", "scipy", "segmentation-models-pytorch", "pandas")
     versions = [f"{package} {version(package)}" for package in packages]
     threads = f"{torch.get_num_threads()} threads"
     machine = f"Python {platform.python_version()}, {platform.machine()}, {threads}"
-    (folder / "environment.txt").write_text("\n".join([machine, *versions]) + "\n")
+    write_whole(folder / "environment.txt", "\n".join([machine, *versions]) + "\n")
 
 
 if __name__ == "__main__":

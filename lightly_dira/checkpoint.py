@@ -10,7 +10,8 @@ import json
 import math
 import os
 import pickle
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -232,7 +233,11 @@ def from_pretrained(
     Raises:
         ImportError: If safetensors is not installed.
         FileNotFoundError: If one of the two files is missing.
-        ValueError: If the weights do not fit, or the file is of a newer version.
+        ValueError: If the weights do not fit or are not finite, or the file is damaged
+            or of a newer version.
+
+    Warns:
+        UserWarning: If the weights were stored in lower precision than the model's.
     """
     safetensors = optional("safetensors.torch", extra="safetensors")
     folder = Path(folder)
@@ -258,10 +263,14 @@ def from_pretrained(
             f"this is {__version__}, which does not know all of its settings "
             f"({error}). Update lightly-dira."
         ) from error
-    with safetensors.safe_open(folder / _WEIGHTS, framework="pt") as file:
+    with (
+        _reading(folder / _WEIGHTS),
+        safetensors.safe_open(folder / _WEIGHTS, framework="pt") as file,
+    ):
         metadata = file.metadata() or {}
         names = json.loads(metadata.get("order", "null")) or list(file.keys())
         weights = {name: file.get_tensor(name) for name in names}
+    _check_values(_below("head.", weights), head.state_dict())
     head.load_state_dict(_below("head.", weights))
     _load(backbone, _below("backbone.", weights))
     return head.to(next(backbone.parameters()))
@@ -344,6 +353,7 @@ def _load(backbone: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
     """Loads weights under other names, and returns the names that were used."""
     pairs = pair_names(weights, backbone.state_dict(), into=type(backbone).__name__)
     state = {new: weights[old] for new, old in pairs.items()}
+    _check_values(state, backbone.state_dict())
     backbone.load_state_dict(state, strict=False)
     return list(pairs.values())
 
@@ -406,7 +416,8 @@ def _head_like(weights: Mapping[str, Tensor], backbone: nn.Module) -> Restoratio
 def _read(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Reads the tensors of a state dict, also from under ``state_dict``."""
     if Path(path).suffix == ".safetensors":
-        state = optional("safetensors.torch", extra="safetensors").load_file(path)
+        with _reading(path):
+            state = optional("safetensors.torch", extra="safetensors").load_file(path)
     else:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
@@ -425,6 +436,47 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     if not tensors:
         raise ValueError(f"{path} holds no tensors, nor does its `state_dict`.")
     return tensors
+
+
+@contextlib.contextmanager
+def _reading(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Says of which file an error of safetensors speaks."""
+    try:
+        yield
+    except optional("safetensors", extra="safetensors").SafetensorError as error:
+        raise ValueError(
+            f"{path} is not a file of safetensors, or is damaged ({error}). Copy it "
+            "again, or take another."
+        ) from error
+
+
+def _check_values(weights: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> None:
+    """Looks for weights that would load and be wrong.
+
+    Raises:
+        ValueError: If weights are not finite, or integers in the place of floats.
+    """
+    rounded = set()
+    for name, value in weights.items():
+        wanted = model[name].dtype if name in model else value.dtype
+        if value.is_floating_point() and not value.isfinite().all():
+            raise ValueError(
+                f"The weights hold NaN or infinity in {name}: the run that wrote them "
+                "had diverged. Take an earlier checkpoint."
+            )
+        if value.is_floating_point() != wanted.is_floating_point:
+            raise ValueError(
+                f"The weights {name} are {value.dtype}, but the model's {wanted}. They "
+                "were quantised or are of something else."
+            )
+        if value.is_floating_point() and value.dtype.itemsize < wanted.itemsize:
+            rounded.add(str(value.dtype))
+    if rounded:
+        warnings.warn(
+            f"The weights were stored as {', '.join(sorted(rounded))}, rounded from "
+            "what they were trained in; the model keeps its own precision.",
+            stacklevel=4,
+        )
 
 
 def _without_prefixes(name: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import io
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ Window = tuple[float, float]
 
 # Pixels along the shorter side of the smallest image.
 SMALLEST = 16
+# The highest value of 12 bits, which uses a sixteenth of the range of 16.
+_SIXTEENTH = 4095
 # Of red, green and blue, ITU-R BT.601.
 _LUMINANCE = torch.tensor([0.299, 0.587, 0.114])
 
@@ -36,7 +40,13 @@ def read_image(file: str | Path | bytes) -> NDArray[Any]:
         (H, W) for grey and (H, W, C) for colour, RGB or RGBA, of the file's own type.
         A DICOM file whose values have units, such as those of CT, gives them as
         float32 (Hounsfield units: `DiRATransform(..., window=(-1000, 400))`); others
-        give bytes or 16 bits of which the highest is white, with MONOCHROME1 inverted.
+        give bytes or 16 bits of which the highest is white, with MONOCHROME1 inverted
+        (signed ones keep their values, or have -1 - value where inverted).
+
+    Warns:
+        UserWarning: If the lower half of an image is constant and the upper is not, as
+            in files whose content is damaged: decoders do not notice all damage. A
+            manifest of checksums does (`evaluation.manifest`).
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -59,8 +69,9 @@ def read_image(file: str | Path | bytes) -> NDArray[Any]:
     image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
     if image is None:
         raise ValueError(
-            f"read_image: {name} is no image that OpenCV can read, or is damaged."
+            f"read_image: {name} is not an image that OpenCV can read, or is damaged."
         )
+    _warn_if_cut_off(image, name)
     if image.ndim == 3 and image.shape[2] in (3, 4):
         order = cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
         image = cv2.cvtColor(image, order)
@@ -74,8 +85,8 @@ def to_pixels(image: Any, window: Window | None = None) -> NDArray[Any]:
         image: PIL image, array (H, W) or (H, W, C) or tensor (C, H, W), of 1 to 4
             channels and at least 16 x 16 pixels.
         window: Values that become 0 and 1; values outside are clipped. Without one,
-            integers are divided by the largest value of 8 or 16 bits and floats must
-            lie in [0, 1].
+            uint8 is divided by 255, uint16 and wider integers of 16 bits by 65535,
+            and floats must lie in [0, 1].
 
     Returns:
         (H, W) or (H, W, C).
@@ -89,7 +100,10 @@ def to_pixels(image: Any, window: Window | None = None) -> NDArray[Any]:
             image = image.convert("RGB")
         image = np.asarray(image)
     elif isinstance(image, Tensor):
-        image = image.detach().cpu().numpy()
+        image = image.detach().cpu()
+        if image.dtype in (torch.float16, torch.bfloat16):
+            image = image.float()
+        image = image.numpy()
         image = np.moveaxis(image, 0, -1) if image.ndim == 3 else image
     elif not isinstance(image, np.ndarray):
         raise TypeError(
@@ -150,13 +164,14 @@ def to_tensor(image: Any) -> Tensor:
     else:
         array = np.asarray(image)
         array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
-        top = 1 if array.dtype.kind == "f" else np.iinfo(array.dtype).max
+        top = 255.0 if array.dtype == np.uint8 else _top(array)
         return torch.from_numpy(
             np.divide(array, np.float32(top), dtype=np.float32, order="C")
         )
     if tensor.dtype.is_floating_point:
         return tensor
-    return tensor.to(torch.float32) / torch.iinfo(tensor.dtype).max
+    top = 255.0 if tensor.dtype == torch.uint8 else _top(tensor.numpy())
+    return tensor.to(torch.float32) / top
 
 
 def to_target(image: Any, channels: int) -> Tensor:
@@ -227,6 +242,8 @@ def _read_dicom(data: bytes, name: str) -> NDArray[Any]:
         pixels = pixels << (pixels.dtype.itemsize * 8 - file.BitsStored)
         if file.PhotometricInterpretation == "MONOCHROME1":
             pixels = top - pixels
+    elif file.PhotometricInterpretation == "MONOCHROME1":
+        pixels = ~pixels
     return pixels
 
 
@@ -235,8 +252,8 @@ def _scale(image: NDArray[Any], window: Window | None) -> NDArray[Any]:
         return np.where(image, np.uint8(255), np.uint8(0))
     if image.dtype.kind not in "uif" or image.dtype.itemsize > 8:
         raise TypeError(
-            "DiRATransform: expected pixels of type bool, uint8, uint16, int16, int32, "
-            f"float32 or float64, got {image.dtype}."
+            "DiRATransform: expected pixels of integers, of float16 to float64 or "
+            f"bool, got {image.dtype}."
         )
     low, high = float(image.min()), float(image.max())
     if not np.isfinite([low, high]).all():
@@ -244,16 +261,52 @@ def _scale(image: NDArray[Any], window: Window | None) -> NDArray[Any]:
             "DiRATransform: the image holds NaN or infinite pixels. Replace them, for "
             "example with `numpy.nan_to_num`."
         )
-    if window is None:
-        top = 1.0 if image.dtype.kind == "f" else 65535.0
-        if image.dtype == np.int16 or low < 0 or high > top:
-            raise ValueError(
-                f"DiRATransform: without a window {image.dtype} pixels must be "
-                f"{'floats in [0, 1]' if top == 1 else 'unsigned, of 16 bits at most'}"
-                f", got values from {low:g} to {high:g}. Say which values are black "
-                "and white: DiRATransform(..., window=(low, high))."
-            )
-        window = (0.0, top)
-    black, white = window
+    black, white = (0.0, _top(image)) if window is None else window
     scaled = (image.astype(np.float32) - np.float32(black)) / np.float32(white - black)
     return scaled.clip(0, 1)
+
+
+def _top(image: NDArray[Any]) -> float:
+    """Returns the value that is white, which the type does not always tell.
+
+    Raises:
+        ValueError: If it cannot be told.
+    """
+    if image.dtype == np.bool_:
+        return 1.0
+    low, high = float(image.min()), float(image.max())
+    top = 1.0 if image.dtype.kind == "f" else 65535.0
+    # PIL and some readers give 16 bits as wider integers; 8 bits come as bytes.
+    wide = image.dtype.itemsize > 2 and (high > 255 or high == 0)
+    fits = top == 1 or image.dtype == np.uint16 or wide
+    if not (fits and low >= 0 and high <= top):
+        raise ValueError(
+            f"DiRATransform: without a window {image.dtype} pixels must be "
+            f"{'floats in [0, 1]' if top == 1 else 'uint8, or unsigned of 16 bits'}, "
+            f"got values from {low:g} to {high:g}. Say which values are black and "
+            "white: DiRATransform(..., window=(low, high))."
+        )
+    if top > 1 and 0 < high <= _SIXTEENTH:
+        _warn_of_few_bits()
+    return top
+
+
+@functools.cache
+def _warn_of_few_bits() -> None:
+    """Warns, once in a process."""
+    warnings.warn(
+        "DiRATransform: an image of 16 bits uses a sixteenth of their range at most "
+        "(0 to 4095) and comes out almost black. If all do, as of 12 bits, give "
+        "their own: DiRATransform(..., window=(0, 4095)).",
+        stacklevel=5,
+    )
+
+
+def _warn_if_cut_off(image: NDArray[Any], name: str) -> None:
+    middle = len(image) // 2
+    upper, lower = image[:middle], image[middle:]
+    if middle and lower.min() == lower.max() and upper.min() != upper.max():
+        warnings.warn(
+            f"read_image: the lower half of {name} is constant: it may be damaged.",
+            stacklevel=3,
+        )

@@ -95,8 +95,8 @@ def kind_of(transform: Any, said: Said) -> str:
     if kind == "several images":
         raise TypeError(
             f"DiRATransform: {type(transform).__name__} mixes images or makes several "
-            "of one, and cannot be a step of a view. Give a list of transforms, one for "
-            "each view, and mix images of a batch in the loop."
+            "of one, and cannot be a step of a view. Give a list of transforms, one "
+            "for each view, and mix images of a batch in the loop."
         )
     return kind
 

@@ -146,7 +146,12 @@ class Step(nn.Module):
             if results and state is not None:
                 _set_random_state(state)
             step = self.twin if results and self.kind == "mixed" else call
-            results.append(step(image, *extras))
+            try:
+                results.append(step(image, *extras))
+            except Exception as error:
+                if str(error).startswith("DiRA"):
+                    raise
+                raise ValueError(_failed(self.transform, image, error)) from error
         return results
 
 
@@ -287,6 +292,16 @@ def find_normalisation(transform: Any) -> tuple[Tensor, Tensor] | None:
 
 def _call_with_view(function: Callable[[Any], Any], sample: Sample) -> Any:
     return function(sample.view)
+
+
+def _failed(transform: Any, image: Any, error: Exception) -> str:
+    kind = getattr(image, "mode", None) or getattr(image, "dtype", "")
+    return (
+        f"DiRATransform: {name_of(transform)} failed on {type(image).__name__} of type "
+        f"{kind}: {error}. Images of more than 8 bits, of 2 or 4 channels or with a "
+        "window reach a step as tensors of floats. Leave the step out for them, or "
+        "convert them to 8 bits and 1 or 3 channels before."
+    )
 
 
 def _split(out: Any) -> tuple[Any, tuple[Any, ...]]:

@@ -75,6 +75,68 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(*arguments), **options)
 
 
+def rows_of(folder: Path) -> pd.DataFrame:
+    """Reads the table, in which no row may stand twice, and all that lies beside it."""
+    for path in folder.glob("*.json"):
+        json.loads(path.read_text())
+    path = folder / "results.csv"
+    if not path.exists():
+        return pd.DataFrame()
+    table = pd.read_csv(path)
+    assert not table.drop(columns="value").duplicated().any()
+    return table
+
+
+def test_two_in_one_folder(data, tmp_path) -> None:
+    """Found: each rewrote its own table, and rows of one were lost."""
+    short = ("--data", data, "--out", tmp_path, "--epochs", 1, "--stages", "di")
+    short += ("--protocols", "linear")
+    methods = ("SimSiam", "BarlowTwins")
+    both = [
+        subprocess.Popen(command(*short, "--methods", method), stdout=subprocess.PIPE)
+        for method in methods
+    ]
+    outputs = [process.communicate(timeout=500)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sum(b"waiting for another comparison" in output for output in outputs) == 1
+    assert set(methods) <= set(rows_of(tmp_path)["method"])
+    assert set(methods) == set(
+        json.loads((tmp_path / "settings.json").read_text())["methods"]
+    )
+
+
+@pytest.mark.parametrize("name", ["results.csv", "settings.json"])
+def test_files_of_nothing(name: str, data, tmp_path) -> None:
+    (tmp_path / name).touch()
+    done = run("--data", data, "--out", tmp_path)
+    assert done.returncode == 1
+    assert f"{name} is damaged" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment(data, tmp_path) -> None:
+    """By SIGKILL, twenty times: no row is lost or stands twice, every file parses."""
+    random, folder = np.random.default_rng(0), tmp_path / "killed"
+    known = 0
+    for _ in range(20):
+        process = subprocess.Popen(command("--data", data, "--out", folder))
+        time.sleep(random.uniform(2, 15))
+        process.kill()
+        process.wait()
+        rows = len(rows_of(folder))
+        assert rows >= known
+        known = rows
+    assert run("--data", data, "--out", folder).returncode == 0
+    assert run("--data", data, "--out", tmp_path / "whole").returncode == 0
+    found, whole = rows_of(folder), rows_of(tmp_path / "whole")
+    keys = [column for column in whole if column != "value"]
+    pd.testing.assert_frame_equal(
+        found.sort_values(keys, ignore_index=True),
+        whole.sort_values(keys, ignore_index=True),
+    )
+
+
 def test_killed_and_started_again_gives_the_same_rows(data, tmp_path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = run("--data", data, "--out", whole)

@@ -825,7 +825,7 @@ class TestReaders:
             image = nibabel.Nifti1Image(np.zeros(shape, np.uint8), np.eye(4))
             nibabel.save(image, tmp_path / f"{name}.nii")
         a, b, c = (tmp_path / f"{name}.nii" for name in "abc")
-        with pytest.raises(ValueError, match="differ in shape"):
+        with pytest.raises(ValueError, match="different grids"):
             read_nifti([a], masks=[b])
         with pytest.raises(ValueError, match="three dimensions"):
             read_nifti([c])

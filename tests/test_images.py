@@ -194,7 +194,7 @@ class TestReadImage:
             cv2.imwrite(str(path), pixels(np.uint8, (40, 40)))
             content = path.read_bytes()[:20]
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"image\.png is no image"):
+        with pytest.raises(ValueError, match=r"image\.png is not an image"):
             read_image(path)
 
     def test_missing_file(self) -> None:
