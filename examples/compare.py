@@ -52,11 +52,14 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from lightly_dira import DiRA, DiRALoss, DiRATransform, PatchDiscriminator
-from lightly_dira.checkpoint import from_pretrained, save_pretrained
-from lightly_dira.distortions import NonLinearIntensity, published_mixture
 from lightly_dira.evaluation.labelled import LabelledImages
 from lightly_dira.evaluation.protocol import Protocol, Row, Task, evaluate
-from lightly_dira.published import PublishedPipeline
+from lightly_dira.transforms import (
+    NonLinearIntensity,
+    PublishedPipeline,
+    published_mixture,
+)
+from lightly_dira.weights import from_pretrained, save_pretrained
 
 Run = tuple[str, str, int]  # method, stage, seed
 STAGES = ("di", "dir", "dira")

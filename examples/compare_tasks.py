@@ -12,12 +12,9 @@ import numpy as np
 
 from lightly_dira.evaluation.labelled import LabelledImages
 from lightly_dira.evaluation.protocol import Task
-from lightly_dira.evaluation.readers import (
-    read_chestxray14,
-    read_medmnist,
-    read_mni152,
-    read_npz,
-)
+from lightly_dira.evaluation.read_tables import read_chestxray14
+from lightly_dira.evaluation.read_volumes import read_mni152
+from lightly_dira.evaluation.readers import read_medmnist, read_npz
 
 
 def load_tasks(

@@ -29,11 +29,11 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 from lightly_dira import DiRA, DiRATransform, DiRAViews
-from lightly_dira.distortions import published_mixture
 from lightly_dira.evaluation.data import MNI152Slices
 from lightly_dira.evaluation.dense import dense_probe, encode_pixels
 from lightly_dira.evaluation.labelled import Samples
-from lightly_dira.evaluation.readers import read_mni152
+from lightly_dira.evaluation.read_volumes import read_mni152
+from lightly_dira.transforms import published_mixture
 
 TERMS = ("discriminative", "restorative", "adversarial", "discriminator")
 

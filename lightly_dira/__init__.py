@@ -3,14 +3,14 @@
 import os
 from typing import TYPE_CHECKING, Any
 
-from lightly_dira.discriminator import PatchDiscriminator
+from lightly_dira.dira import DiRA
 from lightly_dira.loss import DiRALoss, DiRALossComponents
-from lightly_dira.restoration import RestorationHead
-from lightly_dira.views import DiRAViews
-from lightly_dira.wrapper import DiRA
+from lightly_dira.models.patch_discriminator import PatchDiscriminator
+from lightly_dira.models.restoration_head import RestorationHead
+from lightly_dira.transforms.dira_views import DiRAViews
 
 if TYPE_CHECKING:
-    from lightly_dira.transform import DiRATransform
+    from lightly_dira.transforms.dira_transform import DiRATransform
 
 # On import albumentations would look up its newest version over the network.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -32,7 +32,7 @@ def __getattr__(name: str) -> Any:
     """Imports `DiRATransform` when it is asked for: albumentations takes a second."""
     if name != "DiRATransform":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from lightly_dira.transform import DiRATransform
+    from lightly_dira.transforms.dira_transform import DiRATransform
 
     globals()[name] = DiRATransform
     return DiRATransform

@@ -23,15 +23,16 @@ from torchvision.datasets import ImageFolder
 from torchvision.models import resnet18
 from torchvision.transforms import v2
 
-from lightly_dira import DiRATransform, RestorationHead, images
-from lightly_dira.checkpoint import (
-    from_pretrained,
-    load_dira_checkpoint,
-    save_pretrained,
-)
+from lightly_dira import DiRATransform, RestorationHead
 from lightly_dira.evaluation.manifest import Manifest
-from lightly_dira.evaluation.readers import read_nifti, read_npz, read_table
-from lightly_dira.images import read_image, to_pixels
+from lightly_dira.evaluation.read_tables import read_table
+from lightly_dira.evaluation.read_volumes import read_nifti
+from lightly_dira.evaluation.readers import read_npz
+from lightly_dira.transforms import images
+from lightly_dira.transforms.image_files import read_image
+from lightly_dira.transforms.images import to_pixels
+from lightly_dira.weights.official import load_dira_checkpoint
+from lightly_dira.weights.pretrained import from_pretrained, save_pretrained
 
 BOUNDED = dict(
     max_examples=120,

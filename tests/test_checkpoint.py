@@ -14,14 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightly_dira import DiRA, DiRAViews, RestorationHead
-from lightly_dira.checkpoint import (
-    export_encoder,
-    from_pretrained,
-    load_dira_checkpoint,
-    save_pretrained,
-    to_smp_unet,
-)
-from lightly_dira.features import FeaturePyramid
+from lightly_dira.features.pyramid import FeaturePyramid
+from lightly_dira.weights.encoders import export_encoder
+from lightly_dira.weights.official import load_dira_checkpoint
+from lightly_dira.weights.pretrained import from_pretrained, save_pretrained
+from lightly_dira.weights.smp_unet import to_smp_unet
 
 
 @pytest.fixture(autouse=True)

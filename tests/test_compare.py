@@ -19,7 +19,7 @@ import torch
 from scipy import stats
 
 from lightly_dira.evaluation.protocol import Task
-from lightly_dira.evaluation.readers import read_mni152
+from lightly_dira.evaluation.read_volumes import read_mni152
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SMALL = ["--methods", "SimSiam", "--stages", "di", "dira", "--seeds", "0"]

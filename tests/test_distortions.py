@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lightly_dira.distortions import (
+from lightly_dira.transforms.distortions import (
     InPainting,
-    NonLinearIntensity,
     OutPainting,
     PatchShuffling,
     published_mixture,
 )
+from lightly_dira.transforms.grey_curves import NonLinearIntensity
 
 DISTORTIONS = [InPainting, OutPainting, PatchShuffling]
 

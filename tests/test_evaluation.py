@@ -31,7 +31,7 @@ from lightly_dira.evaluation.finetuning import (
     score_classifier,
     score_unet,
 )
-from lightly_dira.evaluation.fractions import FRACTIONS, label_fractions
+from lightly_dira.evaluation.label_fractions import FRACTIONS, label_fractions
 from lightly_dira.evaluation.labelled import LabelledImages, Samples
 from lightly_dira.evaluation.localisation import (
     class_activation_maps,
@@ -40,15 +40,13 @@ from lightly_dira.evaluation.localisation import (
 )
 from lightly_dira.evaluation.probes import encode, knn_probe, linear_probe
 from lightly_dira.evaluation.protocol import Task, evaluate
-from lightly_dira.evaluation.readers import (
+from lightly_dira.evaluation.read_tables import (
     CHESTXRAY14,
     read_chestxray14,
-    read_medmnist,
-    read_mni152,
-    read_nifti,
-    read_npz,
     read_table,
 )
+from lightly_dira.evaluation.read_volumes import read_mni152, read_nifti
+from lightly_dira.evaluation.readers import read_medmnist, read_npz
 from lightly_dira.evaluation.scores import classification_scores, segmentation_scores
 from lightly_dira.evaluation.statistics import compare_paired, summarise
 

@@ -14,7 +14,7 @@ from methods import tiny_backbone
 from torch import Tensor, nn
 
 from lightly_dira import DiRA, DiRAViews
-from lightly_dira.features import FeaturePyramid
+from lightly_dira.features.pyramid import FeaturePyramid
 
 X = torch.Generator().manual_seed(0)
 

@@ -18,7 +18,8 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from lightly_dira import DiRATransform
-from lightly_dira.images import read_image, resize_area, to_pixels
+from lightly_dira.transforms.image_files import read_image
+from lightly_dira.transforms.images import resize_area, to_pixels
 
 PLAIN = v2.Compose([v2.RandomCrop(16), v2.ToImage(), v2.ToDtype(torch.float32, True)])
 DTYPES = {

@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, default_collate
 from torchvision.transforms import v2
 
 from lightly_dira import DiRA, DiRALoss, DiRATransform
-from lightly_dira.distortions import InPainting
 from lightly_dira.evaluation.data import MNI152Slices
+from lightly_dira.transforms.distortions import InPainting
 
 SIZE = 32
 

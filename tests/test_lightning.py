@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from lightly_dira import DiRA, DiRAViews
-from lightly_dira.discovery import evaluating
-from lightly_dira.lightning import CollapseWatch, DiRAMixin, RestorationLogger
+from lightly_dira.lightning.callbacks import CollapseWatch, RestorationLogger
+from lightly_dira.lightning.mixin import DiRAMixin
+from lightly_dira.training.modes import evaluating
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pytorch_lightning")
 

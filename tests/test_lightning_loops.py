@@ -25,7 +25,7 @@ from torch.optim.swa_utils import get_ema_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 from lightly_dira import DiRA, DiRAViews
-from lightly_dira.lightning import DiRAMixin
+from lightly_dira.lightning.mixin import DiRAMixin
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pytorch_lightning")
 

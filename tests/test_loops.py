@@ -18,8 +18,9 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 
-from lightly_dira import DiRA, DiRATransform, DiRAViews, recognition
-from lightly_dira.features import FeaturePyramid
+from lightly_dira import DiRA, DiRATransform, DiRAViews
+from lightly_dira.features import same_image, which_pass
+from lightly_dira.features.pyramid import FeaturePyramid
 
 
 def frozen_statistics(*modules: nn.Module) -> None:
@@ -350,15 +351,15 @@ class TestAccelerator:
 
     @pytest.fixture(autouse=True)
     def accelerator(self, monkeypatch) -> None:
-        monkeypatch.setattr(recognition, "_is_waited_for", lambda images: True)
+        monkeypatch.setattr(which_pass, "is_waited_for", lambda images: True)
         self.looked = []
-        original = recognition._by_value
+        original = which_pass._by_value
 
         def by_value(*arguments):
             self.looked.append(arguments)
             return original(*arguments)
 
-        monkeypatch.setattr(recognition, "_by_value", by_value)
+        monkeypatch.setattr(which_pass, "_by_value", by_value)
 
     def step(self, watched: Watched, swapped: bool) -> bool:
         views = list(torch.rand(2, 3, 3, 32, 32))
@@ -390,9 +391,9 @@ class TestAccelerator:
 
     def test_samples_stand_for_images_on_another_device(self, monkeypatch) -> None:
         images = torch.rand(2, 3, 224, 224)
-        sampled = recognition._sampled(images)
+        sampled = same_image._sampled(images)
         assert sampled.shape == (2, 3, 32, 32)
-        difference = recognition._difference(sampled, recognition._sampled(images / 2))
+        difference = same_image.difference_of(sampled, same_image._sampled(images / 2))
         assert difference < 1e-6
 
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightly_dira import RestorationHead, restoration
+from lightly_dira import RestorationHead
+from lightly_dira.models import restoration_head
 
 
 def maps(channels, sizes, batch: int = 2):
@@ -182,7 +183,7 @@ class TestSameInAnotherWay:
             x = x if skip is None else torch.cat([x, skip], dim=1)
             return block.conv2(block.conv1(x))
 
-        monkeypatch.setattr(restoration._DecoderBlock, "forward", doubled_first)
+        monkeypatch.setattr(restoration_head._DecoderBlock, "forward", doubled_first)
         for one, other in zip(found, self.run(lambda head: None, sizes), strict=True):
             torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
 

@@ -16,8 +16,8 @@ from lightly.loss import DINOLoss, NTXentLoss
 from test_lightning import DiRASimSiam, assert_same, loader, trainer
 
 from lightly_dira import DiRA
-from lightly_dira.lightning.resuming import PlaceInData
-from lightly_dira.resuming import buffers_of, load_buffers
+from lightly_dira.lightning.mid_epoch import PlaceInData
+from lightly_dira.training.state import buffers_of, load_buffers
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pytorch_lightning")
 

@@ -23,8 +23,8 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from lightly_dira import DiRATransform, DiRAViews
-from lightly_dira.distortions import InPainting, published_mixture
-from lightly_dira.published import PublishedPipeline
+from lightly_dira.transforms.distortions import InPainting, published_mixture
+from lightly_dira.transforms.published_pipeline import PublishedPipeline
 
 SIZE = 32
 GEOMETRY_ONLY = {"cj_prob": 0.0, "random_gray_scale": 0.0, "normalize": None}

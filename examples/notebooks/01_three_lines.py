@@ -36,7 +36,7 @@ from torch import nn
 from torch.utils.data import DataLoader, default_collate
 
 from lightly_dira import DiRA, DiRATransform
-from lightly_dira.evaluation.readers import read_mni152
+from lightly_dira.evaluation.read_volumes import read_mni152
 
 torch.manual_seed(0)
 data = read_mni152()  # or read_medmnist("pneumoniamnist"): the one line to change

@@ -37,21 +37,21 @@ sys.path.insert(0, "..")
 import compare
 
 from lightly_dira import DiRATransform
-from lightly_dira.checkpoint import from_pretrained
 from lightly_dira.evaluation.finetuning import (
     finetune_classifier,
     finetune_unet,
     score_classifier,
     score_unet,
 )
-from lightly_dira.evaluation.fractions import label_fractions
+from lightly_dira.evaluation.label_fractions import label_fractions
 from lightly_dira.evaluation.labelled import LabelledImages, Samples
 from lightly_dira.evaluation.localisation import (
     class_activation_maps,
     score_localisation,
 )
 from lightly_dira.evaluation.probes import encode, linear_probe
-from lightly_dira.evaluation.readers import read_mni152
+from lightly_dira.evaluation.read_volumes import read_mni152
+from lightly_dira.weights import from_pretrained
 
 data = read_mni152()  # or read_npz(path), read_table(csv, folder), ...
 size, results = 48, Path("../results/notebooks")

@@ -19,7 +19,7 @@ from torch import nn
 
 from lightly_dira import DiRATransform
 from lightly_dira.evaluation.data import MNI152Slices
-from lightly_dira.lightning import DiRAMixin
+from lightly_dira.lightning.mixin import DiRAMixin
 
 
 class MoCo(pl.LightningModule):

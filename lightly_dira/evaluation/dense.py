@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from lightly_dira.discovery import evaluating
-from lightly_dira.features import FeaturePyramid
+from lightly_dira.features.pyramid import FeaturePyramid
+from lightly_dira.training.modes import evaluating
 
 Features = Callable[[Tensor], list[Tensor]]
 

@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from lightly_dira.discovery import evaluating
 from lightly_dira.evaluation.probes import pooled
 from lightly_dira.evaluation.scores import classification_scores, segmentation_scores
-from lightly_dira.features import FeaturePyramid
-from lightly_dira.restoration import RestorationHead
-from lightly_dira.wrapper import head_for
+from lightly_dira.features.pyramid import FeaturePyramid
+from lightly_dira.models.restoration_head import RestorationHead, head_for
+from lightly_dira.training.modes import evaluating
 
 
 class Classifier(nn.Module):

@@ -16,13 +16,8 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from lightly_dira.images import (
-    Window,
-    read_image,
-    resize_area,
-    to_pixels,
-    to_tensor,
-)
+from lightly_dira.transforms.image_files import read_image
+from lightly_dira.transforms.images import Window, resize_area, to_pixels, to_tensor
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightly_dira.evaluation.labelled import LabelledImages, Samples
-from lightly_dira.features import FeaturePyramid
+from lightly_dira.features.pyramid import FeaturePyramid
 
 OVERLAPS = (0.1, 0.25, 0.5)
 

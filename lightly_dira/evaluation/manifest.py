@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from lightly_dira.images import read_image
+from lightly_dira.transforms.image_files import read_image
 
 
 class Manifest:

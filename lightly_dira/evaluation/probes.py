@@ -18,8 +18,9 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from lightly_dira.discovery import evaluating, tensors_in
 from lightly_dira.evaluation.scores import classification_scores
+from lightly_dira.features.tensors_in_outputs import tensors_in
+from lightly_dira.training.modes import evaluating
 
 
 @torch.no_grad()

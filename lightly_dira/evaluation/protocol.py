@@ -20,11 +20,11 @@ from lightly_dira.evaluation.finetuning import (
     score_classifier,
     score_unet,
 )
-from lightly_dira.evaluation.fractions import FRACTIONS, label_fractions
+from lightly_dira.evaluation.label_fractions import FRACTIONS, label_fractions
 from lightly_dira.evaluation.labelled import LabelledImages, Samples
 from lightly_dira.evaluation.localisation import score_localisation
 from lightly_dira.evaluation.probes import encode, knn_probe, linear_probe
-from lightly_dira.restoration import RestorationHead
+from lightly_dira.models.restoration_head import RestorationHead
 
 Row = dict[str, Any]
 Protocol = Literal["linear", "knn", "fine-tuned", "dense", "frozen U-Net", "U-Net"]
@@ -51,7 +51,7 @@ class Task:
 
     Examples:
         >>> from lightly_dira.evaluation.protocol import Task
-        >>> from lightly_dira.evaluation.readers import read_mni152
+        >>> from lightly_dira.evaluation.read_volumes import read_mni152
         >>> task = Task("tissue", read_mni152(), 32, ("dense",), fractions=(0.1, 1.0))
     """
 
@@ -105,7 +105,7 @@ def evaluate(
     Examples:
         >>> import torchvision
         >>> from lightly_dira.evaluation.protocol import Task, evaluate
-        >>> from lightly_dira.evaluation.readers import read_mni152
+        >>> from lightly_dira.evaluation.read_volumes import read_mni152
         >>> task = Task("tissue", read_mni152(), 32, ("dense",), fractions=(0.1,))
         >>> backbone = torchvision.models.resnet18()
         >>> [row["metric"] for row in evaluate(task, backbone, split="val")]

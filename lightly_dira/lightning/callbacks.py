@@ -12,9 +12,9 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
-from lightly_dira.discovery import evaluating
-from lightly_dira.views import DiRAViews, find_views
-from lightly_dira.wrapper import DiRA
+from lightly_dira.dira import DiRA
+from lightly_dira.training.modes import evaluating
+from lightly_dira.transforms.dira_views import DiRAViews, find_views
 
 
 class _HeldOutCallback(Callback):

@@ -12,11 +12,11 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import nn
 from torch.optim import Optimizer
 
-from lightly_dira.lightning.resuming import PlaceInData, steps_in_an_epoch
-from lightly_dira.optimization import held_by
-from lightly_dira.resuming import buffers_of, load_buffers
-from lightly_dira.views import find_views
-from lightly_dira.wrapper import DiRA
+from lightly_dira.dira import DiRA
+from lightly_dira.lightning.mid_epoch import PlaceInData, steps_in_an_epoch
+from lightly_dira.training.optimizer_groups import held_by
+from lightly_dira.training.state import buffers_of, load_buffers
+from lightly_dira.transforms.dira_views import find_views
 
 # Names that Lightly's examples give to the backbone that is trained.
 _BACKBONES = (

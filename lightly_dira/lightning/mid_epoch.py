@@ -17,7 +17,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.__version__ import version
 from torch.utils._pytree import tree_leaves
 
-from lightly_dira.resuming import random_state, set_random_state
+from lightly_dira.training.randomness import random_state, set_random_state
 
 
 class PlaceInData(Callback):

@@ -41,7 +41,7 @@ def label_fractions(
             number.
 
     Examples:
-        >>> from lightly_dira.evaluation.fractions import label_fractions
+        >>> from lightly_dira.evaluation.label_fractions import label_fractions
         >>> parts = label_fractions([0] * 50 + [1] * 50, [0.1, 0.5])
         >>> {fraction: len(part) for fraction, part in parts.items()}
         {0.1: 10, 0.5: 50}

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint as run_anew
 
+from lightly_dira.features.pyramid import FeaturePyramid
+
 
 class _DecoderBlock(nn.Module):
     """Enlarge, join the skip, and twice convolve, normalise and rectify."""
@@ -309,3 +311,20 @@ def _enlargement(in_channels: int, out_channels: int, times: int) -> nn.Sequenti
         layers += [double, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
         in_channels = out_channels
     return nn.Sequential(*layers)
+
+
+def head_for(
+    features: FeaturePyramid, out_channels: int, activation: str | None = "sigmoid"
+) -> RestorationHead:
+    """The published decoder, with as many blocks as lead up to full resolution."""
+    skips = len(features.channels) - 1
+    finest = min(features.strides[0], max(1, features.strides[-1] / 2**skips))
+    blocks = skips + round(math.log2(finest))
+    channels = [min(256, 16 * 2**block) for block in reversed(range(blocks))]
+    return RestorationHead(
+        features.channels,
+        decoder_channels=channels,
+        out_channels=out_channels,
+        activation=activation,
+        strides=features.strides,
+    )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data._utils.collate import collate, default_collate_fn_map
 
-from lightly_dira.recognition import moved
+from lightly_dira.features.same_image import moved
 
 
 class DiRAViews(list[Tensor]):

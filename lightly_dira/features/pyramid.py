@@ -14,36 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightly_dira.autograd import in_backward
-from lightly_dira.discovery import find_levels, tensors_in
-from lightly_dira.layouts import DroppedTokensError
-from lightly_dira.recognition import Pass, Recognition
+from lightly_dira.features.dry_pass import find_levels
+from lightly_dira.features.hooks import Hook, remove_handles
+from lightly_dira.features.maps_and_tokens import DroppedTokensError
+from lightly_dira.features.tensors_in_outputs import tensors_in
+from lightly_dira.features.which_pass import Pass, Recognition
+from lightly_dira.training.autograd import in_backward
 
 # Passes to remember: what a loop never decodes must not pile up.
 _MOST_PASSES = 32
-
-
-class Hook:
-    """A hook that holds its owner weakly and does nothing in every copy.
-
-    Backbones and optimisers can so be copied, pickled and saved as if they had no hook;
-    what is copied or loaded carries a callable of the standard library that does
-    nothing. Where the backbone is compiled, the hook is left to Python: if it were
-    traced, graphs would depend on what it has noted.
-    """
-
-    def __init__(self, method: Callable[..., Any], *args: object) -> None:
-        self.method = weakref.WeakMethod(method)
-        self.args = args
-
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def __call__(self, *hooked: Any) -> Any:
-        """Calls the owner's method, while there is an owner."""
-        method = self.method()
-        return None if method is None else method(*self.args, *hooked)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return getattr, (contextlib.nullcontext(), "__exit__")
 
 
 class FeaturePyramid:
@@ -128,7 +107,7 @@ class FeaturePyramid:
         self._own_pass = False
         self._watched: dict[tuple[str, str], nn.Module] = {}
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
-        weakref.finalize(self, _remove, self._handles)
+        weakref.finalize(self, remove_handles, self._handles)
         self._watch()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -372,8 +351,3 @@ class FeaturePyramid:
                 "Checkpoint activations with `use_reentrant=False`, or freeze what is "
                 "not to train with `requires_grad_(False)`."
             )
-
-
-def _remove(handles: Sequence[torch.utils.hooks.RemovableHandle]) -> None:
-    for handle in handles:
-        handle.remove()

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lightly_dira.images import resize_area
-from lightly_dira.steps import Sample, as_array
+from lightly_dira.transforms.alignment import Sample, as_array
+from lightly_dira.transforms.images import resize_area
 
 _BYTES = np.arange(256, dtype=np.float32)
 _ORDERS = list(itertools.permutations(range(4)))
@@ -53,7 +53,7 @@ class PublishedPipeline:
     Examples:
         >>> import numpy as np
         >>> from lightly_dira import DiRATransform
-        >>> from lightly_dira.published import PublishedPipeline
+        >>> from lightly_dira.transforms import PublishedPipeline
         >>> transform = DiRATransform(PublishedPipeline(64, scale=(0.5, 1.0)))
         >>> [view.shape for view in transform(np.zeros((128, 128), np.uint8))]
         [torch.Size([3, 64, 64]), torch.Size([3, 64, 64])]

@@ -14,27 +14,23 @@ from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 
-from lightly_dira.distortions import published_mixture
-from lightly_dira.images import (
+from lightly_dira.transforms.alignment import Draws, Sample, Step, as_array, name_of
+from lightly_dira.transforms.dira_views import DiRAViews
+from lightly_dira.transforms.distortions import published_mixture
+from lightly_dira.transforms.images import (
     SMALLEST,
     Window,
     to_pixels,
     to_target,
     to_tensor,
 )
-from lightly_dira.kinds import SAYABLE
-from lightly_dira.published import PublishedPipeline
-from lightly_dira.steps import (
-    Draws,
-    Sample,
-    Step,
-    as_array,
+from lightly_dira.transforms.kinds import SAYABLE
+from lightly_dira.transforms.published_pipeline import PublishedPipeline
+from lightly_dira.transforms.taking_apart import (
     find_normalisation,
-    name_of,
     steps_in,
     take_apart,
 )
-from lightly_dira.views import DiRAViews
 
 
 class DiRATransform:
@@ -111,7 +107,7 @@ class DiRATransform:
                 the order of the views.
             target_channels: 1 for grey (luminance), or as many as the images have.
             distortion: Any albumentations transform; "published" for
-                `lightly_dira.distortions.published_mixture()`, None for none.
+                `lightly_dira.transforms.published_mixture()`, None for none.
             aligned: False leaves horizontal flips out of the target, so that half of
                 the targets are mirrored, as in the published run. A
                 `PublishedPipeline` has its own.

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import io
 import warnings
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -17,65 +15,12 @@ from torch import Tensor
 
 Window = tuple[float, float]
 """The lowest and the highest value of interest, in the units of the image."""
-
 # Pixels along the shorter side of the smallest image.
 SMALLEST = 16
 # The highest value of 12 bits, which uses a sixteenth of the range of 16.
 _SIXTEENTH = 4095
 # Of red, green and blue, ITU-R BT.601.
 _LUMINANCE = torch.tensor([0.299, 0.587, 0.114])
-
-
-def read_image(file: str | Path | bytes) -> NDArray[Any]:
-    """Reads an image file as it is: grey stays one channel and 16 bits stay 16 bits.
-
-    A loader for `torchvision.datasets.ImageFolder` and, as `LightlyDataset` has no
-    such argument, for `LightlyDataset.from_torch_dataset`.
-
-    Args:
-        file: A PNG, TIFF, JPEG or any other file that OpenCV reads, a DICOM file of
-            one frame (`lightly-dira[medical]`), or the content of one, as from a shard.
-
-    Returns:
-        (H, W) for grey and (H, W, C) for colour, RGB or RGBA, of the file's own type.
-        A DICOM file whose values have units, such as those of CT, gives them as
-        float32 (Hounsfield units: `DiRATransform(..., window=(-1000, 400))`); others
-        give bytes or 16 bits of which the highest is white, with MONOCHROME1 inverted
-        (signed ones keep their values, or have -1 - value where inverted).
-
-    Warns:
-        UserWarning: If the lower half of an image is constant and the upper is not, as
-            in files whose content is damaged: decoders do not notice all damage. A
-            manifest of checksums does (`evaluation.manifest`).
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ModuleNotFoundError: If it is a DICOM file and pydicom is not installed.
-        ValueError: If it cannot be read as an image.
-
-    Examples:
-        >>> from torchvision.datasets import ImageFolder
-        >>> from lightly_dira import DiRATransform
-        >>> from lightly_dira.images import read_image
-        >>> def make_dataset(folder):
-        ...     return ImageFolder(folder, DiRATransform(), loader=read_image)
-    """
-    if isinstance(file, bytes):
-        data, name = np.frombuffer(file, dtype=np.uint8), f"a file of {len(file)} bytes"
-    else:
-        data, name = np.fromfile(file, dtype=np.uint8), str(file)
-    if data[128:132].tobytes() == b"DICM":
-        return _read_dicom(data.tobytes(), name)
-    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
-    if image is None:
-        raise ValueError(
-            f"read_image: {name} is not an image that OpenCV can read, or is damaged."
-        )
-    _warn_if_cut_off(image, name)
-    if image.ndim == 3 and image.shape[2] in (3, 4):
-        order = cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
-        image = cv2.cvtColor(image, order)
-    return image
 
 
 def to_pixels(image: Any, window: Window | None = None) -> NDArray[Any]:
@@ -219,34 +164,6 @@ def to_target(image: Any, channels: int) -> Tensor:
     return target.clamp(0, 1)
 
 
-def _read_dicom(data: bytes, name: str) -> NDArray[Any]:
-    try:
-        import pydicom
-        from pydicom.pixels.processing import apply_modality_lut
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"read_image: {name} is a DICOM file; pip install lightly-dira[medical]"
-        ) from error
-    file = pydicom.dcmread(io.BytesIO(data))
-    if "PixelData" not in file or file.get("NumberOfFrames", 1) != 1:
-        raise ValueError(
-            f"read_image: expected a DICOM file with one image, got {name} with "
-            f"{file.get('NumberOfFrames', 0)}. Take the frames apart by pydicom."
-        )
-    pixels: NDArray[Any] = file.pixel_array
-    rescaled = (file.get("RescaleSlope", 1), file.get("RescaleIntercept", 0)) != (1, 0)
-    if rescaled or "ModalityLUTSequence" in file:
-        return np.asarray(apply_modality_lut(pixels, file), dtype=np.float32)
-    if pixels.dtype.kind == "u" and pixels.ndim == 2:
-        top = np.iinfo(pixels.dtype).max
-        pixels = pixels << (pixels.dtype.itemsize * 8 - file.BitsStored)
-        if file.PhotometricInterpretation == "MONOCHROME1":
-            pixels = top - pixels
-    elif file.PhotometricInterpretation == "MONOCHROME1":
-        pixels = ~pixels
-    return pixels
-
-
 def _scale(image: NDArray[Any], window: Window | None) -> NDArray[Any]:
     if image.dtype == np.bool_:
         return np.where(image, np.uint8(255), np.uint8(0))
@@ -300,13 +217,3 @@ def _warn_of_few_bits() -> None:
         "their own: DiRATransform(..., window=(0, 4095)).",
         stacklevel=5,
     )
-
-
-def _warn_if_cut_off(image: NDArray[Any], name: str) -> None:
-    middle = len(image) // 2
-    upper, lower = image[:middle], image[middle:]
-    if middle and lower.min() == lower.max() and upper.min() != upper.max():
-        warnings.warn(
-            f"read_image: the lower half of {name} is constant: it may be damaged.",
-            stacklevel=3,
-        )

@@ -11,13 +11,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-# Largest mean squared difference of standardised images, from 0 (equal) to 2
-# (unrelated), that are one image: half precision costs less, a distortion more.
-_SAME_IMAGE = 1e-3
+from lightly_dira.features.same_image import (
+    SAME_IMAGE,
+    difference_of,
+    equal,
+    is_waited_for,
+)
+
 # How much better than any other the best of several such matches must be.
 _CLEARLY = 10.0
-# Pixels along each side that stand for an image on another device.
-_SAMPLED = 32
 
 
 @dataclass(eq=False)
@@ -123,7 +125,7 @@ class Recognition:
             if index not in claimed and not run.is_stale
         ]
         route = key = None
-        if any(_is_waited_for(run.images) for run in passes):
+        if any(is_waited_for(run.images) for run in passes):
             self._look_at_arrived()
             key = _signature(passes, views, claimed)
             route = None if self._waits else self._routes.get(key)
@@ -147,7 +149,7 @@ class Recognition:
 
     def _prove_later(self, images: Tensor, view: Tensor) -> None:
         """Compares without waiting, and keeps the worst result so far."""
-        difference = _difference(images, view)
+        difference = difference_of(images, view)
         if self._worst is None or self._arrived is None:
             self._worst = torch.zeros_like(difference)
             pinned = difference.device.type == "cuda"
@@ -156,7 +158,7 @@ class Recognition:
         self._arrived.copy_(self._worst, non_blocking=True)
 
     def _look_at_arrived(self) -> None:
-        if self._arrived is None or float(self._arrived) <= _SAME_IMAGE:
+        if self._arrived is None or float(self._arrived) <= SAME_IMAGE:
             return
         self._waits, self._arrived, self._worst = True, None, None
         self._routes.clear()
@@ -187,19 +189,6 @@ def which_view(images: Tensor, views: Sequence[Tensor | None]) -> int:
         "was changed on the way. Say which of them it was made of: "
         "DiRATransform(transform, target_view=0)."
     )
-
-
-def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """Returns a tensor on a device, without waiting for what the device is doing."""
-    if device.type == "cuda" and tensor.device.type == "cpu":
-        # A copy from memory that is not page-locked would wait for the stream.
-        tensor = tensor if tensor.is_pinned() else tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
-
-
-def _is_waited_for(images: Tensor) -> bool:
-    """Whether to look at a value is to wait for a device."""
-    return images.device.type != "cpu"
 
 
 def _signature(
@@ -239,10 +228,10 @@ def _by_value(
         for rows in _rows_of(passes[index], view):
             images = passes[index].images[rows]
             route = _Route(number, index, rows)
-            if _equal(images, view):
+            if equal(images, view):
                 return route
-            difference = float(_difference(images, view))
-            if difference <= _SAME_IMAGE:
+            difference = float(difference_of(images, view))
+            if difference <= SAME_IMAGE:
                 matches.append((difference, route))
     if not matches:
         return None
@@ -252,55 +241,18 @@ def _by_value(
     for other in views:
         if other is None or other is view or other.shape != view.shape:
             continue
-        if _equal(images, other):
+        if equal(images, other):
             return None
-        difference = float(_difference(images, other))
-        if _CLEARLY * difference <= best and not _equal(view, other):
+        difference = float(difference_of(images, other))
+        if _CLEARLY * difference <= best and not equal(view, other):
             return None
-        if difference <= _CLEARLY * best + 1e-9 and not _equal(view, other):
+        if difference <= _CLEARLY * best + 1e-9 and not equal(view, other):
             raise RuntimeError(_AMBIGUOUS)
     for difference, another in matches:
         rival = passes[another.run].images[another.rows]
-        if difference <= _CLEARLY * best + 1e-9 and not _equal(images, rival):
+        if difference <= _CLEARLY * best + 1e-9 and not equal(images, rival):
             raise RuntimeError(_AMBIGUOUS)
     return route
-
-
-def _equal(images: Tensor, view: Tensor) -> bool:
-    same = images.device == view.device and images.dtype == view.dtype
-    return same and torch.equal(images.detach(), view.detach())
-
-
-def _difference(images: Tensor, view: Tensor) -> Tensor:
-    """Mean squared difference of the least similar pair of standardised images."""
-    images, view = images.detach(), view.detach()
-    if images.device != view.device:
-        images, view = _sampled(images), moved(_sampled(view), images.device)
-    if images.shape[1] != view.shape[1]:
-        if images.shape[1] == 1:
-            view = view.mean(dim=1, keepdim=True)
-        elif view.shape[1] != 1:
-            return torch.full((), float("inf"), device=images.device)
-    difference = (_standardise(images) - _standardise(view)).square()
-    return difference.flatten(1).mean(dim=1).max()
-
-
-def _sampled(images: Tensor) -> Tensor:
-    """Returns some pixels of the images, the same of every copy of them."""
-    for axis in range(2, images.ndim):
-        step = max(1, images.shape[axis] // _SAMPLED)
-        images = images[(slice(None),) * axis + (slice(None, None, step),)]
-    return images.contiguous()
-
-
-def _standardise(images: Tensor) -> Tensor:
-    images = images.float()
-    axes = tuple(range(2, images.ndim))
-    largest = images.abs().amax(dim=axes, keepdim=True)
-    images = images - images.mean(dim=axes, keepdim=True)
-    scale = images.square().mean(dim=axes, keepdim=True).sqrt()
-    # What is left of a constant image is rounding, and is to stay next to nothing.
-    return images / scale.clamp_min(1e-6).maximum(1e-3 * largest)
 
 
 def _never_saw(passes: Sequence[Pass], views: Sequence[Tensor]) -> str:

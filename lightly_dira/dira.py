@@ -12,22 +12,23 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightly_dira.discovery import evaluating, same_randomness
-from lightly_dira.discriminator import PatchDiscriminator
-from lightly_dira.features import FeaturePyramid, Hook
+from lightly_dira.features.hooks import Hook
+from lightly_dira.features.pyramid import FeaturePyramid
+from lightly_dira.features.which_pass import which_view
 from lightly_dira.loss import DiRALoss, DiRALossComponents
-from lightly_dira.optimization import (
-    DiscriminatorStep,
-    add_parameters,
-    remove_parameters,
+from lightly_dira.models.patch_discriminator import PatchDiscriminator
+from lightly_dira.models.restoration_head import head_for
+from lightly_dira.training.checks import (
+    FollowedOptimizer,
+    in_several_processes,
+    touching,
 )
-from lightly_dira.recognition import which_view
-from lightly_dira.restoration import RestorationHead
-from lightly_dira.resuming import buffers_of, load_buffers
-from lightly_dira.views import DiRAViews, find_views
-
-# Steps of another optimiser, one after the other, until a warning says so.
-_MISSED_STEPS = 3
+from lightly_dira.training.discriminator_step import DiscriminatorStep
+from lightly_dira.training.modes import evaluating
+from lightly_dira.training.optimizer_groups import add_parameters, remove_parameters
+from lightly_dira.training.randomness import same_randomness
+from lightly_dira.training.state import buffers_of, load_buffers
+from lightly_dira.transforms.dira_views import DiRAViews, find_views
 
 
 class DiRA(nn.Module):
@@ -174,7 +175,7 @@ class DiRA(nn.Module):
         self._optimizer: Optimizer | None = None
         self._averaged = False
         self._terms: Tensor | None = None
-        self._followed = _Followed()
+        self._followed = FollowedOptimizer()
         self.steps = 0
         self.start_stages(restorative_start, adversarial_start)
         self._starts_were_set = False
@@ -263,7 +264,7 @@ class DiRA(nn.Module):
             value = loss.detach().reshape(())
             zero = value.new_zeros(())
             self.components = DiRALossComponents(value, value, zero, zero, zero)
-            return _touching(loss, self.head, self.discriminator)
+            return touching(loss, self.head, self.discriminator)
         if views is None:
             raise ValueError(_NO_TARGET)
         number, restored = self._restore_seen(views, view)
@@ -276,7 +277,7 @@ class DiRA(nn.Module):
         total = components.total
         if total.requires_grad:
             self._discriminator_step.watch(total)
-        return total if stage == "dira" else _touching(total, self.discriminator)
+        return total if stage == "dira" else touching(total, self.discriminator)
 
     def _restore_seen(
         self, views: DiRAViews, said: Tensor | None
@@ -387,7 +388,7 @@ class DiRA(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns what a copy needs to train by itself."""
-        return {**self.__dict__, "_hooks": [], "_followed": _Followed()}
+        return {**self.__dict__, "_hooks": [], "_followed": FollowedOptimizer()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
@@ -496,7 +497,7 @@ class DiRA(nn.Module):
     def _check_averaged(self) -> None:
         """Compares the heads of all processes, after their first step."""
         self._averaged = True
-        if not _in_several_processes():
+        if not in_several_processes():
             return
         weights = [p.double().sum() for p in self.head.parameters()]
         values = torch.stack([torch.stack(weights).sum()] * 2)
@@ -559,81 +560,9 @@ class DiRA(nn.Module):
             )
 
 
-class _Followed:
-    """Notices when the user's optimiser is not the one whose steps are followed."""
-
-    def __init__(self) -> None:
-        """Has seen nothing yet."""
-        self._versions: int | None = None
-        self._missed = 0
-        self._warned = False
-
-    def stepped(self) -> None:
-        """Notes a step that was followed."""
-        self._versions, self._missed = None, 0
-
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def check(self, features: FeaturePyramid) -> None:
-        """Warns, once, if weights changed several times and no step was followed.
-
-        Or if the backbone is not run at all, as that of a copy.
-        """
-        parameters = features.backbone.parameters()
-        versions = sum(p._version for p in parameters if not p.is_inference())
-        changed = self._versions is not None and self._versions != versions
-        self._missed += changed or not features.was_run
-        self._versions = versions
-        if self._missed >= _MISSED_STEPS and not self._warned:
-            self._warned = True
-            warnings.warn(_NOT_FOLLOWED, stacklevel=4)
-
-
-def _in_several_processes() -> bool:
-    distributed = torch.distributed
-    ready = distributed.is_available() and distributed.is_initialized()
-    return ready and distributed.get_world_size() > 1
-
-
-def _touching(loss: Tensor, *modules: nn.Module) -> Tensor:
-    """Returns the loss, with gradients of zero for modules that have not started.
-
-    `DistributedDataParallel` waits for a gradient of every parameter.
-    """
-    if not (loss.requires_grad and _in_several_processes()):
-        return loss
-    parameters = [p for module in modules for p in module.parameters()]
-    return loss + 0 * sum(p.flatten()[0] for p in parameters if p.requires_grad)
-
-
-_NOT_FOLLOWED = (
-    "DiRA: the backbone's weights change or it is not run, but the optimiser that "
-    "DiRA is attached to takes no step: neither head nor discriminator is trained, "
-    "and stages stand still. Hand over the optimiser whose `step()` runs, and again "
-    "whenever you make another: `dira.attach(optimizer)` (of a two-part optimiser "
-    "such as SAM the inner one: `optimizer.base_optimizer`); and copy model, wrapper "
-    "and optimiser in one call, `copy.deepcopy((model, dira, optimizer))`."
-)
-
 _NO_TARGET = (
     "DiRA: the batch carries no restoration target. Wrap the dataset's transform: "
     "DiRATransform(transform), and pass the loader's batch as it came: a new list of "
     "its views has lost the target. Lightly's MultiViewCollate makes such a list: "
     "leave `collate_fn` out of the DataLoader, whose own collates as well."
 )
-
-
-def head_for(
-    features: FeaturePyramid, out_channels: int, activation: str | None = "sigmoid"
-) -> RestorationHead:
-    """The published decoder, with as many blocks as lead up to full resolution."""
-    skips = len(features.channels) - 1
-    finest = min(features.strides[0], max(1, features.strides[-1] / 2**skips))
-    blocks = skips + round(math.log2(finest))
-    channels = [min(256, 16 * 2**block) for block in reversed(range(blocks))]
-    return RestorationHead(
-        features.channels,
-        decoder_channels=channels,
-        out_channels=out_channels,
-        activation=activation,
-        strides=features.strides,
-    )

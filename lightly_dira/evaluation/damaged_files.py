@@ -1,0 +1,9 @@
+"""What libraries raise on files that are damaged or of another kind."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+
+# What NumPy and nibabel raise on files that are damaged or of another kind.
+DAMAGED = (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)

@@ -1,0 +1,249 @@
+"""Labelled images that a CSV file describes, or the lists of ChestX-ray14."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from lightly_dira.evaluation.labelled import LabelledImages
+from lightly_dira.evaluation.manifest import Manifest
+from lightly_dira.evaluation.splits import draw_splits
+
+
+def read_table(
+    table: str | Path,
+    folder: str | Path,
+    *,
+    image: str = "image",
+    labels: str | list[str] | None = "label",
+    mask: str | None = None,
+    patient: str | None = None,
+    split: str | None = None,
+    uncertain: Literal["zeros", "ones", "drop"] | None = None,
+    allow_outside: bool = False,
+    manifest: Manifest | None = None,
+    seed: int = 0,
+) -> LabelledImages:
+    """Returns the images of a folder that a CSV file describes, a row for each.
+
+    Cells are read as text, so that patient "001" is not "1".
+
+    Args:
+        table: The CSV file.
+        folder: Where the files are, of images and masks.
+        image: Column of the images' paths, relative to the folder: PNG, TIFF, JPEG or
+            DICOM.
+        labels: Column of one label of any kind (classes are numbered in rising order:
+            of numbers, if all are), or the columns of several findings, 0 or 1; None
+            for no labels.
+        mask: Column of the masks' paths; white (anything but 0) is class 1.
+        patient: Column of the patients.
+        split: Column of "train", "val" and "test". Without one, 70, 10 and 20 % of the
+            patients (of the images, where patients are not known) are drawn for them.
+        uncertain: What becomes of findings of -1, which CheXpert [0] writes where its
+            report is not sure, leaving out what it does not mention: "zeros" or "ones"
+            for all of them, or "drop" for leaving out the rows; empty cells become 0.
+            By default both are errors.
+        allow_outside: Whether paths may lead out of the folder.
+        manifest: Checksums that the files must have.
+        seed: Seed of the draw.
+
+    - [0]: CheXpert, 2019, https://arxiv.org/abs/1901.07031
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If a column or a cell is missing, a finding is not 0 or 1, a split
+        is
+            another word or a path leaves the folder.
+    """
+    rows, folder = pd.read_csv(table, dtype=str, keep_default_na=False), Path(folder)
+    several = [] if labels is None else [labels] if isinstance(labels, str) else labels
+    asked = [image, *several, *(c for c in (mask, patient, split) if c is not None)]
+    missing = [column for column in asked if column not in rows]
+    if missing:
+        raise ValueError(
+            f"read_table: {table} has no column {', '.join(missing)}; it has "
+            f"{', '.join(rows.columns)}."
+        )
+    if isinstance(labels, list):
+        rows = _with_findings(rows, labels, uncertain)
+    for column in asked:
+        if (empty := rows[column] == "").any():
+            raise ValueError(
+                f"read_table: {empty.sum()} rows of {table} have no {column}, the "
+                f"first is row {int(np.argmax(empty)) + 1}. Fill them in or leave them "
+                "out."
+            )
+    values: NDArray[Any] | None = None
+    names: tuple[str, ...] = ()
+    if isinstance(labels, str):
+        names = tuple(_in_order(rows[labels].unique().tolist()))
+        numbers = dict(zip(names, range(len(names)), strict=True))
+        values = rows[labels].map(numbers).to_numpy(dtype=np.int64)
+    elif labels is not None:
+        values, names = rows[labels].to_numpy(dtype=np.int64), tuple(labels)
+    patients = None if patient is None else rows[patient].to_numpy()
+    groups = np.arange(len(rows)) if patients is None else patients
+    if split is not None and (other := set(rows[split]) - {"train", "val", "test"}):
+        raise ValueError(
+            f"read_table: splits must be train, val or test, got {sorted(other)} in "
+            f"column {split} of {table}. Rename them."
+        )
+    paths = [
+        _paths(folder, rows[column], allow_outside)
+        for column in (image, mask)
+        if column is not None
+    ]
+    if manifest is not None:
+        manifest.check([path for column in paths for path in column])
+    return LabelledImages(
+        paths[0],
+        labels=values,
+        masks=None if mask is None else paths[1],
+        patients=patients,
+        splits=draw_splits(groups, seed) if split is None else rows[split].to_numpy(),
+        names=rows[image].tolist(),
+        label_names=names,
+    )
+
+
+def read_chestxray14(
+    folder: str | Path, *, manifest: Manifest | None = None, seed: int = 0
+) -> LabelledImages:
+    """Returns NIH ChestX-ray14 [0] as its hospital hands it out.
+
+    The folder holds `Data_Entry_2017*.csv`, `train_val_list.txt`, `test_list.txt`,
+    `BBox_List_2017.csv` (if boxes are wanted) and the images anywhere below. The
+    official test list is the test split; a tenth of the other patients is drawn for
+    validation.
+
+    - [0]: ChestX-ray8, 2017, https://arxiv.org/abs/1705.02315
+
+    Args:
+        folder: The folder.
+        manifest: Checksums that the images must have.
+        seed: Seed of the draw.
+
+    Returns:
+        Labels (N, 14) in the order of the names, and for each image the boxes of any
+        finding. Images of neither list, or that are not there, are left out.
+
+    Raises:
+        FileNotFoundError: If a file is missing or there is no image.
+    """
+    folder = Path(folder)
+    entries = pd.read_csv(_find(folder, "Data_Entry_2017*.csv"))
+    official = {
+        name: set(_find(folder, f"{name}_list.txt").read_text().split())
+        for name in ("train_val", "test")
+    }
+    paths = {path.name: path for path in sorted(folder.rglob("*.png"))}
+    listed = official["train_val"] | official["test"]
+    entries = entries[entries["Image Index"].isin(listed & paths.keys())]
+    if entries.empty:
+        raise FileNotFoundError(
+            f"read_chestxray14: none of the listed images is below {folder}."
+        )
+    if manifest is not None:
+        manifest.check(paths[name] for name in entries["Image Index"])
+    findings = entries["Finding Labels"].str.get_dummies("|")
+    labels = findings.reindex(columns=list(CHESTXRAY14), fill_value=0).to_numpy()
+    patients = entries["Patient ID"].astype(str).to_numpy()
+    images = entries["Image Index"]
+    splits = draw_splits(patients, seed, val=0.1, test=0.0)
+    splits[images.isin(official["test"]).to_numpy()] = "test"
+    boxes = box_labels = None
+    if found := sorted(folder.rglob("BBox_List_2017.csv")):
+        # The columns are headed "Bbox [x", "y", "w" and "h]".
+        table = pd.read_csv(found[0])
+        table = table.replace({"Finding Label": {"Infiltrate": "Infiltration"}})
+        known = dict(list(table.groupby("Image Index")))
+        of = [known.get(name, table[:0]) for name in images]
+        boxes = [rows.iloc[:, 2:6].to_numpy(dtype=float) for rows in of]
+        box_labels = [rows["Finding Label"].to_numpy(dtype=str) for rows in of]
+    return LabelledImages(
+        [paths[name] for name in images],
+        labels=labels,
+        boxes=boxes,
+        box_labels=box_labels,
+        patients=patients,
+        splits=splits,
+        names=images.tolist(),
+        label_names=CHESTXRAY14,
+    )
+
+
+CHESTXRAY14 = (
+    "Atelectasis",
+    "Cardiomegaly",
+    "Effusion",
+    "Infiltration",
+    "Mass",
+    "Nodule",
+    "Pneumonia",
+    "Pneumothorax",
+    "Consolidation",
+    "Edema",
+    "Emphysema",
+    "Fibrosis",
+    "Pleural_Thickening",
+    "Hernia",
+)
+
+
+def _with_findings(
+    rows: pd.DataFrame, columns: list[str], uncertain: str | None
+) -> pd.DataFrame:
+    """Returns the rows with findings that are 0 or 1."""
+    known: dict[str, Any] = {"0": "0", "1": "1", "0.0": "0", "1.0": "1"}
+    if uncertain is not None:
+        certain = {"zeros": "0", "ones": "1"}.get(uncertain)
+        known |= {"-1": certain, "-1.0": certain, "": "0"}
+        if uncertain == "drop":
+            rows = rows[~rows[columns].isin(["-1", "-1.0"]).any(axis=1)]
+    found = rows[columns].map(str.strip)
+    if wrong := sorted(set(np.unique(found.to_numpy())) - set(known)):
+        raise ValueError(
+            f"read_table: findings must be 0 or 1, got {', '.join(map(repr, wrong))}. "
+            "CheXpert's -1 (uncertain) and empty cells (not mentioned) need a word: "
+            'uncertain="zeros", "ones" or "drop".'
+        )
+    return rows.assign(**{name: found[name].map(known) for name in columns})
+
+
+def _in_order(names: list[str]) -> list[str]:
+    """Sorts names of classes, as numbers if all of them are."""
+    try:
+        return sorted(names, key=lambda name: (float(name), name))
+    except ValueError:
+        return sorted(names)
+
+
+def _paths(folder: Path, names: pd.Series[Any], allow_outside: bool) -> list[Path]:
+    paths = [folder / str(name) for name in names]
+    root = os.path.normpath(folder.absolute())
+    for path in () if allow_outside else paths:
+        if not Path(os.path.normpath(path.absolute())).is_relative_to(root):
+            raise ValueError(
+                f"read_table: {path} is not below {folder}. Write paths relative to "
+                "the folder, or allow_outside=True where you trust the table."
+            )
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"read_table: {len(missing)} of {len(paths)} files are missing, the first "
+            f"is {missing[0]}."
+        )
+    return paths
+
+
+def _find(folder: Path, pattern: str) -> Path:
+    found = sorted(folder.rglob(pattern))
+    if not found:
+        raise FileNotFoundError(f"read_chestxray14: no {pattern} below {folder}.")
+    return found[0]

@@ -1,0 +1,182 @@
+"""Slices of volumes: NIfTI files and the MNI152 brain."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightly_dira.evaluation.damaged_files import DAMAGED
+from lightly_dira.evaluation.data import slice_brain
+from lightly_dira.evaluation.labelled import LabelledImages
+from lightly_dira.evaluation.manifest import Manifest
+from lightly_dira.evaluation.splits import draw_splits
+from lightly_dira.extras import optional
+from lightly_dira.transforms.images import Window
+
+
+def read_mni152() -> LabelledImages:
+    """Returns slices of the MNI152 brain with their tissues, without a download.
+
+    The front 45 % of the brain is for training, the next 15 % for validation and the
+    back 40 %, that of `MNI152Slices("test")`, for testing, with gaps of 4 mm between.
+    Labels are the directions of the cut, masks 1 in grey and 2 in white matter.
+
+    Examples:
+        >>> from lightly_dira.evaluation.read_volumes import read_mni152
+        >>> data = read_mni152()
+        >>> [len(data.split(name)) for name in ("train", "val", "test")]
+        [274, 222, 310]
+    """
+    slabs = {"train": (0.55, 1.0), "val": (0.4, 0.55), "test": (0.0, 0.4)}
+    parts = [slice_brain(*slab) for slab in slabs.values()]
+    sides = [part.images.shape[1] for part in parts]
+
+    def padded(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        before = (max(sides) - images.shape[1]) // 2
+        after = max(sides) - images.shape[1] - before
+        return np.pad(images, ((0, 0), (before, after), (before, after)))
+
+    return LabelledImages(
+        np.concatenate([padded(part.images) for part in parts]),
+        labels=np.concatenate([part.directions for part in parts]),
+        masks=np.concatenate([padded(part.tissues) for part in parts]),
+        splits=np.repeat(list(slabs), [len(part.images) for part in parts]),
+        names=[name for part in parts for name in part.names],
+        label_names=("sagittal", "coronal", "axial"),
+    )
+
+
+def read_nifti(
+    volumes: Sequence[str | Path],
+    *,
+    masks: Sequence[str | Path] | None = None,
+    patients: Sequence[str] | str | None = None,
+    axis: Literal[0, 1, 2] = 2,
+    window: Window | None = None,
+    manifest: Manifest | None = None,
+    seed: int = 0,
+) -> LabelledImages:
+    r"""Returns the slices of NIfTI volumes, upright, in the type of their files.
+
+    Args:
+        volumes: The files.
+        masks: For each volume the file of its classes, on the same grid.
+        patients: Whose volumes they are, so that a patient is in one split only: a name
+            for each volume, or a regular expression whose only group finds the name in
+            its path, such as ``r"sub-(\d+)/"``. By default each volume is of a
+            patient of its own, named like the file without ".nii" or ".nii.gz".
+        axis: Which way to slice: 0 for sagittal, 1 for coronal and 2 for axial slices.
+        window: Values that become black and white, as in `DiRATransform`.
+        manifest: Checksums that the files must have.
+        seed: Seed of the draw of 10 % of the patients for validation and 20 % for
+            testing.
+
+    Returns:
+        Slices named after their volumes: "t1-004" is one of "t1.nii.gz".
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If a volume is damaged or not of three dimensions, its mask is on
+            another grid or holds more than whole numbers, or names of patients are
+            missing or, where each volume is a patient of its own, the same.
+    """
+    nibabel = optional("nibabel", extra="medical")
+    if masks is not None and len(masks) != len(volumes):
+        raise ValueError(
+            f"read_nifti: {len(volumes)} volumes need as many masks, got {len(masks)}."
+        )
+    if manifest is not None:
+        manifest.check([*volumes, *(masks or ())])
+
+    def load(path: str | Path) -> tuple[NDArray[Any], NDArray[Any]]:
+        # The nearest orientation in which axes point right, to the front and up.
+        try:
+            image = nibabel.as_closest_canonical(nibabel.load(path))
+            volume: NDArray[Any] = np.asanyarray(image.dataobj)
+        except FileNotFoundError:
+            raise
+        except (nibabel.filebasedimages.ImageFileError, *DAMAGED) as error:
+            raise ValueError(
+                f"read_nifti: {path} is not a NIfTI file, or is damaged ({error})."
+            ) from error
+        if volume.ndim != 3:
+            raise ValueError(
+                f"read_nifti: expected a volume of three dimensions, got {path} of "
+                f"shape {volume.shape}."
+            )
+        return np.rot90(np.moveaxis(volume, axis, 0), axes=(1, 2)), image.affine
+
+    images: list[NDArray[Any]] = []
+    classes: list[NDArray[Any]] = []
+    of_volumes, of_slices, names = _patients_of(volumes, patients), [], []
+    for number, (path, patient) in enumerate(zip(volumes, of_volumes, strict=True)):
+        volume, affine = load(path)
+        if masks is not None:
+            mask, grid = load(masks[number])
+            same = mask.shape == volume.shape and np.allclose(grid, affine, atol=1e-3)
+            if not same:
+                raise ValueError(
+                    f"read_nifti: {path} and {masks[number]} lie on different grids, "
+                    f"as slices {volume.shape} and {mask.shape}. Resample the mask to "
+                    "its volume."
+                )
+            if not np.array_equal(mask, np.round(mask)):
+                raise ValueError(
+                    f"read_nifti: {masks[number]} holds "
+                    f"{mask[mask != np.round(mask)][0]}, and masks are of classes, "
+                    "whole numbers. Turn probabilities into classes first."
+                )
+            classes += list(mask.astype(np.int64))
+        images += list(volume)
+        of_slices += [patient] * len(volume)
+        stem = _stem(path)
+        volume_name = stem if stem == patient else f"{patient}-{stem}"
+        names += [f"{volume_name}-{index:03}" for index in range(len(volume))]
+    return LabelledImages(
+        images,
+        masks=None if masks is None else classes,
+        patients=np.array(of_slices),
+        splits=draw_splits(np.array(of_slices), seed),
+        names=names,
+        window=window,
+    )
+
+
+def _stem(path: str | Path) -> str:
+    return re.sub(r"\.nii(\.gz)?$", "", Path(path).name)
+
+
+def _patients_of(
+    volumes: Sequence[str | Path], patients: Sequence[str] | str | None
+) -> list[str]:
+    """Names the patient of each volume."""
+    if patients is None:
+        names = [_stem(path) for path in volumes]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(
+                f"read_nifti: several volumes are named {twice[0]!r}, and would be one "
+                "patient. Say whose they are: patients=[...], or a pattern of the "
+                "path, "
+                'patients=r"sub-(\\d+)/".'
+            )
+        return names
+    if not isinstance(patients, str):
+        if len(patients) != len(volumes):
+            raise ValueError(
+                f"read_nifti: {len(volumes)} volumes need as many patients, got "
+                f"{len(patients)}."
+            )
+        return list(map(str, patients))
+    found = [re.search(patients, Path(path).as_posix()) for path in volumes]
+    for path, match in zip(volumes, found, strict=True):
+        if match is None or match.re.groups != 1:
+            raise ValueError(
+                f"read_nifti: the pattern {patients!r} finds no patient in {path}; it "
+                "needs one group, around the name."
+            )
+    return [match[1] for match in found if match is not None]

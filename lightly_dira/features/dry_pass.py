@@ -1,0 +1,184 @@
+"""Finding the feature maps of a backbone, by one dry pass and never by its name."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightly_dira.features.levels import Output, levels_of, pixel_of, table_of
+from lightly_dira.features.maps_and_tokens import BATCH, Level
+from lightly_dira.features.tensors_in_outputs import tensors_in
+from lightly_dira.training.modes import evaluating
+from lightly_dira.training.randomness import same_randomness
+
+# Sides of the images of the dry pass, in pixels, tried in this order after those that
+# the backbone states itself. Where height and width differ, every shape tells which
+# of its axes are those of the image.
+_SIZES = ((64, 96), (64, 64), (224, 224), (256, 256), (32, 32))
+# How many of the tokens that the change of a pixel changes most are looked at.
+_WITNESSES = 5
+
+
+def find_levels(
+    backbone: nn.Module,
+    input_size: int | tuple[int, int] | None = None,
+    layers: Sequence[str] | None = None,
+) -> tuple[list[Level], tuple[int, ...], str]:
+    """Finds the last feature map of every resolution, finest first.
+
+    Resolutions are powers of two of the image's. What a block that halves the
+    resolution makes on its way down does not count where a finished map of the
+    resolution exists: in a ResNet-50 the map at stride 4 is that of `layer1`, not an
+    activation inside the first block of `layer2`. Where a backbone keeps one
+    resolution throughout, as a vision transformer does, the maps are those of four of
+    its equal blocks, spread evenly over its depth, the earliest as the finest.
+
+    Args:
+        backbone: The network to look into.
+        input_size: Side of the images to try, or (height, width), in pixels; by default
+            what the backbone states, then a few usual ones.
+        layers: Names of the modules whose last outputs are the maps, finest to
+            coarsest; `name[i]` is the i-th tensor of a module with several.
+
+    Returns:
+        The maps, (C, H, W) of the images that the backbone was run on, and the name of
+        the innermost module that received them first, once in the pass.
+
+    Raises:
+        ValueError: If the backbone cannot be run on images or has no such maps.
+    """
+    if isinstance(layers, str) or (layers is not None and len(layers) < 2):
+        raise ValueError(
+            "DiRA: a U-Net needs at least two feature maps, `layers=[finest, ..., "
+            f"coarsest]`, got {layers!r}."
+        )
+    if isinstance(input_size, int):
+        input_size = input_size, input_size
+    dimensions, stated = _first_convolution(backbone)
+    sizes = [input_size] if input_size else [*_stated_sizes(backbone), *_SIZES]
+    failures: dict[str, tuple[Exception, list[Output]]] = {}
+    for channels, size in itertools.product(dict.fromkeys((stated, 3, 1)), sizes):
+        shape = (channels, *size[:dimensions])
+        outputs: list[Output] = []
+        try:
+            entry = _dry_pass(backbone, shape, outputs)
+        except Exception as error:
+            failures[str(shape)] = error, outputs
+            continue
+        return levels_of(backbone, outputs, shape[1:], layers), shape, entry
+    if any(hasattr(p, "to_local") or not p.numel() for p in backbone.parameters()):
+        raise ValueError(
+            f"DiRA: the weights of {type(backbone).__name__} are sharded over "
+            "processes, so that it cannot be run by itself. Make DiRA first, then "
+            "shard the model, make its optimiser and call `dira.attach(optimizer)`."
+        )
+    tried = "; ".join(f"{shape}: {error}" for shape, (error, _) in failures.items())
+    longest = max((outputs for _, outputs in failures.values()), key=len)
+    raise ValueError(
+        f"DiRA: {type(backbone).__name__} could not be run on a batch of images to "
+        "find its feature maps. Pass `input_size=` if it accepts one size only. Tried "
+        f"(C, H, W) = {tried}. Modules and output shapes before that:\n"
+        f"{table_of(longest)}"
+    )
+
+
+def _first_convolution(backbone: nn.Module) -> tuple[int, int]:
+    """Returns how many sides and channels the images have."""
+    for module in backbone.modules():
+        channels = getattr(module, "in_channels", None)
+        kernel = getattr(module, "kernel_size", None)
+        if isinstance(channels, int) and isinstance(kernel, tuple):
+            return min(len(kernel), 2), channels
+    return 2, 3
+
+
+def _stated_sizes(backbone: nn.Module) -> Iterator[tuple[int, int]]:
+    """Yields the image sizes that modules state as attributes."""
+    for module in backbone.modules():
+        for name in ("image_size", "img_size"):
+            size = getattr(module, name, None)
+            if isinstance(size, int):
+                yield size, size
+            elif isinstance(size, (tuple, list)) and len(size) == 2:
+                yield int(size[0]), int(size[1])
+
+
+def _dry_pass(
+    backbone: nn.Module, shape: tuple[int, ...], outputs: list[Output]
+) -> str:
+    """Runs the backbone on two images, equal but for a pixel, and lists all outputs.
+
+    Returns the name of the module that is to be watched for images.
+    """
+    counts: Counter[str] = Counter()
+    calls: Counter[str] = Counter()
+    # Modules, from the outside in, that had been called when the first one returned.
+    receiving: list[str] = []
+    returned = learned = False
+    # By identity; the tensors are kept, since a freed one's identity is used again.
+    first: dict[int, tuple[Tensor, tuple[str, int]]] = {}
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def enter(name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        calls[name] += 1
+        entered = next(tensors_in([args, kwargs]), None)
+        if returned or entered is None or len(entered) != BATCH:
+            return
+        if entered.shape[2:] == shape[1:]:
+            receiving.append(name)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def note(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        nonlocal learned, returned
+        returned = True
+        # Before any parameter has met it, a tensor is the image, however normalised.
+        learned = learned or any(True for _ in module.parameters())
+        entered = next(tensors_in([args, kwargs]), None)
+        before = None if entered is None else entered.shape
+        for tensor in tensors_in(output):
+            changed: tuple[int, ...] = ()
+            if tensor.ndim == 3 and len(tensor) == BATCH:
+                change = (tensor[0] - tensor[1]).abs().sum(dim=-1)
+                most = change.topk(min(_WITNESSES, len(change)))
+                if most.values[:1] > 2 * change.median():
+                    changed = tuple(most.indices.tolist())
+            key = name, counts[name]
+            same = first.setdefault(id(tensor), (tensor, key))[1]
+            if learned:
+                outputs.append(Output(*key, tensor.shape, before, changed, same))
+            counts[name] += 1
+
+    weight = next(backbone.parameters(), None)
+    if weight is None:
+        raise ValueError("it has no parameters")
+    buffers = [(buffer, buffer.clone()) for buffer in backbone.buffers()]
+    handles = [
+        module.register_forward_hook(
+            lambda *hooked, name=name: note(name, *hooked), with_kwargs=True
+        )
+        for name, module in backbone.named_modules()
+    ]
+    handles += [
+        module.register_forward_pre_hook(
+            lambda *hooked, name=name: enter(name, *hooked), with_kwargs=True
+        )
+        for name, module in backbone.named_modules()
+    ]
+    try:
+        with evaluating(backbone), torch.no_grad(), same_randomness(weight.device):
+            image = torch.rand(shape, dtype=weight.dtype, device=weight.device)
+            images = image.repeat(BATCH, *[1] * len(shape))
+            images[1].movedim(0, -1)[pixel_of(shape[1:])] += 4
+            backbone(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+    return next((name for name in reversed(receiving) if calls[name] == 1), "")

@@ -1,0 +1,63 @@
+"""Whether two tensors hold the same images: moved, normalised, repeated."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Largest mean squared difference of standardised images, from 0 (equal) to 2
+# (unrelated), that are one image: half precision costs less, a distortion more.
+SAME_IMAGE = 1e-3
+# Pixels along each side that stand for an image on another device.
+_SAMPLED = 32
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """Returns a tensor on a device, without waiting for what the device is doing."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        # A copy from memory that is not page-locked would wait for the stream.
+        tensor = tensor if tensor.is_pinned() else tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def is_waited_for(images: Tensor) -> bool:
+    """Whether to look at a value is to wait for a device."""
+    return images.device.type != "cpu"
+
+
+def equal(images: Tensor, view: Tensor) -> bool:
+    """Whether two tensors hold the same values."""
+    same = images.device == view.device and images.dtype == view.dtype
+    return same and torch.equal(images.detach(), view.detach())
+
+
+def difference_of(images: Tensor, view: Tensor) -> Tensor:
+    """Mean squared difference of the least similar pair of standardised images."""
+    images, view = images.detach(), view.detach()
+    if images.device != view.device:
+        images, view = _sampled(images), moved(_sampled(view), images.device)
+    if images.shape[1] != view.shape[1]:
+        if images.shape[1] == 1:
+            view = view.mean(dim=1, keepdim=True)
+        elif view.shape[1] != 1:
+            return torch.full((), float("inf"), device=images.device)
+    difference = (_standardise(images) - _standardise(view)).square()
+    return difference.flatten(1).mean(dim=1).max()
+
+
+def _sampled(images: Tensor) -> Tensor:
+    """Returns some pixels of the images, the same of every copy of them."""
+    for axis in range(2, images.ndim):
+        step = max(1, images.shape[axis] // _SAMPLED)
+        images = images[(slice(None),) * axis + (slice(None, None, step),)]
+    return images.contiguous()
+
+
+def _standardise(images: Tensor) -> Tensor:
+    images = images.float()
+    axes = tuple(range(2, images.ndim))
+    largest = images.abs().amax(dim=axes, keepdim=True)
+    images = images - images.mean(dim=axes, keepdim=True)
+    scale = images.square().mean(dim=axes, keepdim=True).sqrt()
+    # What is left of a constant image is rounding, and is to stay next to nothing.
+    return images / scale.clamp_min(1e-6).maximum(1e-3 * largest)

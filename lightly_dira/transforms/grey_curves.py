@@ -1,0 +1,73 @@
+"""Curves of grey levels: a distortion of how images look, not of where."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import albumentations as A
+import numpy as np
+from numpy.typing import NDArray
+
+
+class NonLinearIntensity(A.ImageOnlyTransform):  # type: ignore[misc]
+    """Maps intensities through a random monotone Bezier curve [0].
+
+    The cubic curve runs from (0, 0) to (1, 1); the two control points between are
+    drawn uniformly and sorted, so that it never turns back, or, with probability
+    `inverted`, runs from (0, 1) to (1, 0) and never rises. It is no part of the
+    published mixture; put it before one:
+    ``A.Sequential([NonLinearIntensity(), published_mixture()])``.
+
+    Args:
+        inverted: Probability of a falling curve, in [0, 1].
+        p: Probability to apply the transform.
+
+    Targets:
+        image, volume
+
+    Image types:
+        uint8, uint16, float32 (in [0, 1])
+
+    Raises:
+        ValueError: If `inverted` is no probability.
+
+    Examples:
+        >>> import numpy as np
+        >>> from lightly_dira.transforms import NonLinearIntensity
+        >>> ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
+        >>> mapped = NonLinearIntensity(inverted=0.0)(image=ramp)["image"]
+        >>> bool((np.diff(mapped.ravel().astype(int)) >= 0).all())
+        True
+
+    - [0]: Models Genesis, 2019, https://arxiv.org/abs/1908.06912 (Section 2)
+    """
+
+    def __init__(self, inverted: float = 0.5, p: float = 1.0) -> None:
+        """Creates the transform."""
+        super().__init__(p=p)
+        if not 0 <= inverted <= 1:
+            raise ValueError(
+                f"NonLinearIntensity: inverted must be in [0, 1], got {inverted}."
+            )
+        self.inverted = inverted
+
+    def get_params(self) -> dict[str, Any]:
+        """Draws the curve, as 1,001 of its points."""
+        draw = self.py_random.random
+        xs, ys = (sorted((draw(), draw())) for _ in range(2))
+        t = np.linspace(0, 1, 1001)
+        inner = 3 * (1 - t) ** 2 * t, 3 * (1 - t) * t**2
+        x, y = (a * inner[0] + b * inner[1] + t**3 for a, b in (xs, ys))
+        return {"x": x, "y": 1 - y if draw() < self.inverted else y}
+
+    def apply(
+        self, img: NDArray[Any], x: NDArray[Any], y: NDArray[Any], **params: Any
+    ) -> NDArray[Any]:
+        """Returns the image with mapped intensities."""
+        if img.dtype.kind == "f":
+            interpolated: NDArray[Any] = np.interp(img, x, y).astype(img.dtype)
+            return interpolated
+        top = np.iinfo(img.dtype).max
+        table = np.interp(np.arange(top + 1) / top, x, y)
+        mapped: NDArray[Any] = np.round(table * top).astype(img.dtype)[img]
+        return mapped

@@ -1,0 +1,145 @@
+"""Taking a transform apart into steps, whoever made it."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import albumentations as A
+import torch
+from torch import Tensor, nn
+
+from lightly_dira.transforms.alignment import Sample, Step, _is_albumentation, name_of
+from lightly_dira.transforms.kinds import WHOLE, Said, kind_of
+
+
+def take_apart(transform: Any, aligned: bool, said: Said) -> Any:
+    """Replaces the steps of every view's transform by steps for samples.
+
+    Args:
+        transform: The transform; it is left as it is.
+        aligned: Whether flips touch the target.
+        said: What the user says of the kinds of steps.
+
+    Returns:
+        A transform of samples: a single `Step` where nothing could be taken apart.
+    """
+    several = {cls.__name__ for cls in type(transform).__mro__} & _MULTI_VIEW
+    if not several or not _is_container(transform):
+        return _take_view_apart(transform, aligned, said)
+    # Views often share one transform.
+    views = {id(view): view for view in transform.transforms}
+    views = {key: _take_view_apart(view, aligned, said) for key, view in views.items()}
+    transform = copy.copy(transform)
+    transform.transforms = [views[id(view)] for view in transform.transforms]
+    mask_fn = getattr(transform, "mask_fn", None)
+    if mask_fn is not None:
+        transform.mask_fn = functools.partial(_call_with_view, mask_fn)
+    return transform
+
+
+def steps_in(replaced: Any) -> Iterator[Step]:
+    """Yields the steps of what `take_apart` returned."""
+    if isinstance(replaced, Step):
+        yield replaced
+    elif isinstance(replaced, Iterable):
+        for part in replaced:
+            yield from steps_in(part)
+    else:
+        contents = _contents(replaced)[1]
+        if contents is not None:
+            yield from steps_in(contents)
+
+
+def _take_view_apart(transform: Any, aligned: bool, said: Said) -> Any:
+    steps: list[Step] = []
+    if isinstance(transform, tuple):  # of `ImageGridTransform`: one after the other
+        replaced: Any = tuple(_replace_steps(part, steps, said) for part in transform)
+    else:
+        replaced = _replace_steps(transform, steps, said)
+    if not aligned:
+        for step in steps:
+            if name_of(step.transform) in _FLIPS:
+                step.kind = "photometric"
+    for step in reversed(steps):
+        if step.kind in ("geometric", "mixed", *WHOLE):
+            break
+        step.after_geometry = True
+    for step in steps:
+        converts = step.kind == "conversion" and step.after_geometry
+        step.after_distortion = converts or step.kind == "normalisation"
+    return replaced
+
+
+def _replace_steps(transform: Any, steps: list[Step], said: Said) -> Any:
+    if isinstance(transform, A.ReplayCompose):
+        # Its record of what it did would be lost here, and is in the way.
+        parts = copy.deepcopy(transform.transforms)
+        for part in parts:
+            part.set_deterministic(False)
+        transform = A.Compose(parts, p=transform.p)
+    if _is_albumentation(transform):
+        if name_of(transform) in ("Compose", "Sequential") and transform.p == 1:
+            parts = [_replace_steps(part, steps, said) for part in transform.transforms]
+            return nn.Sequential(*parts)
+    elif isinstance(transform, nn.Sequential):
+        return nn.Sequential(*(_replace_steps(part, steps, said) for part in transform))
+    elif _is_container(transform):
+        container = copy.copy(transform)
+        if isinstance(container, nn.Module):
+            container._modules = dict(container._modules)
+        name, contents = _contents(transform)
+        if isinstance(contents, Iterable):
+            parts = [_replace_steps(part, steps, said) for part in contents]
+            several = isinstance(contents, nn.ModuleList)
+            setattr(container, name, nn.ModuleList(parts) if several else parts)
+        else:
+            setattr(container, name, _replace_steps(contents, steps, said))
+        return container
+    steps.append(Step(transform, kind_of(transform, said), said))
+    return steps[-1]
+
+
+def _is_container(transform: Any) -> bool:
+    """Whether a transform does nothing to an image but pass it to others.
+
+    True for those of torchvision and Lightly that keep others, and for classes that
+    inherit the call from them. Others might look into the image themselves.
+    """
+    if _contents(transform)[0] == "" or name_of(transform) in _LOOK_INTO_THE_IMAGE:
+        return False
+    call = type(transform).forward if isinstance(transform, nn.Module) else None
+    call = call or type(transform).__call__
+    return call.__module__.split(".")[0] in ("lightly", "torchvision")
+
+
+def _contents(transform: Any) -> tuple[str, Any]:
+    """Returns name and value of the attribute that holds other transforms, if any."""
+    attributes = dict(getattr(transform, "__dict__", {}))
+    attributes.update(attributes.get("_modules", {}))
+    found = (name for name in ("transforms", "transform", "tr") if name in attributes)
+    name = next(found, "")
+    return name, attributes.get(name)
+
+
+_MULTI_VIEW = {"MultiViewTransform", "MultiViewTransformV2", "ImageGridTransform"}
+_LOOK_INTO_THE_IMAGE = {"Jigsaw"}
+_FLIPS = ("RandomHorizontalFlip", "HorizontalFlip")
+
+
+def find_normalisation(transform: Any) -> tuple[Tensor, Tensor] | None:
+    """Returns mean and standard deviation of a normalisation inside a transform."""
+    if name_of(transform) == "Normalize" and hasattr(transform, "mean"):
+        shape = (-1, 1, 1)
+        mean, std = torch.as_tensor(transform.mean), torch.as_tensor(transform.std)
+        return mean.reshape(shape), std.reshape(shape)
+    contents = _contents(transform)[1]
+    parts = contents if isinstance(contents, Iterable) else [contents]
+    found = (find_normalisation(part) for part in parts if part is not None)
+    return next((pair for pair in found if pair is not None), None)
+
+
+def _call_with_view(function: Callable[[Any], Any], sample: Sample) -> Any:
+    return function(sample.view)

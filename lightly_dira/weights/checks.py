@@ -1,0 +1,63 @@
+"""Weights that would load and be wrong; files that are damaged."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+
+from torch import Tensor, nn
+
+from lightly_dira.extras import optional
+from lightly_dira.weights.names import pair_names
+
+
+def load_weights(backbone: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
+    """Loads weights under other names, and returns the names that were used."""
+    pairs = pair_names(weights, backbone.state_dict(), into=type(backbone).__name__)
+    state = {new: weights[old] for new, old in pairs.items()}
+    check_values(state, backbone.state_dict())
+    backbone.load_state_dict(state, strict=False)
+    return list(pairs.values())
+
+
+@contextlib.contextmanager
+def reading(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Says of which file an error of safetensors speaks."""
+    try:
+        yield
+    except optional("safetensors", extra="safetensors").SafetensorError as error:
+        raise ValueError(
+            f"{path} is not a file of safetensors, or is damaged ({error}). Copy it "
+            "again, or take another."
+        ) from error
+
+
+def check_values(weights: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> None:
+    """Looks for weights that would load and be wrong.
+
+    Raises:
+        ValueError: If weights are not finite, or integers in the place of floats.
+    """
+    rounded = set()
+    for name, value in weights.items():
+        wanted = model[name].dtype if name in model else value.dtype
+        if value.is_floating_point() and not value.isfinite().all():
+            raise ValueError(
+                f"The weights hold NaN or infinity in {name}: the run that wrote them "
+                "had diverged. Take an earlier checkpoint."
+            )
+        if value.is_floating_point() != wanted.is_floating_point:
+            raise ValueError(
+                f"The weights {name} are {value.dtype}, but the model's {wanted}. They "
+                "were quantised or are of something else."
+            )
+        if value.is_floating_point() and value.dtype.itemsize < wanted.itemsize:
+            rounded.add(str(value.dtype))
+    if rounded:
+        warnings.warn(
+            f"The weights were stored as {', '.join(sorted(rounded))}, rounded from "
+            "what they were trained in; the model keeps its own precision.",
+            stacklevel=4,
+        )
