@@ -54,12 +54,10 @@ from tqdm import tqdm
 from lightly_dira import DiRA, DiRALoss, DiRATransform, PatchDiscriminator
 from lightly_dira.evaluation.labelled import LabelledImages
 from lightly_dira.evaluation.protocol import Protocol, Row, Task, evaluate
-from lightly_dira.transforms import (
-    NonLinearIntensity,
-    PublishedPipeline,
-    published_mixture,
-)
-from lightly_dira.weights import from_pretrained, save_pretrained
+from lightly_dira.transforms.distortions import published_mixture
+from lightly_dira.transforms.grey_curves import NonLinearIntensity
+from lightly_dira.transforms.published_pipeline import PublishedPipeline
+from lightly_dira.weights.pretrained import from_pretrained, save_pretrained
 
 Run = tuple[str, str, int]  # method, stage, seed
 STAGES = ("di", "dir", "dira")

@@ -16,7 +16,7 @@ from lightly_dira.evaluation.finetuning import finetune_classifier
 from lightly_dira.evaluation.labelled import Samples
 from lightly_dira.evaluation.localisation import class_activation_maps
 from lightly_dira.evaluation.protocol import AUGMENT, Task
-from lightly_dira.features import FeaturePyramid
+from lightly_dira.features.pyramid import FeaturePyramid
 
 COLUMNS = 6
 Encoders = dict[str, tuple[nn.Module, RestorationHead]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -19,13 +18,21 @@ from lightly_dira.loss import DiRALoss, DiRALossComponents
 from lightly_dira.models.patch_discriminator import PatchDiscriminator
 from lightly_dira.models.restoration_head import head_for
 from lightly_dira.training.checks import (
+    FiniteTerms,
     FollowedOptimizer,
-    in_several_processes,
+    check_averaged,
+    check_loss,
+    check_target,
     touching,
 )
 from lightly_dira.training.discriminator_step import DiscriminatorStep
 from lightly_dira.training.modes import evaluating
-from lightly_dira.training.optimizer_groups import add_parameters, remove_parameters
+from lightly_dira.training.optimizer_groups import (
+    add_parameters,
+    check_state_knows,
+    remove_parameters,
+    without_gradients,
+)
 from lightly_dira.training.randomness import same_randomness
 from lightly_dira.training.state import buffers_of, load_buffers
 from lightly_dira.transforms.dira_views import DiRAViews, find_views
@@ -156,7 +163,9 @@ class DiRA(nn.Module):
         weight = next(backbone.parameters())
         with same_randomness(weight.device):
             if head is None:
-                head = head_for(self.features, target_channels)
+                head = head_for(
+                    self.features.channels, self.features.strides, target_channels
+                )
             if discriminator is None:
                 discriminator = PatchDiscriminator(target_channels)
         self.head = head.to(weight.device, weight.dtype)
@@ -174,7 +183,7 @@ class DiRA(nn.Module):
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
         self._optimizer: Optimizer | None = None
         self._averaged = False
-        self._terms: Tensor | None = None
+        self._finite = FiniteTerms()
         self._followed = FollowedOptimizer()
         self.steps = 0
         self.start_stages(restorative_start, adversarial_start)
@@ -241,43 +250,16 @@ class DiRA(nn.Module):
                 the batch has no target or one of the wrong shape.
             RuntimeError: If the backbone has not seen a view with a target.
         """
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else loss
-            raise ValueError(
-                "DiRA: expected the method's loss as a scalar, a tensor of one "
-                f"element, got {got}. Reduce it first, for example with `loss.mean()`."
-            )
-        if not self._hooks and self.components is None:
-            warnings.warn(
-                "DiRA: no optimiser is attached, so that neither head nor "
-                "discriminator will be stepped and stages stand still. Pass it, "
-                "DiRA(backbone, optimizer), or call `dira.attach(optimizer)`.",
-                stacklevel=2,
-            )
-        if torch.is_grad_enabled() and self._optimizer is not None:
-            self._followed.check(self.features)
+        check_loss(loss)
+        self._check_followed()
         views = find_views(batch)
-        stage = self.stage
-        if stage == "di":
-            if views is None and self.components is None:
-                warnings.warn(_NO_TARGET, stacklevel=2)
-            value = loss.detach().reshape(())
-            zero = value.new_zeros(())
-            self.components = DiRALossComponents(value, value, zero, zero, zero)
-            return touching(loss, self.head, self.discriminator)
+        if self.stage == "di":
+            return self._hand_back(loss, views)
         if views is None:
             raise ValueError(_NO_TARGET)
         number, restored = self._restore_seen(views, view)
         target = views.target_on(number, restored.device)
-        loss = loss.reshape(())
-        adversary = self.discriminator if stage == "dira" else None
-        components = self.loss.forward_components(loss, restored, target, adversary)
-        self.components = DiRALossComponents(*(term.detach() for term in components))
-        self._check_finite(self.components)
-        total = components.total
-        if total.requires_grad:
-            self._discriminator_step.watch(total)
-        return total if stage == "dira" else touching(total, self.discriminator)
+        return self._weigh(loss.reshape(()), restored, target)
 
     def _restore_seen(
         self, views: DiRAViews, said: Tensor | None
@@ -286,7 +268,7 @@ class DiRA(nn.Module):
         candidates: list[Tensor | None] = [None] * len(views)
         for number in views.target_views:
             candidates[number] = views.view_of(number)
-            self._check_target(views, number)
+            check_target(views, number, self.target_channels)
         if not torch.is_grad_enabled():
             number = views.target_views[0]
             view = views.view_of(number) if said is None else said
@@ -298,6 +280,34 @@ class DiRA(nn.Module):
             view, features = said, self.features.take_of(said)
             number = which_view(said, candidates)
         return number, self._decode(features, view.shape[2:])
+
+    def _weigh(self, loss: Tensor, restored: Tensor, target: Tensor) -> Tensor:
+        """Weighs the terms and makes one scalar of them."""
+        adversary = self.discriminator if self.stage == "dira" else None
+        components = self.loss.forward_components(loss, restored, target, adversary)
+        self.components = DiRALossComponents(*(term.detach() for term in components))
+        self._finite.check(self.components)
+        total = components.total
+        if total.requires_grad:
+            self._discriminator_step.watch(total)
+        return total if adversary is not None else touching(total, self.discriminator)
+
+    def _hand_back(self, loss: Tensor, views: DiRAViews | None) -> Tensor:
+        """Returns the method's loss as it came, while nothing has started."""
+        if views is None and self.components is None:
+            warnings.warn(_NO_TARGET, stacklevel=3)
+        value = loss.detach().reshape(())
+        zero = value.new_zeros(())
+        self.components = DiRALossComponents(value, value, zero, zero, zero)
+        return touching(loss, self.head, self.discriminator)
+
+    def _check_followed(self) -> None:
+        """Warns where nobody would train head and discriminator."""
+        if self._optimizer is None:
+            if self.components is None:
+                warnings.warn(_NO_OPTIMIZER, stacklevel=3)
+        elif torch.is_grad_enabled():
+            self._followed.check(self.features)
 
     @torch.no_grad()
     def restore(self, images: Tensor) -> Tensor:
@@ -342,7 +352,7 @@ class DiRA(nn.Module):
         self._hooks = [
             optimizer.register_step_pre_hook(Hook(self._before_step)),
             optimizer.register_step_post_hook(Hook(self._after_step)),
-            optimizer.register_load_state_dict_pre_hook(Hook(self._check_state)),
+            optimizer.register_load_state_dict_pre_hook(Hook(self._before_loading)),
         ]
 
     def clip_grad_norm_(self, max_norm: float, norm_type: float = 2.0) -> Tensor:
@@ -363,10 +373,7 @@ class DiRA(nn.Module):
             RuntimeError: If no optimiser is attached.
         """
         if self._optimizer is None:
-            raise RuntimeError(
-                "DiRA: no optimiser is attached. Pass it, DiRA(backbone, optimizer), "
-                "or call `dira.attach(optimizer)`."
-            )
+            raise RuntimeError(_NO_OPTIMIZER)
         held = [p for g in self._optimizer.param_groups for p in g["params"]]
         return nn.utils.clip_grad_norm_(held, max_norm, norm_type)
 
@@ -441,40 +448,12 @@ class DiRA(nn.Module):
         Of several processes, its gradients are zero then, and not missing. They may
         also come in a closure that the optimiser calls, as in Lightning.
         """
-        if self.stage != "di":
-            return None
-        self._drop_head()
-        closures = [value for value in (*args[1:], *kwargs.values()) if callable(value)]
-        if not closures:
-            return None
+        return (
+            without_gradients(self.head, args, kwargs) if self.stage == "di" else None
+        )
 
-        def without_head(*arguments: Any) -> Any:
-            loss = closures[0](*arguments)
-            self._drop_head()
-            return loss
-
-        def replaced(value: Any) -> Any:
-            return without_head if value is closures[0] else value
-
-        return tuple(map(replaced, args)), {k: replaced(v) for k, v in kwargs.items()}
-
-    def _check_state(self, optimizer: Optimizer, state: dict[str, Any]) -> None:
-        """Tells of the head where PyTorch would only count parameters."""
-        sizes = [
-            [len(g["params"]) for g in gs]
-            for gs in (state["param_groups"], optimizer.param_groups)
-        ]
-        head = len(list(self.head.parameters()))
-        if len(sizes[0]) == len(sizes[1]) and sum(sizes[0]) == sum(sizes[1]) - head:
-            raise ValueError(
-                "DiRA: this optimiser's state was written without DiRA: it does not "
-                "know the restoration head. To go on from it, load it before "
-                "wrapping; to resume a DiRA run, load what that run saved."
-            )
-
-    def _drop_head(self) -> None:
-        for parameter in self.head.parameters():
-            parameter.grad = None
+    def _before_loading(self, optimizer: Optimizer, state: dict[str, Any]) -> None:
+        check_state_knows(self.head, optimizer, state)
 
     def _after_step(self, optimizer: Optimizer, *arguments: object) -> None:
         """Follows a step of the user's optimiser."""
@@ -486,31 +465,13 @@ class DiRA(nn.Module):
             self._discriminator_step.forget()
             return
         if self.stage != "di" and not self._averaged:
-            self._check_averaged()
+            self._averaged = True
+            check_averaged(self.head)
         if self.stage == "dira":
             self._discriminator_step.step()
         else:
             self._discriminator_step.forget()
         self._count(self.steps + 1)
-
-    @torch.no_grad()
-    def _check_averaged(self) -> None:
-        """Compares the heads of all processes, after their first step."""
-        self._averaged = True
-        if not in_several_processes():
-            return
-        weights = [p.double().sum() for p in self.head.parameters()]
-        values = torch.stack([torch.stack(weights).sum()] * 2)
-        values[1].neg_()
-        torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX)
-        if values[0] != -values[1]:
-            raise RuntimeError(
-                "DiRA: after a step, the heads of the processes differ: nobody "
-                "averages their gradients. Wrap DiRA as the model is wrapped, "
-                "`dira = DistributedDataParallel(dira)`, and call that. With "
-                'Lightning, choose strategy="ddp_find_unused_parameters_true" for a '
-                "method that has unused parameters."
-            )
 
     def _decode(self, features: list[Tensor], size: torch.Size) -> Tensor:
         weight = next(self.features.backbone.parameters())
@@ -527,38 +488,12 @@ class DiRA(nn.Module):
         restored: Tensor = self.head(features, size)
         return restored
 
-    def _check_target(self, views: DiRAViews, number: int) -> None:
-        shape, view = views.target_shape(number), views.view_of(number)
-        expected = (len(view), self.target_channels, *view.shape[2:])
-        if shape != expected:
-            raise ValueError(
-                f"DiRA: expected targets of shape {expected} for views of shape "
-                f"{tuple(view.shape)}, got {tuple(shape)}. Give `DiRA` and "
-                "`DiRATransform` the same `target_channels`, and leave the target the "
-                "size of its view."
-            )
 
-    def _check_finite(self, components: DiRALossComponents) -> None:
-        latest = terms = torch.stack([term.float() for term in components[1:]])
-        if terms.device.type != "cpu":
-            # Waits on the first call; from then on looks at what has arrived since
-            # the call before.
-            waits = self._terms is None
-            if self._terms is None:
-                self._terms = torch.empty(
-                    len(terms), pin_memory=terms.device.type == "cuda"
-                )
-            latest = terms.cpu() if waits else self._terms.clone()
-            self._terms.copy_(terms, non_blocking=not waits)
-        if not latest.isfinite().all():
-            values = dict(zip(components._fields[1:], latest.tolist(), strict=True))
-            wrong = [name for name, value in values.items() if not math.isfinite(value)]
-            raise ValueError(
-                f"DiRA: the {' and '.join(wrong)} loss is not finite: {values}. Look "
-                "for such values in the images and in the method's own loss, or lower "
-                "the learning rate."
-            )
-
+_NO_OPTIMIZER = (
+    "DiRA: no optimiser is attached, so that neither head nor discriminator will be "
+    "stepped and stages stand still. Pass it, DiRA(backbone, optimizer), or call "
+    "`dira.attach(optimizer)`."
+)
 
 _NO_TARGET = (
     "DiRA: the batch carries no restoration target. Wrap the dataset's transform: "

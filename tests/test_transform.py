@@ -229,6 +229,14 @@ class TestOutput:
             assert torch.equal(expected[0], twin(picture())[0])
 
 
+def test_published_pipeline_works_alone() -> None:
+    torch.manual_seed(0)
+    x0, x1 = PublishedPipeline(SIZE)(picture())
+    assert x0.shape == x1.shape == (3, SIZE, SIZE)
+    assert 0 <= x0.min() < x0.max() <= 1
+    assert not torch.equal(x0, x1)
+
+
 class TestViews:
     @pytest.fixture
     def samples(self) -> list:

@@ -51,7 +51,7 @@ from lightly_dira.evaluation.localisation import (
 )
 from lightly_dira.evaluation.probes import encode, linear_probe
 from lightly_dira.evaluation.read_volumes import read_mni152
-from lightly_dira.weights import from_pretrained
+from lightly_dira.weights.pretrained import from_pretrained
 
 data = read_mni152()  # or read_npz(path), read_table(csv, folder), ...
 size, results = 48, Path("../results/notebooks")

@@ -43,9 +43,10 @@ from lightly_dira import DiRA, DiRATransform
 from lightly_dira.evaluation.labelled import Samples
 from lightly_dira.evaluation.probes import encode, linear_probe
 from lightly_dira.evaluation.read_tables import read_table
-from lightly_dira.features import FeaturePyramid
-from lightly_dira.transforms import read_image
-from lightly_dira.weights import export_encoder, from_pretrained, save_pretrained
+from lightly_dira.features.pyramid import FeaturePyramid
+from lightly_dira.transforms.image_files import read_image
+from lightly_dira.weights.encoders import export_encoder
+from lightly_dira.weights.pretrained import from_pretrained, save_pretrained
 
 folder = Path(tempfile.mkdtemp())
 brain = datasets.load_mni152_template(resolution=1).get_fdata()

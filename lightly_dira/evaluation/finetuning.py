@@ -82,7 +82,9 @@ class UNet(nn.Module):
         self.encoder = copy.deepcopy(backbone)
         self.features = FeaturePyramid(self.encoder)
         if head is None:
-            self.head = head_for(self.features, classes, activation=None)
+            self.head = head_for(
+                self.features.channels, self.features.strides, classes, activation=None
+            )
         else:
             changed: dict[str, Any] = dict(out_channels=classes, activation=None)
             self.head = RestorationHead(**head.settings | changed)

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 
 class PatchDiscriminator(nn.Module):
@@ -75,7 +74,9 @@ class PatchDiscriminator(nn.Module):
             # A bias before a normalisation would be taken out by it.
             layers.append(nn.Conv2d(width, out, 3, stride, 1, bias=depth == 0))
             if depth > 0:
-                layers.append(_InstanceNorm(out))
+                # Instance normalisation by groups of one channel: `nn.InstanceNorm2d`
+                # outputs a view, which an activation in place copies forth and back.
+                layers.append(nn.GroupNorm(out, out, affine=False))
             layers.append(nn.LeakyReLU(0.2, inplace=True))
             width = out
         layers.append(nn.Conv2d(width, 1, 3, padding=1))
@@ -109,13 +110,3 @@ class PatchDiscriminator(nn.Module):
             )
         logits: Tensor = self.layers(images)
         return logits
-
-
-class _InstanceNorm(nn.InstanceNorm2d):
-    """The same by groups of one channel; `F.instance_norm` puts out a view.
-
-    A view is copied, forth and back, by an activation in place.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.group_norm(x, x.shape[1], eps=self.eps)

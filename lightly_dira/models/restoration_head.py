@@ -6,15 +6,12 @@ import functools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from itertools import zip_longest
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint as run_anew
-
-from lightly_dira.features.pyramid import FeaturePyramid
+from torch.utils.checkpoint import checkpoint as checkpoint_of
 
 
 class _DecoderBlock(nn.Module):
@@ -25,10 +22,7 @@ class _DecoderBlock(nn.Module):
         self.skip_channels = skip_channels
         self.conv1: Any = _conv_norm_relu(in_channels + skip_channels, out_channels)
         self.conv2 = _conv_norm_relu(out_channels, out_channels)
-        # A doubled position is a neighbour of its own copy: in a row of weights of the
-        # transposed convolution below, each weight of this one occurs twice.
-        spread = torch.tensor([[0.0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
-        self.register_buffer("spread", spread, persistent=False)
+        self.register_buffer("spread", _SPREAD.clone(), persistent=False)
         self.spread: Tensor
 
     def forward(self, x: Tensor, skip: Tensor | None, size: torch.Size) -> Tensor:
@@ -37,13 +31,10 @@ class _DecoderBlock(nn.Module):
         if torch.is_grad_enabled() and size == _doubled(x):
             convolve, *rest = self.conv1
             weight, of_skip = convolve.weight.split([x.shape[1], self.skip_channels], 1)
-            # Doubling x and convolving it 3 x 3 is a transposed convolution, 4 x 4,
-            # of x itself, with 4 of 9 multiplications.
             if skip is None and x.device.type == "cpu":
                 # Few channels of many pixels: twice as fast there with channels last.
                 x = x.contiguous(memory_format=torch.channels_last)
-            weight = torch.einsum("ak,bl,oikl->ioab", self.spread, self.spread, weight)
-            joined = F.conv_transpose2d(x, weight, stride=2, padding=1)
+            joined = _convolve_doubled(x, weight, self.spread)
             if skip is not None:
                 joined += F.conv2d(skip, of_skip, padding=1)
             for layer in rest:
@@ -179,12 +170,16 @@ class RestorationHead(nn.Module):
         self.out_channels = out_channels
         self.enlarge = nn.ModuleList()
         self.blocks = nn.ModuleList()
-        for skip, out in zip_longest(reversed(skips), decoder_channels, fillvalue=0):
-            if skip and (times := doublings.pop()):
-                self.enlarge.append(_enlargement(skip, out, times))
-                skip = out
-            elif skip:
-                self.enlarge.append(nn.Identity())
+        # Coarsest map first, as the blocks run; blocks after the last have no skip.
+        ahead = [*zip(skips, doublings, strict=True)][::-1]
+        for number, out in enumerate(decoder_channels):
+            skip = 0
+            if number < len(ahead):
+                skip, times = ahead[number]
+                self.enlarge.append(
+                    _enlargement(skip, out, times) if times else nn.Identity()
+                )
+                skip = out if times else skip
             self.blocks.append(_DecoderBlock(width, skip, out))
             width = out
         self.to_image = nn.Conv2d(width, out_channels, 3, padding=1)
@@ -216,29 +211,34 @@ class RestorationHead(nn.Module):
                 f"shapes {[tuple(f.shape) for f in features]}."
             )
         *skips, x = features
-        without_skip = len(self.blocks) - len(skips)
-        for block, enlarge in zip_longest(self.blocks, self.enlarge):
-            if enlarge is not None:
-                skip = enlarge(skips.pop())
+        for number, block in enumerate(self.blocks):
+            if number < len(skips):
+                skip = self.enlarge[number](skips[-1 - number])
                 size = skip.shape[2:]
             else:
-                skip, without_skip = None, without_skip - 1
-                size = _doubled(x)
-                if output_size is not None:
-                    # Half of an odd side, rounded up, doubles to one position more.
-                    size = torch.Size(
-                        max(side, min(2 * side, math.ceil(full / 2**without_skip)))
-                        for side, full in zip(x.shape[2:], output_size, strict=True)
-                    )
+                skip, size = None, self._next_size(x, number, output_size)
             step = block, x, skip, size, output_size
             if self.checkpoint and torch.is_grad_enabled():
                 contexts = functools.partial(_contexts, block)
-                x = run_anew(
+                x = checkpoint_of(
                     self._decode, *step, use_reentrant=False, context_fn=contexts
                 )
             else:
                 x = self._decode(*step)
         return x
+
+    def _next_size(
+        self, x: Tensor, number: int, output_size: Sequence[int] | None
+    ) -> torch.Size:
+        """Returns the size of a block's output where no map says it."""
+        if output_size is None:
+            return _doubled(x)
+        left = len(self.blocks) - 1 - number
+        # Half of an odd side, rounded up, doubles to one position more.
+        return torch.Size(
+            max(side, min(2 * side, math.ceil(full / 2**left)))
+            for side, full in zip(x.shape[2:], output_size, strict=True)
+        )
 
     def _decode(
         self,
@@ -287,6 +287,20 @@ def _doublings(strides: Sequence[int]) -> list[int]:
     return counts[::-1]
 
 
+# A doubled position is a neighbour of its own copy: in a row of weights of the
+# transposed convolution, each weight of a 3 x 3 convolution occurs twice.
+_SPREAD = torch.tensor([[0.0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
+
+
+def _convolve_doubled(x: Tensor, weight: Tensor, spread: Tensor) -> Tensor:
+    """Doubles x (nearest neighbour) and convolves it 3 x 3, by 4 of 9 multiplications.
+
+    It is a transposed convolution, 4 x 4 with stride 2, of x itself.
+    """
+    weight = torch.einsum("ak,bl,oikl->ioab", spread, spread, weight)
+    return F.conv_transpose2d(x, weight, stride=2, padding=1)
+
+
 def _doubled(x: Tensor) -> torch.Size:
     return torch.Size(2 * side for side in x.shape[2:])
 
@@ -314,17 +328,19 @@ def _enlargement(in_channels: int, out_channels: int, times: int) -> nn.Sequenti
 
 
 def head_for(
-    features: FeaturePyramid, out_channels: int, activation: str | None = "sigmoid"
+    channels: Sequence[int],
+    strides: Sequence[int],
+    out_channels: int,
+    activation: str | None = "sigmoid",
 ) -> RestorationHead:
-    """The published decoder, with as many blocks as lead up to full resolution."""
-    skips = len(features.channels) - 1
-    finest = min(features.strides[0], max(1, features.strides[-1] / 2**skips))
+    """Makes the published decoder, with as many blocks as lead to full resolution."""
+    skips = len(channels) - 1
+    finest = min(strides[0], max(1, strides[-1] / 2**skips))
     blocks = skips + round(math.log2(finest))
-    channels = [min(256, 16 * 2**block) for block in reversed(range(blocks))]
     return RestorationHead(
-        features.channels,
-        decoder_channels=channels,
+        channels,
+        decoder_channels=[min(256, 16 * 2**block) for block in reversed(range(blocks))],
         out_channels=out_channels,
         activation=activation,
-        strides=features.strides,
+        strides=strides,
     )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 
 import torch
 from torch import Tensor, nn
 
 from lightly_dira.features.pyramid import FeaturePyramid
+from lightly_dira.loss import DiRALossComponents
+from lightly_dira.transforms.dira_views import DiRAViews
 
 # Steps of another optimiser, one after the other, until a warning says so.
 _MISSED_STEPS = 3
@@ -68,3 +71,82 @@ _NOT_FOLLOWED = (
     "such as SAM the inner one: `optimizer.base_optimizer`); and copy model, wrapper "
     "and optimiser in one call, `copy.deepcopy((model, dira, optimizer))`."
 )
+
+
+class FiniteTerms:
+    """Looks for terms that are not finite, and waits for no device but once."""
+
+    def __init__(self) -> None:
+        """Has seen nothing yet."""
+        self._arrived: Tensor | None = None
+
+    def check(self, components: DiRALossComponents) -> None:
+        """Looks at these terms, or, on an accelerator, at those that have arrived.
+
+        Raises:
+            ValueError: If one is not finite.
+        """
+        latest = terms = torch.stack([term.float() for term in components[1:]])
+        if terms.device.type != "cpu":
+            # Waits on the first call; from then on looks at what has arrived since
+            # the call before.
+            waits = self._arrived is None
+            if self._arrived is None:
+                pinned = terms.device.type == "cuda"
+                self._arrived = torch.empty(len(terms), pin_memory=pinned)
+            latest = terms.cpu() if waits else self._arrived.clone()
+            self._arrived.copy_(terms, non_blocking=not waits)
+        if not latest.isfinite().all():
+            values = dict(zip(components._fields[1:], latest.tolist(), strict=True))
+            wrong = [name for name, value in values.items() if not math.isfinite(value)]
+            raise ValueError(
+                f"DiRA: the {' and '.join(wrong)} loss is not finite: {values}. Look "
+                "for such values in the images and in the method's own loss, or lower "
+                "the learning rate."
+            )
+
+
+def check_loss(loss: object) -> None:
+    """Raises a ValueError if the method's loss has not one element."""
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else loss
+        raise ValueError(
+            "DiRA: expected the method's loss as a scalar, a tensor of one "
+            f"element, got {got}. Reduce it first, for example with `loss.mean()`."
+        )
+
+
+def check_target(views: DiRAViews, number: int, channels: int) -> None:
+    """Raises a ValueError if a view's target is not of its size and these channels."""
+    shape, view = views.target_shape(number), views.view_of(number)
+    expected = (len(view), channels, *view.shape[2:])
+    if shape != expected:
+        raise ValueError(
+            f"DiRA: expected targets of shape {expected} for views of shape "
+            f"{tuple(view.shape)}, got {tuple(shape)}. Give `DiRA` and "
+            "`DiRATransform` the same `target_channels`, and leave the target the "
+            "size of its view."
+        )
+
+
+@torch.no_grad()
+def check_averaged(head: nn.Module) -> None:
+    """Compares the heads of all processes, after their first step.
+
+    Raises:
+        RuntimeError: If they differ.
+    """
+    if not in_several_processes():
+        return
+    weights = [p.double().sum() for p in head.parameters()]
+    values = torch.stack([torch.stack(weights).sum()] * 2)
+    values[1].neg_()
+    torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX)
+    if values[0] != -values[1]:
+        raise RuntimeError(
+            "DiRA: after a step, the heads of the processes differ: nobody "
+            "averages their gradients. Wrap DiRA as the model is wrapped, "
+            "`dira = DistributedDataParallel(dira)`, and call that. With "
+            'Lightning, choose strategy="ddp_find_unused_parameters_true" for a '
+            "method that has unused parameters."
+        )

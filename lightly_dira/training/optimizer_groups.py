@@ -69,3 +69,58 @@ def remove_parameters(optimizer: Optimizer, module: nn.Module) -> None:
                 group[key][:] = [value for value, kept in pairs if kept]
     for parameter in module.parameters():
         optimizer.state.pop(parameter, None)
+
+
+def without_gradients(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """Keeps a step of an optimiser from a module, also after a closure has run.
+
+    Args:
+        module: Whose gradients are dropped.
+        args: What `Optimizer.step` is called with, the optimiser first.
+        kwargs: The same, by name.
+
+    Returns:
+        What to call it with instead, if there is a closure.
+    """
+
+    def drop() -> None:
+        for parameter in module.parameters():
+            parameter.grad = None
+
+    drop()
+    closures = [value for value in (*args[1:], *kwargs.values()) if callable(value)]
+    if not closures:
+        return None
+
+    def then_dropped(*arguments: Any) -> Any:
+        loss = closures[0](*arguments)
+        drop()
+        return loss
+
+    def replaced(value: Any) -> Any:
+        return then_dropped if value is closures[0] else value
+
+    return tuple(map(replaced, args)), {k: replaced(v) for k, v in kwargs.items()}
+
+
+def check_state_knows(
+    head: nn.Module, optimizer: Optimizer, state: dict[str, Any]
+) -> None:
+    """Tells of the head where PyTorch would only count parameters.
+
+    Raises:
+        ValueError: If an optimiser's state lacks just the head's parameters.
+    """
+    then, now = (
+        [len(group["params"]) for group in groups]
+        for groups in (state["param_groups"], optimizer.param_groups)
+    )
+    own = len(list(head.parameters()))
+    if len(then) == len(now) and sum(then) == sum(now) - own:
+        raise ValueError(
+            "DiRA: this optimiser's state was written without DiRA: it does not "
+            "know the restoration head. To go on from it, load it before "
+            "wrapping; to resume a DiRA run, load what that run saved."
+        )

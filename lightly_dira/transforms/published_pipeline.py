@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from lightly_dira.transforms.alignment import Sample, as_array
-from lightly_dira.transforms.images import resize_area
+from lightly_dira.transforms.images import resize_area, to_pixels, to_tensor
 
 _BYTES = np.arange(256, dtype=np.float32)
 _ORDERS = list(itertools.permutations(range(4)))
@@ -88,8 +88,11 @@ class PublishedPipeline:
                 f"[0, 1] and hue in [0, 0.5], got {probabilities} and {self.jitter}."
             )
 
-    def __call__(self, sample: Sample) -> list[Sample]:
-        """Returns the views of an image, each with its target."""
+    def __call__(self, sample: Any) -> list[Any]:
+        """Returns two views (C, H, W) of an image, or two samples of a sample."""
+        if not isinstance(sample, Sample):
+            pixels = as_array(to_pixels(sample))
+            return [to_tensor(self._view(pixels)[0]) for _ in "12"]
         image = as_array(sample.view)
         return [Sample(*self._view(image), sample.draws, sample.distort) for _ in "12"]
 
