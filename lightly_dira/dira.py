@@ -22,8 +22,10 @@ from lightly_dira.training.checks import (
     FollowedOptimizer,
     check_averaged,
     check_loss,
+    check_moved,
     check_target,
     touching,
+    versions_of,
 )
 from lightly_dira.training.discriminator_step import DiscriminatorStep
 from lightly_dira.training.modes import evaluating
@@ -182,7 +184,8 @@ class DiRA(nn.Module):
         )
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
         self._optimizer: Optimizer | None = None
-        self._averaged = False
+        self._averaged = self._stepping = False
+        self._before = (0, 0)
         self._finite = FiniteTerms()
         self._followed = FollowedOptimizer()
         self.steps = 0
@@ -270,9 +273,13 @@ class DiRA(nn.Module):
             candidates[number] = views.view_of(number)
             check_target(views, number, self.target_channels)
         if not torch.is_grad_enabled():
+            if said is not None:
+                return which_view(said, candidates), self.restore(said)
+            if self.features.sees_changed_views:
+                raise RuntimeError(_WHICH_VIEW)
             number = views.target_views[0]
-            view = views.view_of(number) if said is None else said
-            return number, self.restore(view)
+            weight = next(self.features.backbone.parameters())
+            return number, self.restore(views.view_of(number).to(weight.device))
         if said is None:
             number, features = self.features.take_first(*candidates)
             view = views.view_of(number)
@@ -295,7 +302,7 @@ class DiRA(nn.Module):
     def _hand_back(self, loss: Tensor, views: DiRAViews | None) -> Tensor:
         """Returns the method's loss as it came, while nothing has started."""
         if views is None and self.components is None:
-            warnings.warn(_NO_TARGET, stacklevel=3)
+            warnings.warn(_NO_TARGET, stacklevel=5)
         value = loss.detach().reshape(())
         zero = value.new_zeros(())
         self.components = DiRALossComponents(value, value, zero, zero, zero)
@@ -305,8 +312,8 @@ class DiRA(nn.Module):
         """Warns where nobody would train head and discriminator."""
         if self._optimizer is None:
             if self.components is None:
-                warnings.warn(_NO_OPTIMIZER, stacklevel=3)
-        elif torch.is_grad_enabled():
+                warnings.warn(_NO_OPTIMIZER, stacklevel=5)
+        elif torch.is_grad_enabled() and not self._stepping:
             self._followed.check(self.features)
 
     @torch.no_grad()
@@ -342,11 +349,6 @@ class DiRA(nn.Module):
                 "DiRA: optimizer must be a torch.optim.Optimizer, got "
                 f"{type(optimizer).__name__}."
             )
-        backbone = self.features.backbone
-        add_parameters(optimizer, self.head, beside=backbone.parameters())
-        remove_parameters(optimizer, self.discriminator)
-        self._optimizer = optimizer
-        self._discriminator_step.witnesses = Hook(self._witnesses)
         for handle in self._hooks:
             handle.remove()
         self._hooks = [
@@ -354,6 +356,13 @@ class DiRA(nn.Module):
             optimizer.register_step_post_hook(Hook(self._after_step)),
             optimizer.register_load_state_dict_pre_hook(Hook(self._before_loading)),
         ]
+        backbone = self.features.backbone
+        add_parameters(optimizer, self.head, beside=backbone.parameters())
+        remove_parameters(optimizer, self.discriminator)
+        self._optimizer = optimizer
+        self._discriminator_step.witnesses = Hook(self._witnesses)
+        trained, held = self._witnesses()
+        self._discriminator_step.follow(trained or held)
 
     def clip_grad_norm_(self, max_norm: float, norm_type: float = 2.0) -> Tensor:
         """Clips the gradients of model and head together, by their common norm.
@@ -448,9 +457,14 @@ class DiRA(nn.Module):
         Of several processes, its gradients are zero then, and not missing. They may
         also come in a closure that the optimiser calls, as in Lightning.
         """
-        return (
-            without_gradients(self.head, args, kwargs) if self.stage == "di" else None
-        )
+        self._stepping = True
+        self._before = self._versions()
+        if self.stage != "di":
+            return None
+        return without_gradients(self.head, args, kwargs)
+
+    def _versions(self) -> tuple[int, int]:
+        return versions_of(self.head), versions_of(self.features.backbone)
 
     def _before_loading(self, optimizer: Optimizer, state: dict[str, Any]) -> None:
         check_state_knows(self.head, optimizer, state)
@@ -459,6 +473,7 @@ class DiRA(nn.Module):
         """Follows a step of the user's optimiser."""
         self.features.forget()
         self._followed.stepped()
+        self._stepping = False
         # Fused optimisers are called even when a scaler has found an overflow.
         overflow = getattr(optimizer, "found_inf", None)
         if overflow is not None and overflow.item():
@@ -466,6 +481,7 @@ class DiRA(nn.Module):
             return
         if self.stage != "di" and not self._averaged:
             self._averaged = True
+            check_moved(self._before, self._versions())
             check_averaged(self.head)
         if self.stage == "dira":
             self._discriminator_step.step()
@@ -488,6 +504,12 @@ class DiRA(nn.Module):
         restored: Tensor = self.head(features, size)
         return restored
 
+
+_WHICH_VIEW = (
+    "DiRA: this loop normalises or repeats its views before the backbone, and without "
+    "gradients nothing tells what the backbone was called with. Say it: "
+    "`dira(loss, batch, view=x)`."
+)
 
 _NO_OPTIMIZER = (
     "DiRA: no optimiser is attached, so that neither head nor discriminator will be "

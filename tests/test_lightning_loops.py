@@ -114,6 +114,63 @@ class TestDiRAIsNeverLeftOut:
             trainer(tmp_path).fit(Mine(), loader())
 
 
+class TestEpochsOfChangingLength:
+    """Stages in epochs begin with those epochs, however many steps they have."""
+
+    def stages(self, tmp_path, callbacks=(), **flags) -> list[str]:
+        class Staged(DiRASimSiam):
+            adversarial_start_epoch = 2
+
+            def train_dataloader(self):
+                return loader(4 if self.current_epoch == 0 else 12)
+
+        seen = []
+
+        class Note(pl.Callback):
+            def on_train_batch_start(self, trainer, module, batch, index):
+                if index == 0:
+                    seen.append(module.dira.stage)
+
+        settings = dict(max_epochs=4, callbacks=[Note(), *callbacks]) | flags
+        trainer(tmp_path, **settings).fit(Staged())
+        return seen
+
+    @pytest.mark.parametrize("plan", [{0: 1, 1: 3}, {0: 3, 1: 1}])
+    def test_accumulation(self, plan, tmp_path) -> None:
+        callbacks = [pl.callbacks.GradientAccumulationScheduler(plan)]
+        assert self.stages(tmp_path, callbacks) == ["dir"] * 2 + ["dira"] * 2
+
+    def test_other_loaders(self, tmp_path) -> None:
+        flags = dict(reload_dataloaders_every_n_epochs=1)
+        assert self.stages(tmp_path, **flags) == ["dir"] * 2 + ["dira"] * 2
+
+
+class TestTrainingSteps:
+    def test_of_any_arguments(self, tmp_path) -> None:
+        class Any(SimSiam):
+            def training_step(self, *arguments):
+                batch, _ = arguments
+                return super().training_step(batch, 0)
+
+        class DiRAAny(DiRAMixin, Any):
+            pass
+
+        model = DiRAAny()
+        trainer(tmp_path).fit(model, loader())
+        assert model.dira.steps == 12
+
+    def test_of_the_loader_itself(self, tmp_path) -> None:
+        class Iterating(SimSiam):
+            def training_step(self, dataloader_iter):
+                return None
+
+        class DiRAIterating(DiRAMixin, Iterating):
+            pass
+
+        with pytest.raises(RuntimeError, match="dataloader_iter"):
+            trainer(tmp_path).fit(DiRAIterating(), loader())
+
+
 class TestLateBackbones:
     """Found: a backbone made in `setup` or `configure_model` was a crash."""
 

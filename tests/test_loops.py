@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
+from torchvision.transforms import v2
 
 from lightly_dira import DiRA, DiRATransform, DiRAViews
 from lightly_dira.features import same_image, which_pass
@@ -373,6 +374,15 @@ class TestAccelerator:
         assert all(self.step(watched, swapped=False) for _ in range(4))
         assert len(self.looked) == 1
 
+    @pytest.mark.parametrize("order", [(0, 1), (1, 0), (2, 0, 1)])
+    def test_batches_of_another_size(self, order) -> None:
+        """A last, smaller batch of concatenated views."""
+        watched = Watched(tiny_backbone())
+        for batch in (4, 4, 3, 1, 4):
+            views = list(torch.rand(len(order), batch, 3, 32, 32))
+            watched.backbone(torch.cat([views[i] for i in order]))
+            watched.check(views, 0)
+
     def test_identity_never_waits(self) -> None:
         watched = Watched(tiny_backbone())
         for step in range(4):
@@ -720,3 +730,170 @@ def test_import_changes_nothing_of_lightly() -> None:
     dira = DiRA(backbone, torch.optim.SGD(backbone.parameters(), lr=0.1))
     with pytest.raises(ValueError, match="leave `collate_fn` out"):
         dira(backbone(batch[0][0]).mean(), batch)
+
+
+class Mirrored(nn.Module):
+    """Changes its images inside, in one way or another."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.flip = v2.RandomHorizontalFlip(1.0)
+        self.net = tiny_backbone()
+        self.how = how
+
+    def forward(self, x):
+        if self.how == "module":
+            return self.net(self.flip(x))
+        if self.how == "training" and self.training:
+            return self.net(x.flip(-1))
+        if self.how == "shuffled":
+            return self.net(x[torch.arange(len(x)).flip(0)])
+        if self.how == "both":
+            return self.net(x.flip(-1)) + self.net(x)
+        if self.how == "list" and isinstance(x, list):
+            return sum(self.net((each - 0.5) / 0.2) for each in reversed(x))
+        return self.net(x)
+
+
+class TestBackbonesThatChangeTheirImages:
+    """What arrives at the first layer counts, not what the backbone was called with."""
+
+    @pytest.mark.parametrize("how", ["module", "training", "shuffled"])
+    def test_another_image_is_no_match(self, how: str) -> None:
+        backbone = Mirrored(how)
+        pyramid, views = FeaturePyramid(backbone), list(torch.rand(2, 3, 3, 32, 32))
+        for view in (views[0], views[0].clone()):
+            backbone(view)
+            with pytest.raises(RuntimeError, match=r"never saw the view.*view=x"):
+                pyramid.take_first(*views)
+        backbone(views[0])
+        assert len(pyramid.take_of(views[0])) == 3
+
+    def test_both_ways(self) -> None:
+        watched = Watched(Mirrored("both"))
+        views = list(torch.rand(2, 3, 3, 32, 32))
+        watched.backbone(views[0])
+        maps = watched.pyramid.take(views[0])
+        expected = watched.backbone.net[0](views[0])
+        torch.testing.assert_close(maps[0], expected)
+
+    def test_a_list_in_another_order(self) -> None:
+        watched = Watched(Mirrored("list"))
+        views = list(torch.rand(2, 3, 3, 32, 32))
+        watched.backbone(views)
+        number, maps = watched.pyramid.take_first(*views)
+        assert number == 0
+        expected = watched.backbone.net[0]((views[0] - 0.5) / 0.2)
+        torch.testing.assert_close(maps[0], expected)
+
+    def test_after_an_exception(self) -> None:
+        watched = Watched(tiny_backbone())
+        views = list(torch.rand(2, 3, 3, 32, 32))
+        handle = watched.backbone[0].register_forward_pre_hook(lambda *a: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            watched.backbone(views[0])
+        handle.remove()
+        watched.backbone[0:](views[1].clone())
+        watched.backbone(views[0].clone())
+        watched.check(views, 0)
+
+
+class TestPassesThatRunIntoEachOther:
+    def test_stage_by_stage(self) -> None:
+        backbone = tiny_backbone()
+        pyramid, views = FeaturePyramid(backbone), list(torch.rand(2, 3, 3, 32, 32))
+        first, second = backbone[0](views[1]), backbone[0](views[0])
+        backbone[1:](first)
+        backbone[1:](second)
+        with pytest.raises(RuntimeError, match=r"run into each other|output nothing"):
+            pyramid.take_first(*views)
+
+    def test_the_latest_whole_pass_counts(self) -> None:
+        watched = Watched(tiny_backbone())
+        view = torch.rand(3, 3, 32, 32)
+        watched.backbone[0](view)  # a part of a pass
+        watched.backbone(view)
+        watched.check([view], 0)
+
+
+@pytest.mark.parametrize("set_to_none", [True, False])
+def test_other_losses_between(set_to_none: bool) -> None:
+    """The head's gradients end with a `zero_grad()`, also where DiRA is not called."""
+    torch.manual_seed(0)
+    backbone = tiny_backbone()
+    frozen_statistics(backbone)
+    optimizer = torch.optim.SGD(backbone.parameters(), lr=0.0)
+    dira = DiRA(backbone, optimizer, adversarial_start=10)
+    frozen_statistics(dira)
+    views, norms = make_views(), []
+    for _ in range(3):
+        backbone.zero_grad(set_to_none=set_to_none)
+        backbone(views[1]).square().mean().backward()
+        dira(backbone(views[0]).mean(), views).backward()
+        norms.append(torch.stack([p.grad.norm() for p in dira.head.parameters()]))
+        optimizer.step()
+    torch.testing.assert_close(norms[1], norms[0])
+    torch.testing.assert_close(norms[2], norms[0])
+    before = [p.clone() for p in dira.head.parameters()]
+    optimizer.param_groups[0]["lr"] = 1.0
+    backbone.zero_grad(set_to_none=set_to_none)
+    backbone(views[1]).square().mean().backward()
+    optimizer.step()
+    assert all(map(torch.equal, before, dira.head.parameters()))
+
+
+def test_optimisers_with_groups_of_their_own() -> None:
+    """As ZeroRedundancyOptimizer, which steps what it parted before."""
+
+    class Parted(torch.optim.SGD):
+        def __init__(self, parameters, **options) -> None:
+            super().__init__(parameters, **options)
+            held = [p for group in self.param_groups for p in group["params"]]
+            self.inner = torch.optim.SGD(held, **options)
+
+        def step(self, closure=None):
+            return self.inner.step(closure)
+
+    backbone = tiny_backbone()
+    optimizer = Parted(backbone.parameters(), lr=0.1)
+    dira = DiRA(backbone, optimizer)
+    views = make_views()
+    dira(backbone(views[0]).mean(), views).backward()
+    with pytest.raises(RuntimeError, match=r"does not step it.*dira\.attach"):
+        optimizer.step()
+
+
+class TestViewsAsALists:
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda views: views.pop(0),
+            lambda views: views.reverse(),
+            lambda views: views.insert(0, views[0]),
+            lambda views: views.__delitem__(0),
+        ],
+    )
+    def test_views_keep_their_targets(self, change) -> None:
+        with pytest.raises(TypeError, match=r"targets of others.*list\(views\)"):
+            change(make_views())
+
+    def test_a_view_that_is_said_in_validation(self) -> None:
+        backbone = tiny_backbone().eval()
+        dira, views = DiRA(backbone), make_views()
+        with torch.no_grad():
+            dira(torch.tensor(0.0), views, view=views[1])
+        expected = (dira.restore(views[1]) - views.targets[1]).square().mean()
+        torch.testing.assert_close(dira.components.restorative, expected)
+
+    def test_validation_of_views_that_the_loop_changes(self) -> None:
+        backbone = tiny_backbone()
+        dira = DiRA(backbone, torch.optim.SGD(backbone.parameters(), lr=0.1))
+        views = make_views()
+        x = (views[0] - 0.5) / 0.2
+        dira(backbone(x).mean(), views)
+        with torch.no_grad():
+            with pytest.raises(RuntimeError, match="view=x"):
+                dira(torch.tensor(0.0), views)
+            dira(torch.tensor(0.0), views, view=x)
+        expected = (dira.restore(x) - views.targets[0]).square().mean()
+        torch.testing.assert_close(dira.components.restorative, expected)

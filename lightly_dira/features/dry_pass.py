@@ -117,25 +117,29 @@ def _dry_pass(
     """
     counts: Counter[str] = Counter()
     calls: Counter[str] = Counter()
-    # Modules, from the outside in, that had been called when the first one returned.
-    receiving: list[str] = []
-    returned = learned = False
+    # Modules with parameters, from the outside in, that had been called when the first
+    # of them returned, and how often each was called with such images.
+    receiving: Counter[str] = Counter()
+    learned = again = False
     # By identity; the tensors are kept, since a freed one's identity is used again.
     first: dict[int, tuple[Tensor, tuple[str, int]]] = {}
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def enter(name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        nonlocal again
         calls[name] += 1
         entered = next(tensors_in([args, kwargs]), None)
-        if returned or entered is None or len(entered) != BATCH:
+        parameters = any(True for _ in module.parameters())
+        if not parameters or entered is None or len(entered) != BATCH:
             return
-        if entered.shape[2:] == shape[1:]:
-            receiving.append(name)
+        if entered.shape[2:] == shape[1:] and (not learned or name in receiving):
+            receiving[name] += 1
+            # Called for another image: only what the first one made is of interest.
+            again = again or (name == [*receiving][-1] and receiving[name] > 1)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def note(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        nonlocal learned, returned
-        returned = True
+        nonlocal learned
         # Before any parameter has met it, a tensor is the image, however normalised.
         learned = learned or any(True for _ in module.parameters())
         entered = next(tensors_in([args, kwargs]), None)
@@ -149,7 +153,7 @@ def _dry_pass(
                     changed = tuple(most.indices.tolist())
             key = name, counts[name]
             same = first.setdefault(id(tensor), (tensor, key))[1]
-            if learned:
+            if learned and not again:
                 outputs.append(Output(*key, tensor.shape, before, changed, same))
             counts[name] += 1
 
@@ -181,4 +185,6 @@ def _dry_pass(
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)
-    return next((name for name in reversed(receiving) if calls[name] == 1), "")
+    # A layer that is called again with something else is no place to wait for images.
+    alike = (name for name in reversed(receiving) if calls[name] == receiving[name])
+    return next(alike, "")

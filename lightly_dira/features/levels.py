@@ -68,6 +68,7 @@ def levels_of(
             maps[output].layout,
             maps[output].before,
             maps[output].after,
+            counts[output.module] == 1,
         )
         for output in chosen
     ]

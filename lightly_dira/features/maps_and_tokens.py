@@ -32,6 +32,7 @@ class Level(NamedTuple):
         layout: "channels first", "channels last" or "tokens".
         before: Class and register tokens in front of those of the image.
         after: The same, behind them.
+        once: Whether its module outputs one tensor in a pass.
     """
 
     key: tuple[str, int]
@@ -42,6 +43,7 @@ class Level(NamedTuple):
     layout: str
     before: int
     after: int
+    once: bool
 
     def as_map(self, output: Tensor, size: Sequence[int]) -> Tensor:
         """Returns the output as (B, C, h, w), without a copy.

@@ -6,8 +6,9 @@ The only place in this library that leaves hooks in modules.
 from __future__ import annotations
 
 import contextlib
+import threading
 import weakref
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -97,6 +98,11 @@ class FeaturePyramid:
         """Leaves hooks in the backbone, and has seen nothing yet."""
         levels = self._levels
         self._wanted = {key for level in levels for key in (level.key, level.same)}
+        # Modules of one map and one output in a pass: a second one is of another pass.
+        names = Counter(module for module, _ in {level.key for level in levels})
+        self._wanted_once = {
+            level.key for level in levels if level.once and names[level.key[0]] == 1
+        }
         self._running: Pass | None = None
         self._passes: deque[Pass] = deque(maxlen=_MOST_PASSES)
         self._recognition = Recognition()
@@ -161,7 +167,9 @@ class FeaturePyramid:
         left = list(views)
         while True:
             try:
-                view, run, rows = self._recognition.find(passes, left)
+                view, run, rows = self._recognition.find(
+                    passes, left, len(self._levels)
+                )
             except RuntimeError as error:
                 raise (dropped or error) from None
             try:
@@ -204,6 +212,11 @@ class FeaturePyramid:
         self._running = None
         self._called = None
         self._seen = 0
+
+    @property
+    def sees_changed_views(self) -> bool:
+        """Whether the loop was seen to pass on its views normalised or repeated."""
+        return self._recognition.changes_views
 
     @property
     def was_run(self) -> bool:
@@ -275,10 +288,10 @@ class FeaturePyramid:
         given = None if called is None else called[1]
         if given is not None and len(given) != len(images):
             given = None
-        self._running = Pass(images, given, self.backbone.training)
-        self._running.note_versions()
+        run = self._running = Pass(images, given, self.backbone.training)
+        run.note_versions()
         if not self._own_pass:
-            self._passes.append(self._running)
+            self._passes.append(run)
 
     def _image_in(self, values: Any) -> Tensor | None:
         """Returns the only images among the arguments, or the first of several."""
@@ -294,6 +307,13 @@ class FeaturePyramid:
         run = self._running
         if run is None or (in_backward() and not self._own_pass):
             return
+        if run.thread != threading.get_ident():
+            run.interleaved = True
+            return
+        if self._wanted_once & {(name, run.outputs[name] - 1)} and any(
+            (name, 0) not in other.maps for other in self._passes
+        ):
+            run.interleaved = True
         for tensor in tensors_in(output):
             key = name, run.outputs[name]
             run.outputs[name] += 1
@@ -320,6 +340,12 @@ class FeaturePyramid:
         return passes
 
     def _maps(self, run: Pass, rows: slice, size: Sequence[int]) -> list[Tensor]:
+        if run.interleaved:
+            raise RuntimeError(
+                "DiRA: passes of the backbone run into each other, so that it cannot "
+                "be told whose maps came by. Finish the pass of one view before the "
+                "next, in one thread."
+            )
         maps = []
         missing = []
         for level in self._levels:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -44,6 +45,8 @@ class Pass:
     outputs: Counter[str] = field(default_factory=Counter)
     without_gradients: set[tuple[str, int]] = field(default_factory=set)
     versions: tuple[int, ...] = ()
+    thread: int = field(default_factory=threading.get_ident)
+    interleaved: bool = False
 
     def note_versions(self) -> None:
         """Notes how often what went in has been changed in place so far."""
@@ -54,8 +57,12 @@ class Pass:
         """Whether what went in has been changed in place since."""
         return self.versions != self._versions()
 
+    def received(self, images: Tensor) -> bool:
+        """Whether this very tensor arrived, and has not been changed since."""
+        return images is self.images and not self.is_stale
+
     def was_called_with(self, images: Tensor) -> bool:
-        """Whether this very tensor went in, and has not been changed since."""
+        """Whether the backbone was called with this very tensor, whatever it does."""
         same = images is self.images or images is self.called_with
         return same and not self.is_stale
 
@@ -95,29 +102,35 @@ class Recognition:
     """
 
     def __init__(self) -> None:
-        """Knows no loop yet."""
+        """Knows no loop yet, nor whether it changes its views (`changes_views`)."""
         self._routes: dict[tuple[Any, ...], _Route] = {}
         self._worst: Tensor | None = None
         self._arrived: Tensor | None = None
         self._waits = False
+        self.changes_views = False
 
-    def find(self, passes: Sequence[Pass], views: Sequence[Tensor | None]) -> Seen:
+    def find(
+        self, passes: Sequence[Pass], views: Sequence[Tensor | None], whole: int = 0
+    ) -> Seen:
         """Finds the pass, and its rows, of the first view that was seen.
 
         Args:
             passes: The passes since the last call.
             views: The views; None for those that are not asked for.
+            whole: How many maps a whole pass has.
 
         Raises:
             RuntimeError: If no pass saw any of these views, or it cannot be told which.
         """
-        # Of two passes of one view, that in training mode is the one that trains.
-        passes = sorted(passes, key=lambda run: not run.training)
+        # Of passes of one view, the latest whole one in training mode is trained on.
+        passes = sorted(
+            reversed(passes), key=lambda run: (not run.training, len(run.maps) < whole)
+        )
         claimed = {
             index: number
             for number, view in enumerate(views)
             for index, run in enumerate(passes)
-            if view is not None and run.was_called_with(view)
+            if view is not None and run.received(view)
         }
         free = [
             index
@@ -144,6 +157,8 @@ class Recognition:
             if found is not None:
                 if key is not None:
                     self._routes[key] = found
+                images = passes[found.run].images[found.rows]
+                self.changes_views |= not equal(images, view)
                 return Seen(number, passes[found.run], found.rows)
         raise RuntimeError(_never_saw(passes, [v for v in views if v is not None]))
 
@@ -167,7 +182,7 @@ class Recognition:
             "always pass its views to the backbone in the same order. From now on "
             "each step waits for the device to compare them. To spare it that, say "
             "which tensor went into the backbone: `dira(loss, batch, view=x)`.",
-            stacklevel=5,
+            stacklevel=9,
         )
 
 
@@ -194,13 +209,10 @@ def which_view(images: Tensor, views: Sequence[Tensor | None]) -> int:
 def _signature(
     passes: Sequence[Pass], views: Sequence[Tensor | None], claimed: dict[int, int]
 ) -> tuple[Any, ...]:
-    """What tells one kind of step of a loop from another, but for the batch size."""
-    sizes = [None if view is None else view.shape[1:] for view in views]
-    one = next(len(view) for view in views if view is not None)
-    runs = [
-        (len(run.images) / one, run.images.shape[1:], run.training) for run in passes
-    ]
-    return tuple(sizes), tuple(runs), tuple(sorted(claimed.items()))
+    """What tells one kind of step of a loop from another."""
+    sizes = tuple(None if view is None else view.shape for view in views)
+    runs = tuple((run.images.shape, run.training) for run in passes)
+    return sizes, runs, tuple(sorted(claimed.items()))
 
 
 def _rows_of(run: Pass, view: Tensor) -> Iterator[slice]:

@@ -172,6 +172,13 @@ def steps_in_an_epoch(trainer: Trainer) -> int:
     return math.ceil(batches / trainer.accumulate_grad_batches)
 
 
+def steps_taken_in_epoch(trainer: Trainer) -> int:
+    """Returns how many steps the optimiser has taken in an epoch that is resumed."""
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress
+    trained = 0 if progress.is_last_batch else progress.current.completed
+    return math.ceil(trained / trainer.accumulate_grad_batches)
+
+
 def _after(randomness: dict[str, Any], iterator: Iterator[Any]) -> Iterator[Any]:
     """Goes on with an iterator, in this random state, once somebody asks for more."""
     set_random_state(randomness)

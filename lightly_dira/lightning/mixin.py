@@ -13,7 +13,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lightly_dira.dira import DiRA
-from lightly_dira.lightning.mid_epoch import PlaceInData, steps_in_an_epoch
+from lightly_dira.lightning.mid_epoch import (
+    PlaceInData,
+    steps_in_an_epoch,
+    steps_taken_in_epoch,
+)
 from lightly_dira.training.optimizer_groups import held_by
 from lightly_dira.training.state import buffers_of, load_buffers
 from lightly_dira.transforms.dira_views import find_views
@@ -195,8 +199,16 @@ class DiRAMixin(metaclass=_MadeAfterInit):
     def training_step(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
         """Adds restoration and adversary to the method's loss."""
         step = super().training_step  # type: ignore[misc]
-        takes = len(inspect.signature(step).parameters) - 1 - len(kwargs)
-        output = step(batch, *args[: max(takes, 0)], **kwargs)
+        parameters = inspect.signature(step).parameters
+        if "dataloader_iter" in parameters:
+            raise RuntimeError(
+                "DiRA: a training step that takes the iterator of the loader "
+                "(`dataloader_iter`) cannot be joined from outside. Take batches, or "
+                "call `loss = self.dira(loss, batch)` in a step of your own."
+            )
+        if all(p.kind is not p.VAR_POSITIONAL for p in parameters.values()):
+            args = args[: max(len(parameters) - 1 - len(kwargs), 0)]
+        output = step(batch, *args, **kwargs)
         loss = output.get("loss") if isinstance(output, Mapping) else output
         if loss is None:
             self.dira.features.forget()
@@ -263,12 +275,23 @@ class _Joining(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Turns epochs into steps."""
-        module = cast(DiRAMixin, pl_module)
+        self._start_stages(trainer, cast(DiRAMixin, pl_module))
+        cast(DiRAMixin, pl_module).dira.components = None
+
+    def on_train_epoch_start(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> None:
+        """Turns them into steps again, as epochs may change their length."""
+        self._start_stages(trainer, cast(DiRAMixin, pl_module))
+
+    def _start_stages(self, trainer: Trainer, module: DiRAMixin) -> None:
         epochs = module.restorative_start_epoch, module.adversarial_start_epoch
-        if epochs != (None, None):
-            steps = steps_in_an_epoch(trainer)
-            module.dira.start_stages(*((epoch or 0) * steps for epoch in epochs))
-        module.dira.components = None
+        if epochs == (None, None):
+            return
+        steps = steps_in_an_epoch(trainer)
+        begun = module.dira.steps - steps_taken_in_epoch(trainer)
+        ahead = (max(0.0, (epoch or 0) - trainer.current_epoch) for epoch in epochs)
+        module.dira.start_stages(*(begun + epoch * steps for epoch in ahead))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any

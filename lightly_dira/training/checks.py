@@ -42,7 +42,7 @@ class FollowedOptimizer:
         self._versions = versions
         if self._missed >= _MISSED_STEPS and not self._warned:
             self._warned = True
-            warnings.warn(_NOT_FOLLOWED, stacklevel=4)
+            warnings.warn(_NOT_FOLLOWED, stacklevel=7)
 
 
 def in_several_processes() -> bool:
@@ -126,6 +126,32 @@ def check_target(views: DiRAViews, number: int, channels: int) -> None:
             f"{tuple(view.shape)}, got {tuple(shape)}. Give `DiRA` and "
             "`DiRATransform` the same `target_channels`, and leave the target the "
             "size of its view."
+        )
+
+
+def versions_of(module: nn.Module) -> int:
+    """Counts the changes in place of a module's trained parameters so far."""
+    trained = (p for p in module.parameters() if p.requires_grad)
+    return sum(p._version for p in trained if p.grad is not None)
+
+
+def check_moved(before: tuple[int, int], after: tuple[int, int]) -> None:
+    """Sees that an optimiser which stepped the backbone has stepped the head.
+
+    Args:
+        before: Versions of head and backbone before the step.
+        after: The same, after it.
+
+    Raises:
+        RuntimeError: If it has left all of the head alone.
+    """
+    if before[0] and before[0] == after[0] and before[1] != after[1]:
+        raise RuntimeError(
+            "DiRA: the optimiser holds the restoration head and does not step it, as "
+            "one that made groups of its own before (ZeroRedundancyOptimizer). Make it "
+            "of model and head together: `dira = DiRA(backbone)`, the optimiser of "
+            "`[*model.parameters(), *dira.head.parameters()]`, then "
+            "`dira.attach(optimizer)`."
         )
 
 

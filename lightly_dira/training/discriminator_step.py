@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim import Adam
+from torch.utils.hooks import RemovableHandle
 
+from lightly_dira.features.hooks import Hook, remove_handles
 from lightly_dira.training.autograd import after_backward
 
 
@@ -47,15 +50,16 @@ class DiscriminatorStep:
         # What the latest backward pass gave gradients, and their places and versions.
         self._reached: list[Parameter] = []
         self._left: list[tuple[int, int] | None] = []
-        self._ending = False
+        self._in_backward = False
+        self._handles: list[RemovableHandle] = []
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns all but what only the owner can give: see `witnesses`."""
-        return {**self.__dict__, "witnesses": tuple}
+        return {**self.__dict__, "witnesses": tuple, "_handles": []}
 
     def watch(self, total: Tensor) -> None:
         """Notes every backward pass through `total`, as it begins."""
-        self._ending = False
+        self._in_backward = False  # the last may have ended with an exception
         total.register_hook(self._begin_backward)  # type: ignore[no-untyped-call]
 
     def step(self) -> None:
@@ -81,20 +85,38 @@ class DiscriminatorStep:
         self.adam.zero_grad()
         self._scale = None
 
+    def follow(self, parameters: Iterable[Parameter]) -> None:
+        """Notes every backward pass that is about to reach one of these, as it begins.
+
+        Also one that `watch` knows nothing of, such as that of another loss.
+        """
+        remove_handles(self._handles)
+        self._handles = [
+            parameter.register_hook(Hook(self._reach))  # type: ignore[no-untyped-call]
+            for parameter in parameters
+            if parameter.requires_grad
+        ]
+        weakref.finalize(self, remove_handles, self._handles)
+
     def _begin_backward(self, scale: Tensor) -> None:
         # Where several losses are summed, this runs several times before any gradient
         # is written; then nothing is gathered, or what is gathered has been emptied.
+        self._reach(scale)
+        self._scale = scale.detach() + (0 if self._scale is None else self._scale)
+
+    def _reach(self, gradient: Tensor) -> None:
+        """Looks, before a backward pass adds to any gradient, what is left of them."""
+        if self._in_backward:
+            return
+        self._in_backward = True
         gathered = [p.grad for p in self._out_of_reach if p.grad is not None]
         if gathered and self._left != self._marks():
             self._drop_emptied(gathered)
-        self._scale = scale.detach() + (0 if self._scale is None else self._scale)
-        if not self._ending:
-            self._ending = True
-            # What averages or shards gradients may itself wait for the end: come last.
-            after_backward(lambda: after_backward(self._end_backward))
+        # What averages or shards gradients may itself wait for the end: come last.
+        after_backward(lambda: after_backward(self._end_backward))
 
     def _end_backward(self) -> None:
-        self._ending = False
+        self._in_backward = False
         groups = self.witnesses()
         reached = ([p for p in group if p.grad is not None] for group in groups)
         self._reached = next(filter(None, reached), [])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -74,6 +74,14 @@ class DiRAViews(list[Tensor]):
         # What `to` was called with, and the targets that it has been done to since.
         self._moves: tuple[tuple[tuple[Any, ...], dict[str, Any]], ...] = ()
         self._moved: dict[int, Tensor] = {}
+
+    def _is_fixed(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise TypeError(
+            "DiRAViews: taking views out or changing their order would give them the "
+            "targets of others. Change a list of them, `list(views)`."
+        )
+
+    __delitem__ = clear = insert = pop = remove = reverse = sort = _is_fixed
 
     @property
     def target(self) -> Tensor:
