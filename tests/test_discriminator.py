@@ -17,9 +17,9 @@ def test_published_architecture() -> None:
     weights = torch.cat([c.weight.flatten() for c in convolutions])
     assert abs(weights.mean()) < 1e-4
     assert abs(weights.std() - 0.02) < 1e-4
-    norms = [m for m in critic.modules() if isinstance(m, nn.InstanceNorm2d)]
-    assert [n.num_features for n in norms] == [128, 256, 512]
-    assert not any(n.affine or n.track_running_stats for n in norms)
+    norms = [m for m in critic.modules() if isinstance(m, nn.GroupNorm)]
+    assert [n.num_channels for n in norms] == [128, 256, 512]
+    assert not any(n.affine or n.num_groups != n.num_channels for n in norms)
     assert critic(torch.rand(1, 1, 224, 224)).shape == (1, 1, 28, 28)
 
 

@@ -897,3 +897,27 @@ class TestViewsAsALists:
             dira(torch.tensor(0.0), views, view=x)
         expected = (dira.restore(x) - views.targets[0]).square().mean()
         torch.testing.assert_close(dira.components.restorative, expected)
+
+
+def test_a_backbone_that_pads_its_images() -> None:
+    """Behind and below, as timm's `dynamic_img_pad`: the view is what lies in front."""
+
+    class Padding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = tiny_backbone()
+
+        def forward(self, x):
+            return self.net(nn.functional.pad(x, (0, -x.shape[3] % 8, 0, 0)))
+
+    backbone = Padding()
+    pyramid = FeaturePyramid(backbone, layers=["net.0", "net.1", "net.2"])
+    frozen_statistics(backbone)
+    for swapped in (False, True):
+        views = list(torch.rand(2, 3, 3, 32, 30))
+        for view in views[::-1] if swapped else views:
+            backbone(view)
+        number, maps = pyramid.take_first(*views)
+        assert number == 0
+        expected = backbone.net[0](nn.functional.pad(views[0], (0, 2)))
+        torch.testing.assert_close(maps[0], expected)

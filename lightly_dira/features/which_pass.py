@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import threading
 import warnings
 from collections import Counter
@@ -149,7 +150,7 @@ class Recognition:
                 if claimant == number:
                     return Seen(number, passes[index], slice(None))
             if route is not None and route.view == number:
-                self._prove_later(passes[route.run].images[route.rows], view)
+                self._prove_later(_part(passes[route.run], route.rows, view), view)
                 return Seen(number, passes[route.run], route.rows)
             found = None
             if free and route is None:
@@ -157,7 +158,7 @@ class Recognition:
             if found is not None:
                 if key is not None:
                     self._routes[key] = found
-                images = passes[found.run].images[found.rows]
+                images = _part(passes[found.run], found.rows, view)
                 self.changes_views |= not equal(images, view)
                 return Seen(number, passes[found.run], found.rows)
         raise RuntimeError(_never_saw(passes, [v for v in views if v is not None]))
@@ -217,8 +218,12 @@ def _signature(
 
 def _rows_of(run: Pass, view: Tensor) -> Iterator[slice]:
     """Yields where the view may lie among the images: in a block, or every n-th row."""
-    images = run.images
-    if images.ndim != view.ndim or images.shape[2:] != view.shape[2:] or not len(view):
+    images, given = run.images, run.called_with
+    # A backbone may pad its images, behind and below.
+    padded = given is not None and given.shape[2:] == view.shape[2:]
+    padded = padded and all(map(operator.ge, images.shape[2:], view.shape[2:]))
+    same = images.shape[2:] == view.shape[2:]
+    if images.ndim != view.ndim or not len(view) or not (same or padded):
         return
     parts, rest = divmod(len(images), len(view))
     if rest:
@@ -227,6 +232,14 @@ def _rows_of(run: Pass, view: Tensor) -> Iterator[slice]:
     yield from (slice(part * size, (part + 1) * size) for part in range(parts))
     if parts > 1 and size > 1:
         yield from (slice(part, None, parts) for part in range(parts))
+
+
+def _part(run: Pass, rows: slice, view: Tensor) -> Tensor:
+    """Returns some of the images that arrived, without what they were padded with."""
+    images = run.images[rows]
+    for axis, side in enumerate(view.shape[2:], start=2):
+        images = images.narrow(axis, 0, min(side, images.shape[axis]))
+    return images
 
 
 def _by_value(
@@ -238,7 +251,7 @@ def _by_value(
     matches: list[tuple[float, _Route]] = []
     for index in free:
         for rows in _rows_of(passes[index], view):
-            images = passes[index].images[rows]
+            images = _part(passes[index], rows, view)
             route = _Route(number, index, rows)
             if equal(images, view):
                 return route
@@ -248,7 +261,7 @@ def _by_value(
     if not matches:
         return None
     best, route = min(matches, key=lambda match: match[0])
-    images = passes[route.run].images[route.rows]
+    images = _part(passes[route.run], route.rows, view)
     # Of views that hardly differ, the input may be another one's.
     for other in views:
         if other is None or other is view or other.shape != view.shape:
@@ -261,7 +274,7 @@ def _by_value(
         if difference <= _CLEARLY * best + 1e-9 and not equal(view, other):
             raise RuntimeError(_AMBIGUOUS)
     for difference, another in matches:
-        rival = passes[another.run].images[another.rows]
+        rival = _part(passes[another.run], another.rows, view)
         if difference <= _CLEARLY * best + 1e-9 and not equal(images, rival):
             raise RuntimeError(_AMBIGUOUS)
     return route

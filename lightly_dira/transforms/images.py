@@ -109,7 +109,9 @@ def to_tensor(image: Any) -> Tensor:
     else:
         array = np.asarray(image)
         array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
-        top = 255.0 if array.dtype == np.uint8 else _top(array)
+        known = {"f": 1.0, "b": 1.0}.get(array.dtype.kind)
+        known = 255.0 if array.dtype == np.uint8 else known
+        top = _top(array) if known is None else known
         return torch.from_numpy(
             np.divide(array, np.float32(top), dtype=np.float32, order="C")
         )
