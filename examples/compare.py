@@ -404,7 +404,7 @@ def pretrain(
         first = kept["epoch"]
         progress.update(first)
     for epoch in range(first, settings.epochs):
-        # Every epoch draws from a seed of its own: one that was killed is drawn anew.
+        # Every epoch draws from a seed of its own: one that was killed is drawn again.
         torch.manual_seed(1000 * seed + epoch)
         for batch in loader:
             x0, x1 = (view.to(DEVICE, memory_format=FORMAT) for view in batch[0])

@@ -333,9 +333,9 @@ class DiRA(nn.Module):
         """Trains the head with this optimiser, and the discriminator after its steps.
 
         The optimiser then holds every parameter of the head exactly once, in groups
-        of the backbone's (weights beside weights, biases and norms beside their like,
-        so that weight decay applies as meant), and none of the discriminator's. An
-        optimiser attached before no longer counts.
+        of the backbone's (weights beside weights, biases and norms beside biases and
+        norms, so that weight decay applies as meant), and none of the discriminator's.
+        An optimiser attached before no longer counts.
 
         Args:
             optimizer: The optimiser that holds the backbone's parameters.

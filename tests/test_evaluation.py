@@ -650,7 +650,7 @@ class TestReaders:
         data = read_medmnist("pneumoniamnist", folder=tmp_path)
         assert len(data) == 6
         assert data.label_names == ("normal", "pneumonia")
-        with pytest.raises(ValueError, match="'nothing' is none of the sets"):
+        with pytest.raises(ValueError, match="'nothing' is not a set"):
             read_medmnist("nothing")
 
     def test_npz_of_arrays(self, tmp_path) -> None:

@@ -28,7 +28,7 @@ def class_activation_maps(
     - [0]: Grad-CAM, 2017, https://arxiv.org/abs/1610.02391
 
     Args:
-        model: Any network of images that puts out logits, such as `Classifier`.
+        model: Any network of images that outputs logits, such as `Classifier`.
         images: (B, C, H, W).
         label: Number of the class or finding.
         layer: Module whose maps are weighed; by default the one with the coarsest.
@@ -139,7 +139,7 @@ def score_localisation(
     - [0]: ChestX-ray8, 2017, https://arxiv.org/abs/1705.02315
 
     Args:
-        model: Any network of images that puts out logits in the order of
+        model: Any network of images that outputs logits in the order of
             `data.label_names`, such as `Classifier`.
         data: Images with boxes and what these frame; others are left out.
         size: Side to which images are brought, in pixels.

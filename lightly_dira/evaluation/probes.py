@@ -64,7 +64,7 @@ def encode(
 
 
 def pooled(output: Any) -> Tensor:
-    """Returns one vector for each image, of whatever a backbone puts out."""
+    """Returns one vector for each image, of whatever a backbone outputs."""
     last: Tensor = list(tensors_in(output))[-1]
     return last.float().flatten(2).mean(dim=2) if last.ndim == 4 else last.flatten(1)
 

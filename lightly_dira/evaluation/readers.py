@@ -32,7 +32,7 @@ def read_medmnist(
     known = [key for key in medmnist.INFO if not key.endswith("3d")]
     if name not in known:
         raise ValueError(
-            f"read_medmnist: {name!r} is none of the sets of two dimensions, "
+            f"read_medmnist: {name!r} is not a set of two dimensions, one of "
             f"{', '.join(known)}."
         )
     info = medmnist.INFO[name]

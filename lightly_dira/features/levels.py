@@ -100,7 +100,7 @@ def _read(outputs: list[Output], size: tuple[int, ...]) -> dict[Output, Map]:
         for output in outputs
     }
     grids = {readings[0].sides for readings in images.values() if readings}
-    # A cube, such as (2, 96, 96, 96), is laid out as what its neighbours put out.
+    # A cube, such as (2, 96, 96, 96), is laid out as the outputs of its neighbours.
     layouts: dict[str, Counter[str]] = defaultdict(Counter)
     for output, readings in images.items():
         if len(readings) == 1:
@@ -120,7 +120,7 @@ def _read(outputs: list[Output], size: tuple[int, ...]) -> dict[Output, Map]:
             before = tokens.get(entered[1])
         octave = before.octave if before else None
         maps[output] = reading._replace(entered_octave=octave)
-    # What the backbone itself puts out is some module's output, unless it is a list.
+    # What the backbone itself outputs is some module's output, unless it is a list.
     listed = {reading.octave for output, reading in maps.items() if not output.module}
     return {o: maps[o] for o in maps if o.module or len(listed) > 1}
 
@@ -204,7 +204,7 @@ def _named(layer: str, maps: dict[Output, Map], outputs: list[Output]) -> Output
     ]
     if not found:
         raise ValueError(
-            f"DiRA: no module {layer!r} of the backbone puts out a feature map "
+            f"DiRA: no module {layer!r} of the backbone outputs a feature map "
             f"(B, C, H, W). Modules and output shapes:\n{table_of(outputs)}"
         )
     return found[-1]

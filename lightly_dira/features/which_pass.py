@@ -191,7 +191,7 @@ def which_view(images: Tensor, views: Sequence[Tensor | None]) -> int:
     """Says which view a tensor is, by identity, as the only one, or by value.
 
     Raises:
-        RuntimeError: If it is none of several.
+        RuntimeError: If it is not one of several.
     """
     known = {number: view for number, view in enumerate(views) if view is not None}
     for number, view in known.items():
@@ -201,7 +201,7 @@ def which_view(images: Tensor, views: Sequence[Tensor | None]) -> int:
         if _by_value([Pass(images, None, True)], [0], views, number) is not None:
             return number
     raise RuntimeError(
-        "DiRA: the tensor given as `view` is none of the views with a target, as it "
+        "DiRA: the tensor given as `view` is not one of the views with a target, as it "
         "was changed on the way. Say which of them it was made of: "
         "DiRATransform(transform, target_view=0)."
     )

@@ -51,7 +51,7 @@ class RestorationHead(nn.Module):
 
     Going from the coarsest map to the finest, each block enlarges its input to the
     size of the next map (nearest neighbour), concatenates that map and applies two
-    3 x 3 convolutions with BatchNorm and ReLU. Blocks that no map is left for double
+    3 x 3 convolutions with BatchNorm and ReLU. Blocks without a map double
     the size, up to `output_size`. A last 3 x 3 convolution and the activation give
     the image. The head knows channel counts and feature maps and nothing of the
     encoder; sizes come with the maps, so odd ones work. It is the decoder of
@@ -81,7 +81,7 @@ class RestorationHead(nn.Module):
     Attributes:
         encoder_channels: Channels of the expected maps, from the finest to the
             coarsest.
-        settings: The arguments that make such a head anew.
+        settings: The arguments that make such a head again.
         out_channels: Channels of the restored images.
 
     Shape:
@@ -118,7 +118,8 @@ class RestorationHead(nn.Module):
             activation: "sigmoid" for images in [0, 1], None for none.
             strides: Pixels per position of each map, finest to coarsest, never
                 falling. By default every map is at least twice as fine as the next.
-            checkpoint: Whether to compute the blocks' inner values anew in the backward
+            checkpoint: Whether to compute the blocks' inner values again in the
+            backward
                 pass instead of keeping them: less memory, more time.
 
         Raises:
@@ -259,7 +260,7 @@ class RestorationHead(nn.Module):
 
 
 def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], Any]:
-    """Contexts of the first and of the second run of a block that is run anew."""
+    """Contexts of the first and of the second run of a block that is run twice."""
     return nullcontext(), _statistics_kept(block)
 
 

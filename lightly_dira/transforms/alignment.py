@@ -28,7 +28,7 @@ class Draws:
     """
 
     def __init__(self) -> None:
-        """Waits with the seed until somebody draws."""
+        """Draws the seed when it is first needed."""
         self._generators: tuple[np.random.Generator, random.Random] | None = None
 
     def apply(
@@ -195,7 +195,7 @@ def _as_torchvision(image: Any) -> Any:
 
 
 def _blur_for_tensors(blur: Any) -> Callable[[Tensor], Tensor]:
-    """Lightly's `GaussianBlur` goes through 8 bits; this one draws the same and not."""
+    """Lightly's `GaussianBlur` goes through 8 bits; this draws alike and does not."""
 
     def apply(image: Tensor) -> Tensor:
         if np.random.random_sample() >= blur.prob:  # noqa: NPY002

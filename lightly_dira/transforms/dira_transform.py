@@ -53,7 +53,7 @@ class DiRATransform:
     channels.
 
     All randomness comes from the global generators that the base transform uses;
-    albumentations' own, which repeats itself in data loader workers, is seeded anew
+    albumentations' own, which repeats itself in data loader workers, is seeded again
     from PyTorch's for every image.
 
     - [0]: DiRA, 2022, https://arxiv.org/abs/2204.10437 (Section 4.1)
@@ -184,7 +184,7 @@ class DiRATransform:
             extras: What the base transform takes beside it, for example a mask.
 
         Raises:
-            TypeError: If the image is none, or of an unsupported type.
+            TypeError: If it is not an image, or of an unsupported type.
             ValueError: If it is too small, has values that cannot be used, or there
                 is no view `target_view`.
         """

@@ -1,4 +1,4 @@
-"""The published pipeline for views, by OpenCV, without a step between its steps.
+"""The published pipeline for views, by OpenCV alone.
 
 The same out of albumentations' transforms takes almost twice the time: their calls
 cost as much as the work.

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-# What only training needs, and counts or fills in anew.
+# What only training needs, and counts or fills in again.
 _DISPENSABLE = ("num_batches_tracked", "mask_token")
 
 
