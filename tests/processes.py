@@ -82,8 +82,8 @@ def run_all(rank: int, world: int, folder: Path, cases: list[tuple[str, str]]) -
 def run(rank: int, world: int, criterion: str, wrapped: str) -> dict[str, list]:
     """Trains plainly, on this process's part of every batch.
 
-    The model is "replicated" by DistributedDataParallel and DiRA "alone" is not, or the
-    model is "sharded" by `fully_shard`, or "flat", by FullyShardedDataParallel.
+    The model is "replicated" by DistributedDataParallel, also "accumulated" over two
+    micro-batches, and DiRA "alone" is not, or the model is "sharded" by `fully_shard`, or "flat", by FullyShardedDataParallel.
     """
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -112,10 +112,17 @@ def run(rank: int, world: int, criterion: str, wrapped: str) -> dict[str, list]:
         x0, x1 = torch.rand(2, 4, 3, 16, 16, dtype=torch.float64)
         target = torch.rand(4, 1, 16, 16, dtype=torch.float64)
         x0, x1, target = (value[rank::world] for value in (x0, x1, target))
-        loss = call_dira(call_model(x0, x1), DiRAViews([x0, x1], target))
         optimizer.zero_grad()
-        loss.backward()
-        if wrapped == "replicated":
+        parts = 2 if wrapped == "accumulated" and world > 1 else 1
+        for part in range(parts):
+            views = [x[part::parts] for x in (x0, x1)]
+            with contextlib.ExitStack() as waiting:
+                if part < parts - 1:
+                    waiting.enter_context(call_model.no_sync())
+                    waiting.enter_context(call_dira.no_sync())
+                batch = DiRAViews(views, target[part::parts])
+                (call_dira(call_model(*views), batch) / parts).backward()
+        if wrapped in ("replicated", "accumulated"):
             seen.append(gradients(model, dira))
         optimizer.step()
     with contextlib.ExitStack() as stack:

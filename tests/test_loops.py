@@ -120,10 +120,12 @@ class TestAccumulation:
 
     def test_autocast(self) -> None:
         """Half precision itself costs more than the order of sums."""
-        whole = self.gradients(make_vit, 1, torch.float32, autocast=True)
-        several = self.gradients(make_vit, 4, torch.float32, autocast=True)
-        for one, other in zip(whole, several, strict=True):
-            assert (one - other).norm() <= 0.05 * one.norm() + 1e-6
+        runs = [
+            self.gradients(make_vit, parts, torch.float32, autocast=True)
+            for parts in (1, 4)
+        ]
+        whole, several = (torch.cat([g.flatten() for g in run]) for run in runs)
+        assert (whole - several).norm() <= 0.05 * whole.norm()
 
     @pytest.mark.parametrize("backbone", BACKBONES)
     @pytest.mark.parametrize("set_to_none", [True, False])

@@ -21,7 +21,7 @@ def assert_same(first, second, **tolerance) -> None:
 
 
 CASES = [(criterion, "replicated") for criterion in processes.CRITERIA]
-CASES += [("pairwise", "sharded"), ("pairwise", "flat")]
+CASES += [("pairwise", how) for how in ("sharded", "flat", "accumulated")]
 
 
 @pytest.fixture(scope="module")
