@@ -83,7 +83,8 @@ def run(rank: int, world: int, criterion: str, wrapped: str) -> dict[str, list]:
     """Trains plainly, on this process's part of every batch.
 
     The model is "replicated" by DistributedDataParallel, also "accumulated" over two
-    micro-batches, and DiRA "alone" is not, or the model is "sharded" by `fully_shard`, or "flat", by FullyShardedDataParallel.
+    micro-batches, and DiRA "alone" is not, or the model is "sharded" by `fully_shard`,
+    or "flat", by FullyShardedDataParallel.
     """
     torch.set_num_threads(1)
     torch.manual_seed(0)
