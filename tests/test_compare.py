@@ -269,7 +269,7 @@ def test_summary_and_tests_are_of_the_rows(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data", "nowhere"], "no such folder, and read_medmnist: 'nowhere' is none"),
+        (["--data", "nowhere"], "no such folder, and read_medmnist: 'nowhere' is not"),
         (["--methods", "Magic"], "--methods: invalid choice: 'Magic' (choose from"),
     ],
 )
