@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import weakref
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -98,11 +98,8 @@ class FeaturePyramid:
         """Leaves hooks in the backbone, and has seen nothing yet."""
         levels = self._levels
         self._wanted = {key for level in levels for key in (level.key, level.same)}
-        # Modules of one map and one output in a pass: a second one is of another pass.
-        names = Counter(module for module, _ in {level.key for level in levels})
-        self._wanted_once = {
-            level.key for level in levels if level.once and names[level.key[0]] == 1
-        }
+        # Modules with one output in a pass: a second one is of another pass.
+        self._wanted_once = {level.key for level in levels if level.once}
         self._running: Pass | None = None
         self._passes: deque[Pass] = deque(maxlen=_MOST_PASSES)
         self._recognition = Recognition()
