@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 from torch.nn import functional as F
+
+from lightly_dira.training.known_gradients import mean_with_gradients
 
 
 class DiRALossComponents(NamedTuple):
@@ -40,27 +41,23 @@ class _Adversary(NamedTuple):
 
 _ADVERSARIES = {
     "least_squares": _Adversary(
-        real=lambda logits: (logits - 1).square(),
-        restored=torch.square,
-        fooled=lambda logits: (logits - 1).square(),
+        real=lambda d: (d - 1).square(),
+        restored=lambda d: d.square(),
+        fooled=lambda d: (d - 1).square(),
     ),
     "cross_entropy": _Adversary(
-        real=lambda logits: F.softplus(-logits),
-        restored=F.softplus,
-        fooled=lambda logits: F.softplus(-logits),
+        real=lambda d: F.softplus(-d),
+        restored=lambda d: F.softplus(d),
+        fooled=lambda d: F.softplus(-d),
     ),
     "hinge": _Adversary(
-        real=lambda logits: F.relu(1 - logits),
-        restored=lambda logits: F.relu(1 + logits),
-        fooled=torch.neg,
+        real=lambda d: F.relu(1 - d),
+        restored=lambda d: F.relu(1 + d),
+        fooled=lambda d: -d,
     ),
 }
 
-_RESTORATIONS = {
-    "mse": F.mse_loss,
-    "l1": F.l1_loss,
-    "smooth_l1": F.smooth_l1_loss,
-}
+_RESTORATIONS = {"mse": F.mse_loss, "l1": F.l1_loss, "smooth_l1": F.smooth_l1_loss}
 
 
 class DiRALoss(nn.Module):
@@ -130,14 +127,7 @@ class DiRALoss(nn.Module):
         restoration: str = "mse",
         adversary: str = "least_squares",
     ) -> None:
-        """Creates the loss.
-
-        Args:
-            discriminative_weight: Factor of the base method's loss, at least 0.
-            restorative_weight: Factor of the restoration loss, at least 0.
-            adversarial_weight: Factor of the adversarial loss, at least 0.
-            restoration: "mse" (published), "l1" or "smooth_l1".
-            adversary: "least_squares" (published), "cross_entropy" or "hinge".
+        """Creates the loss; the arguments are the attributes.
 
         Raises:
             ValueError: If a weight is negative or not finite, or a form is unknown.
@@ -190,6 +180,29 @@ class DiRALoss(nn.Module):
             discriminative, restored, target, discriminator
         ).total
 
+    def reference_components(
+        self,
+        discriminative: Tensor,
+        restored: Tensor,
+        target: Tensor,
+        discriminator: nn.Module,
+    ) -> DiRALossComponents:
+        """Returns all terms as the formula has them, for autograd to differentiate.
+
+        It can be differentiated any number of times; the arguments are those of
+        `forward`.
+        """
+        restored, target = _comparable(restored, target)
+        penalty = _ADVERSARIES[self.adversary]
+        restorative = _RESTORATIONS[self.restoration](restored, target)
+        weights: dict[str, Tensor] = dict(discriminator.named_parameters())
+        constant = {name: weight.detach() for name, weight in weights.items()}
+        fooled = penalty.fooled(_judge(discriminator, constant, restored))
+        real = penalty.real(_judge(discriminator, weights, target))
+        fake = penalty.restored(_judge(discriminator, weights, restored.detach()))
+        adversarial, own = fooled.mean(), 0.5 * (real.mean() + fake.mean())
+        return self._join(discriminative, restorative, adversarial, own)
+
     def forward_components(
         self,
         discriminative: Tensor,
@@ -197,48 +210,40 @@ class DiRALoss(nn.Module):
         target: Tensor,
         discriminator: nn.Module | None,
     ) -> DiRALossComponents:
-        """Returns all terms; the arguments are those of `forward`."""
-        if restored.shape != target.shape:
-            raise ValueError(
-                f"DiRALoss: restored images of shape {tuple(restored.shape)} cannot be "
-                f"compared with targets of shape {tuple(target.shape)}. Both must be "
-                "(B, C, H, W)."
-            )
-        # Squares of half precision overflow early and round coarsely.
-        restored = _at_least_float32(restored)
-        target = target.to(restored.dtype)
+        """Returns all terms; the arguments are those of `forward`.
 
+        The same as `reference_components` in value and gradient, in two passes of the
+        discriminator instead of three and with less memory. It can be differentiated
+        once.
+        """
+        restored, target = _comparable(restored, target)
         restorative = _RESTORATIONS[self.restoration](restored, target)
+        if discriminator is None:
+            return self._join(discriminative, restorative)
+        adversarial, own = _differentiated_at_once(
+            _ADVERSARIES[self.adversary], restored, target, discriminator
+        )
+        return self._join(discriminative, restorative, adversarial, own)
+
+    def _join(
+        self,
+        discriminative: Tensor,
+        restorative: Tensor,
+        adversarial: Tensor | None = None,
+        discriminator: Tensor | None = None,
+    ) -> DiRALossComponents:
+        """Weighs the terms and adds them."""
         total = (
             self.discriminative_weight * discriminative
             + self.restorative_weight * restorative
         )
-        if discriminator is None:
+        if adversarial is None or discriminator is None:
             zero = restorative.new_zeros(())
             return DiRALossComponents(total, discriminative, restorative, zero, zero)
-
-        adversary = _ADVERSARIES[self.adversary]
-        constant = restored.detach().requires_grad_(restored.requires_grad)
-        weights = dict(discriminator.named_parameters())
-        held = {
-            n: w.detach().requires_grad_(w.requires_grad) for n, w in weights.items()
-        }
-
-        def judge(images: Tensor) -> Tensor:
-            return _at_least_float32(functional_call(discriminator, held, (images,)))
-
-        # D's weights are constants in L_advG and x' is one in L_D, so that D's passes
-        # depend on nothing outside: their gradients are taken at once, one pass of x'
-        # serves both, and no value of D's layers waits for the encoder's backward pass.
-        fake = judge(constant)
-        fooled = adversary.fooled(fake)
-        adversarial = _known(fooled, [constant], [restored], retain_graph=True)
-        leaves, sources = list(held.values()), list(weights.values())
-        own = 0.5 * _known(adversary.restored(fake), leaves, sources)
-        del fake, fooled
-        own = own + 0.5 * _known(adversary.real(judge(target)), leaves, sources)
-        total = total + self.adversarial_weight * adversarial + own
-        return DiRALossComponents(total, discriminative, restorative, adversarial, own)
+        total = total + self.adversarial_weight * adversarial + discriminator
+        return DiRALossComponents(
+            total, discriminative, restorative, adversarial, discriminator
+        )
 
     def extra_repr(self) -> str:
         """Names weights and forms in the module's repr."""
@@ -250,48 +255,49 @@ class DiRALoss(nn.Module):
         )
 
 
-def _known(
-    penalties: Tensor,
-    leaves: Sequence[Tensor],
-    sources: Sequence[Tensor],
-    retain_graph: bool = False,
+def _comparable(restored: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Checks the shapes, and converts both images to the same precision."""
+    if restored.shape != target.shape:
+        raise ValueError(
+            f"DiRALoss: restored images of shape {tuple(restored.shape)} cannot be "
+            f"compared with targets of shape {tuple(target.shape)}. Both must be "
+            "(B, C, H, W)."
+        )
+    # Squares of half precision overflow early and round coarsely.
+    restored = _at_least_float32(restored)
+    return restored, target.to(restored.dtype)
+
+
+def _differentiated_at_once(
+    penalty: _Adversary, restored: Tensor, target: Tensor, discriminator: nn.Module
+) -> tuple[Tensor, Tensor]:
+    """Returns L_advG and L_D, whose gradients are already known.
+
+    D's weights are constants in L_advG and x' is one in L_D, so that D's passes depend
+    on nothing else that is trained. Their gradients are therefore taken here: one pass
+    of x' serves both terms, and no value of D's layers is kept until the encoder's
+    backward pass.
+    """
+    constant = restored.detach().requires_grad_(restored.requires_grad)
+    weights = dict(discriminator.named_parameters())
+    held = {n: w.detach().requires_grad_(w.requires_grad) for n, w in weights.items()}
+
+    fake = _judge(discriminator, held, constant)
+    fooled = penalty.fooled(fake)
+    adversarial = mean_with_gradients(fooled, [constant], [restored], retain_graph=True)
+    leaves, sources = list(held.values()), list(weights.values())
+    own = 0.5 * mean_with_gradients(penalty.restored(fake), leaves, sources)
+    del fake, fooled
+    real = penalty.real(_judge(discriminator, held, target))
+    own = own + 0.5 * mean_with_gradients(real, leaves, sources)
+    return adversarial, own
+
+
+def _judge(
+    discriminator: nn.Module, weights: dict[str, Tensor], images: Tensor
 ) -> Tensor:
-    """Returns the mean penalty, whose gradients by `leaves` belong to `sources`."""
-    mean = penalties.detach().mean()
-    if not penalties.requires_grad:
-        return mean
-    # In half precision the gradients of a mean vanish and those of a sum overflow. By
-    # `backward`, as PyTorch's counters and hooks of modules know no `autograd.grad`.
-    images = penalties.shape[0] if penalties.ndim else 1
-    scale = images / penalties.numel()
-    whole = penalties.sum() / images
-    inputs = [leaf for leaf in leaves if leaf.requires_grad]
-    if inputs:
-        whole.backward(inputs=inputs, retain_graph=retain_graph)  # type: ignore[no-untyped-call]
-    used, slopes = [], []
-    for leaf, source in zip(leaves, sources, strict=True):
-        if leaf.grad is not None:
-            used.append(source)
-            slopes.append(leaf.grad.mul_(scale))
-            leaf.grad = None
-    known: Tensor = _Known.apply(mean, slopes, *used)
-    return known
-
-
-class _Known(torch.autograd.Function):
-    """A value whose gradients have been taken already."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, value: Tensor, slopes: list[Tensor], *sources: Tensor
-    ) -> Tensor:
-        ctx.save_for_backward(*slopes)
-        return value.clone()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, *(grad * slope for slope in ctx.saved_tensors)
+    """Returns the logits that the discriminator gives with these weights."""
+    return _at_least_float32(functional_call(discriminator, weights, (images,)))
 
 
 def _at_least_float32(values: Tensor) -> Tensor:

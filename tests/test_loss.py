@@ -218,3 +218,32 @@ def test_unknown_form(option: str) -> None:
 def test_shapes_must_agree() -> None:
     with pytest.raises(ValueError, match=r"\(2, 1, 8, 8\).*\(1, 8, 8\)"):
         DiRALoss()(torch.tensor(0.0), torch.rand(2, 1, 8, 8), torch.rand(1, 8, 8), None)
+
+
+@pytest.mark.parametrize("restoration", ["mse", "l1", "smooth_l1"])
+@pytest.mark.parametrize("adversary", ["least_squares", "cross_entropy", "hinge"])
+def test_reference_path(terms, adversary: str, restoration: str) -> None:
+    """The fast path gives the values and gradients of the formula."""
+    discriminative, restored, target, critic = terms
+    criterion = DiRALoss(adversary=adversary, restoration=restoration)
+    leaves = [discriminative, restored, *critic.parameters()]
+    found = []
+    for path in (criterion.reference_components, criterion.forward_components):
+        components = path(discriminative, restored, target, critic)
+        gradients = torch.autograd.grad(components.total, leaves)
+        found.append([*components, *gradients])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-12, atol=1e-14)
+
+
+def test_reference_path_has_second_derivatives(terms) -> None:
+    discriminative, restored, target, critic = terms
+    criterion = DiRALoss(adversarial_weight=1, restorative_weight=1)
+
+    def total(images: Tensor) -> Tensor:
+        return criterion.reference_components(
+            discriminative, images, target, critic
+        ).total
+
+    images = restored.detach()[:1, :, :16, :16].requires_grad_()
+    target = target[:1, :, :16, :16]
+    assert torch.autograd.gradgradcheck(total, images, fast_mode=True)
