@@ -1,32 +1,19 @@
-"""Seeing a backbone's feature maps while somebody else's loop runs it.
-
-The only place in this library that leaves hooks in modules.
-"""
+"""Seeing a backbone's feature maps while somebody else's loop runs it."""
 
 from __future__ import annotations
 
-import contextlib
-import threading
-import weakref
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from lightly_dira.features.capture import Capture
 from lightly_dira.features.dry_pass import find_levels
-from lightly_dira.features.hooks import Hook, remove_handles
 from lightly_dira.features.maps_and_tokens import DroppedTokensError
-from lightly_dira.features.tensors_in_outputs import tensors_in
 from lightly_dira.features.which_pass import Pass, Recognition
-from lightly_dira.training.autograd import in_backward
-
-# Passes to remember: what a loop never decodes must not pile up.
-_MOST_PASSES = 32
 
 
-class FeaturePyramid:
+class FeaturePyramid(Capture):
     """Finds a backbone's feature maps and captures them as they come by.
 
     On construction one dry pass finds, for every resolution, the last feature map
@@ -85,33 +72,11 @@ class FeaturePyramid:
         """
         # The hooks belong into the network, not around what `torch.compile` made.
         backbone = getattr(backbone, "_orig_mod", backbone)
-        self.backbone = backbone
-        found = find_levels(backbone, input_size, layers)
-        self._levels, self.image_shape, self.entry = found
+        super().__init__(backbone, *find_levels(backbone, input_size, layers))
         self.layers = [level.name for level in self._levels]
         self.channels = [level.channels for level in self._levels]
         self.strides = [level.stride for level in self._levels]
-        self.capturing = True
-        self._start()
-
-    def _start(self) -> None:
-        """Leaves hooks in the backbone, and has seen nothing yet."""
-        levels = self._levels
-        self._wanted = {key for level in levels for key in (level.key, level.same)}
-        # Modules with one output in a pass: a second one is of another pass.
-        self._wanted_once = {level.key for level in levels if level.once}
-        self._running: Pass | None = None
-        self._passes: deque[Pass] = deque(maxlen=_MOST_PASSES)
         self._recognition = Recognition()
-        # What the backbone was called with, until the image arrives at its entry.
-        self._called: tuple[bool, Tensor | None] | None = None
-        self._seen = 0
-        self._has_trained = False
-        self._own_pass = False
-        self._watched: dict[tuple[str, str], nn.Module] = {}
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
-        weakref.finalize(self, remove_handles, self._handles)
-        self._watch()
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns what a copy needs, which watches a backbone of its own."""
@@ -120,6 +85,7 @@ class FeaturePyramid:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._recognition = Recognition()
         self._start()
 
     def __call__(self, images: Tensor) -> list[Tensor]:
@@ -203,22 +169,10 @@ class FeaturePyramid:
         self._has_trained |= run.training
         return maps
 
-    def forget(self) -> None:
-        """Drops every captured map."""
-        self._passes.clear()
-        self._running = None
-        self._called = None
-        self._seen = 0
-
     @property
     def sees_changed_views(self) -> bool:
         """Whether the loop was seen to pass on its views normalised or repeated."""
         return self._recognition.changes_views
-
-    @property
-    def was_run(self) -> bool:
-        """Whether the backbone made a pass with gradients since the last `forget`."""
-        return self._seen > 0
 
     def __repr__(self) -> str:
         """Shows level, module, channels and stride of every map."""
@@ -230,111 +184,6 @@ class FeaturePyramid:
                 f"{level.stride:6}"
             )
         return "\n".join(["FeaturePyramid(", *rows, ")"])
-
-    def _watch(self) -> None:
-        """Hooks the modules of interest, also those that came in place of others."""
-        places = [("", self._note_call)] if self.entry else []
-        places.append((self.entry, self._begin))
-        for name, method in places:
-            self._hook(name, method, before=True)
-        for name in dict.fromkeys(module for module, _ in sorted(self._wanted)):
-            self._hook(name, self._note, before=False)
-
-    def _hook(self, name: str, method: Callable[..., Any], *, before: bool) -> None:
-        with contextlib.suppress(AttributeError):  # another module has no such part
-            module = self.backbone.get_submodule(name)
-            key = name, method.__name__
-            if self._watched.get(key) is module:
-                return
-            self._watched[key] = module
-            if before:
-                handle = module.register_forward_pre_hook(
-                    Hook(method), with_kwargs=True, prepend=True
-                )
-            else:
-                handle = module.register_forward_hook(Hook(method, name))
-            self._handles.append(handle)
-
-    def _note_call(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        """Notes what the backbone itself is called with."""
-        self._watch()
-        self._running = None
-        self._called = torch.is_grad_enabled(), self._image_in([args, kwargs])
-
-    def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        """Begins a pass, as the image arrives."""
-        if module is self.backbone:
-            self._watch()
-        called, self._called = self._called, None
-        self._running = None
-        # Activation checkpointing runs layers once more in the backward pass.
-        if in_backward() and not self._own_pass:
-            return
-        gradients = torch.is_grad_enabled() or (called is not None and called[0])
-        # Once it has trained in training mode, passes in evaluation are no training.
-        known_mode = self.backbone.training or not self._has_trained
-        if not (self._own_pass or (gradients and known_mode)):
-            return
-        images = self._image_in([args, kwargs])
-        if images is None:
-            return
-        if not self._own_pass:
-            self._seen += 1
-            if not self.capturing:
-                return
-        given = None if called is None else called[1]
-        if given is not None and len(given) != len(images):
-            given = None
-        run = self._running = Pass(images, given, self.backbone.training)
-        run.note_versions()
-        if not self._own_pass:
-            self._passes.append(run)
-
-    def _image_in(self, values: Any) -> Tensor | None:
-        """Returns the only images among the arguments, or the first of several."""
-        dimensions = len(self.image_shape) + 1
-        found = (
-            value
-            for value in tensors_in(values)
-            if value.ndim == dimensions and value.is_floating_point()
-        )
-        return next(found, None)
-
-    def _note(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
-        run = self._running
-        if run is None or (in_backward() and not self._own_pass):
-            return
-        if run.thread != threading.get_ident():
-            run.interleaved = True
-            return
-        if self._wanted_once & {(name, run.outputs[name] - 1)} and any(
-            (name, 0) not in other.maps for other in self._passes
-        ):
-            run.interleaved = True
-        for tensor in tensors_in(output):
-            key = name, run.outputs[name]
-            run.outputs[name] += 1
-            if key in self._wanted:
-                run.maps[key] = tensor
-                run.note_versions()
-                if not torch.is_grad_enabled():
-                    run.without_gradients.add(key)
-
-    def _take_passes(self) -> list[Pass]:
-        passes = list(self._passes)
-        self.forget()
-        if not passes:
-            raise RuntimeError(
-                "DiRA: the backbone has made no pass with gradients since DiRA was "
-                "last called or the optimiser last stepped, so there is nothing to "
-                "decode. Run the model on the batch, with gradients on and in the "
-                "mode it trains in, then call `loss = dira(loss, batch)`, once per "
-                "batch. Wrap the very module that the loop calls, not one that "
-                "shares its layers, wrap it before its first compiled pass, leave "
-                "the layer that receives the image out of reentrant checkpointing, "
-                "and make the wrapper again for a copied model."
-            )
-        return passes
 
     def _maps(self, run: Pass, rows: slice, size: Sequence[int]) -> list[Tensor]:
         if run.interleaved:
