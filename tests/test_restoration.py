@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightly_dira import RestorationHead
-from lightly_dira.models import restoration_head
+from lightly_dira.models import decoder_block
 
 
 def maps(channels, sizes, batch: int = 2):
@@ -149,41 +149,53 @@ def test_bad_features() -> None:
 class TestSameInAnotherWay:
     """What is faster, or takes less memory, gives the same image and gradients."""
 
-    def run(self, change, sizes=(64, 32, 16), **options) -> list[Tensor]:
+    def run(self, change, sizes=((64, 64), (32, 32), (16, 16)), **options):
         torch.manual_seed(0)
-        head = RestorationHead((4, 6, 8), decoder_channels=(8, 6, 4), **options)
+        dims = len(sizes[0])
+        head = RestorationHead(
+            (4, 6, 8), spatial_dims=dims, decoder_channels=(8, 6, 4), **options
+        )
         head = head.double()
         maps = [
-            torch.rand(2, c, s, s, dtype=torch.float64, requires_grad=True)
+            torch.rand(2, c, *s, dtype=torch.float64, requires_grad=True)
             for c, s in zip((4, 6, 8), sizes, strict=True)
         ]
         change(head)
         for _ in range(2):
-            restored = head(maps, (2 * sizes[0], 2 * sizes[0]))
+            restored = head(maps, [2 * side for side in sizes[0]])
             restored.square().mean().backward()
         leaves = [*maps, *head.parameters()]
         return [restored, *(leaf.grad for leaf in leaves), *head.buffers()]
 
-    @pytest.mark.parametrize("sizes", [(64, 32, 16), (65, 33, 17)])
-    def test_convolved_before_doubling(self, sizes, monkeypatch) -> None:
-        fast, transposed = [], F.conv_transpose2d
+    @pytest.mark.parametrize(
+        ("sizes", "fast"),
+        [
+            (((64, 64), (32, 32), (16, 16)), 3),
+            # An odd map is not the double of the one before.
+            (((65, 65), (33, 33), (17, 17)), 1),
+            (((16, 12), (16, 6), (8, 6)), 3),
+            (((8, 16, 12), (4, 8, 6), (2, 4, 3)), 3),
+            (((4, 16, 12), (4, 8, 6), (4, 4, 3)), 3),
+            (((9, 10, 7), (5, 5, 4), (3, 3, 2)), 1),
+        ],
+    )
+    def test_convolved_before_doubling(self, sizes, fast: int, monkeypatch) -> None:
+        counted, enlarge = [], decoder_block.convolve_enlarged
 
-        def counted(x: Tensor, *arguments, **options) -> Tensor:
-            fast.append(tuple(x.shape[2:]))
-            return transposed(x, *arguments, **options)
+        def counting(x: Tensor, *arguments) -> Tensor:
+            counted.append(tuple(x.shape[2:]))
+            return enlarge(x, *arguments)
 
-        monkeypatch.setattr(F, "conv_transpose2d", counted)
+        monkeypatch.setattr(decoder_block, "convolve_enlarged", counting)
         found = self.run(lambda head: None, sizes)
-        # An odd map is no double of the one before.
-        sides = (16, 32, 64) if sizes[0] == 64 else (65,)
-        assert fast == [(side, side) for side in sides] * 2
+        assert len(counted) == 2 * fast
 
         def doubled_first(block, x: Tensor, skip: Tensor | None, size) -> Tensor:
             x = F.interpolate(x, size=size)
             x = x if skip is None else torch.cat([x, skip], dim=1)
             return block.conv2(block.conv1(x))
 
-        monkeypatch.setattr(restoration_head._DecoderBlock, "forward", doubled_first)
+        monkeypatch.setattr(decoder_block.DecoderBlock, "forward", doubled_first)
         for one, other in zip(found, self.run(lambda head: None, sizes), strict=True):
             torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
 
@@ -196,7 +208,7 @@ class TestSameInAnotherWay:
 
         kept = self.run(watch)
         assert len(passes) == 2
-        anew = self.run(watch, checkpoint=True)
+        again = self.run(watch, checkpoint=True)
         assert len(passes) == 2 + 4
-        for one, other in zip(kept, anew, strict=True):
+        for one, other in zip(kept, again, strict=True):
             assert torch.equal(one, other)

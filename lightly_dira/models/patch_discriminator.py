@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
+
+_CONVOLUTIONS: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 
 
 class PatchDiscriminator(nn.Module):
@@ -25,9 +28,11 @@ class PatchDiscriminator(nn.Module):
         stride: Pixels of the image, along each side, per logit.
 
     Shape:
-        - images: (B, C, H, W) with H and W larger than `stride`.
-        - output: (B, 1, H / stride, W / stride), rounded up; 28 x 28 logits for
-          224 x 224 pixels by default.
+        - images: (B, C, H, W), with `spatial_dims=3` (B, C, D, H, W); every side is
+          larger than `stride`.
+        - output: (B, 1, H / stride, W / stride), rounded up, of volumes
+          (B, 1, D / stride, H / stride, W / stride); 28 x 28 logits for 224 x 224
+          pixels by default.
 
     Examples:
         >>> import torch
@@ -40,6 +45,7 @@ class PatchDiscriminator(nn.Module):
         self,
         in_channels: int = 1,
         *,
+        spatial_dims: int = 2,
         channels: Sequence[int] = (64, 128, 256, 512),
         strides: Sequence[int] = (2, 2, 2, 1),
     ) -> None:
@@ -47,6 +53,7 @@ class PatchDiscriminator(nn.Module):
 
         Args:
             in_channels: Channels of the images, 1 for grey.
+            spatial_dims: 2 for images, 3 for volumes.
             channels: Output channels of the convolutions before the last.
             strides: Stride of each of them.
 
@@ -55,6 +62,11 @@ class PatchDiscriminator(nn.Module):
                 anything below 1.
         """
         super().__init__()
+        if spatial_dims not in _CONVOLUTIONS:
+            raise ValueError(
+                "PatchDiscriminator: spatial_dims must be 2 for images or 3 for "
+                f"volumes, got {spatial_dims}."
+            )
         if not channels or len(channels) != len(strides):
             raise ValueError(
                 "PatchDiscriminator: expected as many strides as channels, at least "
@@ -67,22 +79,24 @@ class PatchDiscriminator(nn.Module):
                 f"strides={tuple(strides)}."
             )
         self.in_channels = in_channels
+        self.spatial_dims = spatial_dims
         self.stride = math.prod(strides)
+        convolution = _CONVOLUTIONS[spatial_dims]
         layers: list[nn.Module] = []
         width = in_channels
         for depth, (out, stride) in enumerate(zip(channels, strides, strict=True)):
             # A bias before a normalisation would be taken out by it.
-            layers.append(nn.Conv2d(width, out, 3, stride, 1, bias=depth == 0))
+            layers.append(convolution(width, out, 3, stride, 1, bias=depth == 0))
             if depth > 0:
                 # Instance normalisation by groups of one channel: `nn.InstanceNorm2d`
                 # outputs a view, which an activation in place copies forth and back.
                 layers.append(nn.GroupNorm(out, out, affine=False))
             layers.append(nn.LeakyReLU(0.2, inplace=True))
             width = out
-        layers.append(nn.Conv2d(width, 1, 3, padding=1))
+        layers.append(convolution(width, 1, 3, padding=1))
         self.layers = nn.Sequential(*layers)
         for module in self.layers:
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, convolution):
                 nn.init.normal_(module.weight, 0.0, 0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
@@ -97,16 +111,18 @@ class PatchDiscriminator(nn.Module):
             ValueError: If the images have another number of channels, or not more
                 pixels than one patch's stride.
         """
-        if images.ndim != 4 or images.shape[1] != self.in_channels:
+        expected = self.spatial_dims + 2
+        if images.ndim != expected or images.shape[1] != self.in_channels:
             raise ValueError(
-                f"PatchDiscriminator: expected images (B, {self.in_channels}, H, W), "
-                f"got {tuple(images.shape)}."
+                f"PatchDiscriminator: expected images (B, {self.in_channels}, "
+                f"{'H, W' if expected == 4 else 'D, H, W'}), got {tuple(images.shape)}."
             )
         if min(images.shape[2:]) <= self.stride:
+            sides = " x ".join(map(str, images.shape[2:]))
             raise ValueError(
-                f"PatchDiscriminator: images of {images.shape[2]} x {images.shape[3]} "
-                f"pixels leave no patches to compare at a stride of {self.stride}; "
-                "both sides must be larger. Use larger images or smaller strides."
+                f"PatchDiscriminator: images of {sides} pixels leave no patches to "
+                f"compare at a stride of {self.stride}; every side must be larger. Use "
+                "larger images or smaller strides."
             )
         logits: Tensor = self.layers(images)
         return logits

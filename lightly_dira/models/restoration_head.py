@@ -4,46 +4,20 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint as checkpoint_of
 
-
-class _DecoderBlock(nn.Module):
-    """Enlarge, join the skip, and twice convolve, normalise and rectify."""
-
-    def __init__(self, in_channels: int, skip_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.skip_channels = skip_channels
-        self.conv1: Any = _conv_norm_relu(in_channels + skip_channels, out_channels)
-        self.conv2 = _conv_norm_relu(out_channels, out_channels)
-        self.register_buffer("spread", _SPREAD.clone(), persistent=False)
-        self.spread: Tensor
-
-    def forward(self, x: Tensor, skip: Tensor | None, size: torch.Size) -> Tensor:
-        # Both ways give the same up to rounding. Without gradients the plain one stays
-        # with the digits of other libraries' decoders.
-        if torch.is_grad_enabled() and size == _doubled(x):
-            convolve, *rest = self.conv1
-            weight, of_skip = convolve.weight.split([x.shape[1], self.skip_channels], 1)
-            if skip is None and x.device.type == "cpu":
-                # Few channels of many pixels: twice as fast there with channels last.
-                x = x.contiguous(memory_format=torch.channels_last)
-            joined = _convolve_doubled(x, weight, self.spread)
-            if skip is not None:
-                joined += F.conv2d(skip, of_skip, padding=1)
-            for layer in rest:
-                joined = layer(joined)
-        else:
-            x = _resize(x, size)
-            joined = self.conv1(x if skip is None else torch.cat([x, skip], dim=1))
-        restored: Tensor = self.conv2(joined)
-        return restored
+from lightly_dira.models.decoder_block import (
+    LAYERS,
+    DecoderBlock,
+    enlargement,
+    resize,
+    runs_of,
+)
 
 
 class RestorationHead(nn.Module):
@@ -85,8 +59,10 @@ class RestorationHead(nn.Module):
         out_channels: Channels of the restored images.
 
     Shape:
-        - features: a list of (B, C_i, H_i, W_i), from the finest to the coarsest.
-        - output: (B, out_channels, H, W), in [0, 1] with the sigmoid.
+        - features: a list of (B, C_i, H_i, W_i), from the finest to the coarsest; with
+          `spatial_dims=3` of (B, C_i, D_i, H_i, W_i).
+        - output: (B, out_channels, H, W), in [0, 1] with the sigmoid; of volumes
+          (B, out_channels, D, H, W).
 
     Examples:
         >>> import torch
@@ -101,25 +77,27 @@ class RestorationHead(nn.Module):
         self,
         encoder_channels: Sequence[int],
         *,
+        spatial_dims: int = 2,
         decoder_channels: Sequence[int] = (256, 128, 64, 32, 16),
         out_channels: int = 1,
         activation: str | None = "sigmoid",
-        strides: Sequence[int] | None = None,
+        strides: Sequence[int | tuple[int, ...]] | None = None,
         checkpoint: bool = False,
     ) -> None:
         """Creates the head.
 
         Args:
             encoder_channels: Channels of the encoder's maps, finest to coarsest.
+            spatial_dims: 2 for images, 3 for volumes.
             decoder_channels: Output channels of the blocks, in the order in which they
                 run, coarsest to finest. There must be a block for every map but the
                 coarsest; each further one doubles the size.
             out_channels: Channels of the restored images, 1 for grey.
             activation: "sigmoid" for images in [0, 1], None for none.
             strides: Pixels per position of each map, finest to coarsest, never
-                falling. By default every map is at least twice as fine as the next.
-            checkpoint: Whether to compute the blocks' inner values again in the
-            backward
+                falling; a tuple where they differ by axis. By default every map is at
+                least twice as fine as the next.
+            checkpoint: Whether to recompute the blocks' inner values in the backward
                 pass instead of keeping them: less memory, more time.
 
         Raises:
@@ -127,6 +105,11 @@ class RestorationHead(nn.Module):
                 count is below 1, the activation is unknown or the strides do not fit.
         """
         super().__init__()
+        if spatial_dims not in LAYERS:
+            raise ValueError(
+                "RestorationHead: spatial_dims must be 2 for images or 3 for volumes, "
+                f"got {spatial_dims}."
+            )
         if len(encoder_channels) < 2:
             raise ValueError(
                 "RestorationHead: expected the channels of at least two feature maps, "
@@ -150,16 +133,20 @@ class RestorationHead(nn.Module):
                 f"{activation!r}."
             )
         *skips, width = encoder_channels
-        doublings = [0] * len(skips)
+        doublings = [(0,) * spatial_dims] * len(skips)
         if strides is not None:
-            if len(strides) != len(encoder_channels) or sorted(strides) != [*strides]:
+            by_axis = _by_axis(strides, spatial_dims)
+            if len(strides) != len(encoder_channels) or any(
+                sorted(axis) != [*axis] for axis in zip(*by_axis, strict=True)
+            ):
                 raise ValueError(
                     f"RestorationHead: expected {len(encoder_channels)} strides, "
                     f"finest map to coarsest, got {tuple(strides)}."
                 )
-            doublings = _doublings(strides)
+            doublings, _ = _doublings(by_axis)
         self.settings: dict[str, Any] = {
             "encoder_channels": tuple(encoder_channels),
+            "spatial_dims": spatial_dims,
             "decoder_channels": tuple(decoder_channels),
             "out_channels": out_channels,
             "activation": activation,
@@ -168,6 +155,7 @@ class RestorationHead(nn.Module):
         }
         self.checkpoint = checkpoint
         self.encoder_channels = tuple(encoder_channels)
+        self.spatial_dims = spatial_dims
         self.out_channels = out_channels
         self.enlarge = nn.ModuleList()
         self.blocks = nn.ModuleList()
@@ -177,19 +165,18 @@ class RestorationHead(nn.Module):
             skip = 0
             if number < len(ahead):
                 skip, times = ahead[number]
-                self.enlarge.append(
-                    _enlargement(skip, out, times) if times else nn.Identity()
-                )
-                skip = out if times else skip
-            self.blocks.append(_DecoderBlock(width, skip, out))
+                self.enlarge.append(enlargement(skip, out, times))
+                skip = out if any(times) else skip
+            self.blocks.append(DecoderBlock(width, skip, out, spatial_dims))
             width = out
-        self.to_image = nn.Conv2d(width, out_channels, 3, padding=1)
+        layers: Any = LAYERS[spatial_dims]
+        self.to_image = layers.convolution(width, out_channels, 3, padding=1)
         self.activation = nn.Sigmoid() if activation == "sigmoid" else nn.Identity()
         for module in (*self.enlarge.modules(), *self.blocks.modules()):
-            if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            if isinstance(module, (layers.convolution, layers.transposed)):
                 nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
         nn.init.xavier_uniform_(self.to_image.weight)
-        nn.init.zeros_(self.to_image.bias)  # type: ignore[arg-type]
+        nn.init.zeros_(self.to_image.bias)
 
     def forward(
         self, features: Sequence[Tensor], output_size: Sequence[int] | None = None
@@ -220,7 +207,7 @@ class RestorationHead(nn.Module):
                 skip, size = None, self._next_size(x, number, output_size)
             step = block, x, skip, size, output_size
             if self.checkpoint and torch.is_grad_enabled():
-                contexts = functools.partial(_contexts, block)
+                contexts = functools.partial(runs_of, block)
                 x = checkpoint_of(
                     self._decode, *step, use_reentrant=False, context_fn=contexts
                 )
@@ -233,7 +220,7 @@ class RestorationHead(nn.Module):
     ) -> torch.Size:
         """Returns the size of a block's output where no map says it."""
         if output_size is None:
-            return _doubled(x)
+            return torch.Size(2 * side for side in x.shape[2:])
         left = len(self.blocks) - 1 - number
         # Half of an odd side, rounded up, doubles to one position more.
         return torch.Size(
@@ -254,92 +241,60 @@ class RestorationHead(nn.Module):
         if block is not self.blocks[-1]:
             return x
         if output_size is not None:
-            x = _resize(x, torch.Size(output_size))
+            x = resize(x, torch.Size(output_size))
         restored: Tensor = self.activation(self.to_image(x))
         return restored
 
 
-def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], Any]:
-    """Contexts of the first and of the second run of a block that is run twice."""
-    return nullcontext(), _statistics_kept(block)
+def _by_axis(
+    strides: Sequence[int | Sequence[int]], spatial_dims: int
+) -> list[tuple[int, ...]]:
+    """Returns the strides of each map along each axis."""
+    return [
+        (stride,) * spatial_dims if isinstance(stride, int) else tuple(stride)
+        for stride in strides
+    ]
 
 
-@contextmanager
-def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    """Leaves running statistics as they are, since the first run has moved them."""
-    norms = [m for m in block.modules() if isinstance(m, nn.BatchNorm2d)]
-    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
-    try:
-        yield
-    finally:
-        for norm, (momentum, count) in zip(norms, before, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, count
+def _doublings(
+    strides: Sequence[tuple[int, ...]],
+) -> tuple[list[tuple[int, ...]], tuple[float, ...]]:
+    """How often each map but the coarsest is doubled, along each axis, to be a skip.
 
+    Each skip must be finer than the one before, along one axis at least. Where a map is
+    finer than that, its other axes may stay as they are; where it is not, it is doubled
+    along all.
 
-def _doublings(strides: Sequence[int]) -> list[int]:
-    """How often each map but the coarsest is to be doubled to become the next finer."""
-    counts = []
-    *finer, reached = map(float, strides)
-    for stride in reversed(finer):
-        reached = max(1.0, min(stride, reached / 2))
-        counts.append(round(math.log2(stride / reached)))
-    return counts[::-1]
-
-
-# A doubled position is a neighbour of its own copy: in a row of weights of the
-# transposed convolution, each weight of a 3 x 3 convolution occurs twice.
-_SPREAD = torch.tensor([[0.0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
-
-
-def _convolve_doubled(x: Tensor, weight: Tensor, spread: Tensor) -> Tensor:
-    """Doubles x (nearest neighbour) and convolves it 3 x 3, by 4 of 9 multiplications.
-
-    It is a transposed convolution, 4 x 4 with stride 2, of x itself.
+    Returns:
+        The numbers, finest map to coarsest, and the strides of the last skip.
     """
-    weight = torch.einsum("ak,bl,oikl->ioab", spread, spread, weight)
-    return F.conv_transpose2d(x, weight, stride=2, padding=1)
-
-
-def _doubled(x: Tensor) -> torch.Size:
-    return torch.Size(2 * side for side in x.shape[2:])
-
-
-def _resize(x: Tensor, size: torch.Size) -> Tensor:
-    return x if x.shape[2:] == size else F.interpolate(x, size=size, mode="nearest")
-
-
-def _conv_norm_relu(in_channels: int, out_channels: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU(inplace=True),
-    )
-
-
-def _enlargement(in_channels: int, out_channels: int, times: int) -> nn.Sequential:
-    """Doubles a map's size several times, by steps that do not overlap."""
-    layers: list[nn.Module] = []
-    for _ in range(times):
-        double = nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2, bias=False)
-        layers += [double, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
-        in_channels = out_channels
-    return nn.Sequential(*layers)
+    counts = []
+    *finer, coarsest = strides
+    reached = tuple(map(float, coarsest))
+    for stride in reversed(finer):
+        halved = [math.log2(r / s) >= 0.5 for r, s in zip(reached, stride, strict=True)]
+        reached = tuple(
+            max(1.0, min(s, r / 2 if half or not any(halved) else r))
+            for s, r, half in zip(stride, reached, halved, strict=True)
+        )
+        pairs = zip(stride, reached, strict=True)
+        counts.append(tuple(round(math.log2(s / r)) for s, r in pairs))
+    return counts[::-1], reached
 
 
 def head_for(
     channels: Sequence[int],
-    strides: Sequence[int],
+    strides: Sequence[int | tuple[int, ...]],
     out_channels: int,
     activation: str | None = "sigmoid",
+    spatial_dims: int = 2,
 ) -> RestorationHead:
     """Makes the published decoder, with as many blocks as lead to full resolution."""
-    skips = len(channels) - 1
-    finest = min(strides[0], max(1, strides[-1] / 2**skips))
-    blocks = skips + round(math.log2(finest))
+    _, reached = _doublings(_by_axis(strides, spatial_dims))
+    blocks = len(channels) - 1 + round(math.log2(max(reached)))
     return RestorationHead(
         channels,
+        spatial_dims=spatial_dims,
         decoder_channels=[min(256, 16 * 2**block) for block in reversed(range(blocks))],
         out_channels=out_channels,
         activation=activation,

@@ -1,0 +1,180 @@
+"""A block of the decoder: enlarge, join the skip, convolve twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Layers(NamedTuple):
+    """What differs between images and volumes."""
+
+    convolution: type[nn.Module]
+    transposed: type[nn.Module]
+    batch_norm: type[nn.Module]
+    channels_last: torch.memory_format
+
+
+LAYERS = {
+    2: Layers(nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, torch.channels_last),
+    3: Layers(nn.Conv3d, nn.ConvTranspose3d, nn.BatchNorm3d, torch.channels_last_3d),
+}
+
+
+class DecoderBlock(nn.Module):
+    """Enlarges a map, joins the skip, then twice convolves, normalises and rectifies.
+
+    Args:
+        in_channels: Channels of the map to be enlarged.
+        skip_channels: Channels of the encoder's map, 0 without one.
+        out_channels: Channels of the output.
+        spatial_dims: 2 for images, 3 for volumes.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        skip_channels: int,
+        out_channels: int,
+        spatial_dims: int = 2,
+    ) -> None:
+        """Creates the two convolutions with their norms."""
+        super().__init__()
+        self.skip_channels = skip_channels
+        self.conv1: Any = nn.Sequential(
+            *convolution(in_channels + skip_channels, out_channels, spatial_dims)
+        )
+        self.conv2 = nn.Sequential(
+            *convolution(out_channels, out_channels, spatial_dims)
+        )
+        self.register_buffer("spread", _SPREAD.clone(), persistent=False)
+        self.spread: Tensor
+
+    def forward(self, x: Tensor, skip: Tensor | None, size: Sequence[int]) -> Tensor:
+        """Returns (B, out_channels, *size).
+
+        Args:
+            x: The map to be enlarged, (B, in_channels, ...).
+            skip: The encoder's map of this size, or None.
+            size: Sides of the output.
+        """
+        factors = [full / side for full, side in zip(size, x.shape[2:], strict=True)]
+        # Both ways give the same up to rounding. Without gradients the plain one stays
+        # with the digits of other libraries' decoders.
+        if torch.is_grad_enabled() and set(factors) <= {1, 2} and 2 in factors:
+            convolve, *rest = self.conv1
+            weight, of_skip = convolve.weight.split([x.shape[1], self.skip_channels], 1)
+            if skip is None and x.device.type == "cpu":
+                # Few channels of many pixels: twice as fast there with channels last.
+                x = x.contiguous(memory_format=LAYERS[len(size)].channels_last)
+            joined = convolve_enlarged(x, weight, self.spread, factors)
+            if skip is not None:
+                joined += _CONVOLVE[len(size)](skip, of_skip, padding=1)
+            for layer in rest:
+                joined = layer(joined)
+        else:
+            x = resize(x, size)
+            joined = self.conv1(x if skip is None else torch.cat([x, skip], dim=1))
+        restored: Tensor = self.conv2(joined)
+        return restored
+
+
+# A doubled position is a neighbour of its own copy: in a row of weights of the
+# transposed convolution, each weight of a convolution of width 3 occurs twice.
+_SPREAD = torch.tensor([[0.0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
+
+_CONVOLVE: dict[int, Any] = {2: F.conv2d, 3: F.conv3d}
+_TRANSPOSED: dict[int, Any] = {2: F.conv_transpose2d, 3: F.conv_transpose3d}
+
+
+def convolve_enlarged(
+    x: Tensor, weight: Tensor, spread: Tensor, factors: Sequence[float]
+) -> Tensor:
+    """Enlarges x (nearest neighbour), then convolves it, in one step of fewer products.
+
+    It is a transposed convolution of x itself: along an axis that is doubled of width
+    4 and stride 2, which takes 2 products for each output where the plain way takes 3.
+
+    Args:
+        x: (B, C, ...).
+        weight: Of a convolution of width 3, (C', C, 3, ...).
+        spread: (4, 3), where each weight goes along a doubled axis.
+        factors: Of each axis, 1 or 2.
+    """
+    weight = weight.transpose(0, 1)
+    for axis, factor in enumerate(factors, start=2):
+        if factor == 2:
+            weight = (weight.movedim(axis, -1) @ spread.T).movedim(-1, axis)
+        else:
+            weight = weight.flip(axis)
+    stride = [int(factor) for factor in factors]
+    enlarged: Tensor = _TRANSPOSED[len(stride)](x, weight, stride=stride, padding=1)
+    return enlarged
+
+
+def resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Brings a map to these sides, by nearest neighbours."""
+    size = torch.Size(size)
+    return x if x.shape[2:] == size else F.interpolate(x, size=size, mode="nearest")
+
+
+def convolution(
+    in_channels: int, out_channels: int, spatial_dims: int
+) -> list[nn.Module]:
+    """Returns a convolution of width 3, BatchNorm and ReLU."""
+    layers: Any = LAYERS[spatial_dims]
+    return [
+        layers.convolution(in_channels, out_channels, 3, padding=1, bias=False),
+        layers.batch_norm(out_channels),
+        nn.ReLU(inplace=True),
+    ]
+
+
+def enlargement(
+    in_channels: int, out_channels: int, doublings: Sequence[int]
+) -> nn.Module:
+    """Doubles the sides of a map, by steps that do not overlap, as often as said.
+
+    Args:
+        in_channels: Channels of the map.
+        out_channels: Channels of the enlarged map.
+        doublings: How often each side is doubled; where none is, the map stays as it
+            is.
+    """
+    if not any(doublings):
+        return nn.Identity()
+    layers: Any = LAYERS[len(doublings)]
+    steps: list[nn.Module] = []
+    for step in range(max(doublings)):
+        width = tuple(2 if step < times else 1 for times in doublings)
+        double = layers.transposed(
+            in_channels, out_channels, width, stride=width, bias=False
+        )
+        steps += [double, layers.batch_norm(out_channels), nn.ReLU(inplace=True)]
+        in_channels = out_channels
+    return nn.Sequential(*steps)
+
+
+def runs_of(block: nn.Module) -> tuple[AbstractContextManager[None], Any]:
+    """Returns contexts for the first and the second run of a checkpointed block."""
+    return nullcontext(), _statistics_kept(block)
+
+
+@contextmanager
+def _statistics_kept(block: nn.Module) -> Iterator[None]:
+    """Leaves running statistics as they are, since the first run has moved them."""
+    kinds = nn.BatchNorm2d, nn.BatchNorm3d
+    norms = [module for module in block.modules() if isinstance(module, kinds)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
