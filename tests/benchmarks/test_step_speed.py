@@ -211,8 +211,8 @@ def test_import(benchmark, record) -> None:
 def peak_memory(which: str) -> float:
     script = Path(__file__).with_name("memory.py")
     environment = os.environ | {
-        # It shares the methods of the tests, in the folder above.
-        "PYTHONPATH": str(script.parent.parent),
+        # It shares the methods of the tests, in the folder beside this one.
+        "PYTHONPATH": str(script.parents[1] / "support"),
         # What is freed goes back at once: no holes in the C library's heap.
         "MALLOC_MMAP_THRESHOLD_": "65536",
     }

@@ -11,8 +11,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from lightly.loss import NTXentLoss, VICRegLoss
+from lightning_modules import DiRASimSiam, Images
 from methods import tiny_backbone
-from test_lightning import DiRASimSiam, Images
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard

@@ -1,4 +1,4 @@
-"""Runs that kill themselves, for test_resuming.py: python tests/killed.py FOLDER ..."""
+"""Runs that kill themselves, for lightning/test_mid_epoch.py: killed.py FOLDER ..."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+from lightning_modules import DiRAMoCo, DiRASimSiam, Images, state
 from methods import MoCo, SimSiam, tiny_backbone
 from pytorch_lightning.callbacks import ModelCheckpoint
-from test_lightning import DiRAMoCo, DiRASimSiam, Images, state
 from torch.utils.data import DataLoader, Dataset
 
 from lightly_dira import DiRA, DiRAViews

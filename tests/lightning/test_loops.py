@@ -9,9 +9,7 @@ import inspect
 import pytest
 import pytorch_lightning as pl
 import torch
-from methods import tiny_backbone
-from pytorch_lightning.callbacks import ModelCheckpoint, StochasticWeightAveraging
-from test_lightning import (
+from lightning_modules import (
     DiRAMoCo,
     DiRASimSiam,
     Images,
@@ -21,6 +19,8 @@ from test_lightning import (
     state,
     trainer,
 )
+from methods import tiny_backbone
+from pytorch_lightning.callbacks import ModelCheckpoint, StochasticWeightAveraging
 from torch import nn
 from torch.optim.swa_utils import get_ema_avg_fn
 from torch.utils.data import DataLoader, Dataset

@@ -13,7 +13,7 @@ import killed
 import pytest
 import torch
 from lightly.loss import DINOLoss, NTXentLoss
-from test_lightning import DiRASimSiam, assert_same, loader, trainer
+from lightning_modules import DiRASimSiam, assert_same, loader, trainer
 
 from lightly_dira import DiRA
 from lightly_dira.lightning.mid_epoch import PlaceInData

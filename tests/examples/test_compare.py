@@ -21,7 +21,7 @@ from scipy import stats
 from lightly_dira.evaluation.protocol import Task
 from lightly_dira.evaluation.read_volumes import read_mni152
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 SMALL = ["--methods", "SimSiam", "--stages", "di", "dira", "--seeds", "0"]
 SMALL += ["--epochs", "3", "--size", "32", "--batch-size", "16"]
 SMALL += ["--fractions", "0.5", "1", "--finetuning-steps", "10", "--threads", "1"]

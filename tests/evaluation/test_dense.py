@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from lightly_dira.evaluation.dense import dense_probe, encode_pixels
+
+
+class TestDenseProbe:
+    @pytest.fixture
+    def data(self) -> TensorDataset:
+        generator = torch.Generator().manual_seed(0)
+        images = torch.rand(20, 1, 16, 16, generator=generator)
+        masks = (images[:, 0] > 0.4).long() + (images[:, 0] > 0.7).long()
+        return TensorDataset(images, masks)
+
+    def test_finds_what_is_there(self, data) -> None:
+        pixels = encode_pixels(lambda x: [torch.cat([x, x**2, x**3], 1)], data)
+        scores = dense_probe(pixels, pixels)
+        assert set(scores) == {1, 2}
+        assert 0.9 < min(scores.values()) <= max(scores.values()) <= 1
+
+    def test_finds_nothing_in_noise(self, data) -> None:
+        torch.manual_seed(0)
+        pixels = encode_pixels(lambda x: [torch.rand(len(x), 4, 16, 16)], data)
+        others = encode_pixels(lambda x: [torch.rand(len(x), 4, 16, 16)], data)
+        assert max(dense_probe(pixels, others).values()) < 0.6
+
+    def test_coarse_maps_are_interpolated_as_when_enlarged(self, data) -> None:
+        images, masks = data.tensors
+        coarse = lambda x: [nn.functional.avg_pool2d(x, 4)]  # noqa: E731
+        found, classes = encode_pixels(coarse, data, pixels=256, seed=3).tensors
+        large = nn.functional.interpolate(
+            coarse(images)[0], size=(16, 16), mode="bilinear"
+        )
+        random = np.random.default_rng(3)
+        order = torch.from_numpy(np.stack([random.permutation(256) for _ in images]))
+        expected = large.flatten(1).gather(1, order)
+        torch.testing.assert_close(found[..., 0], expected, atol=1e-5, rtol=0)
+        assert torch.equal(classes, masks.flatten(1).gather(1, order))
+
+    def test_masks_must_fit(self, data) -> None:
+        images, masks = data.tensors
+        with pytest.raises(ValueError, match=r"need masks \(16, 16, 16\)"):
+            encode_pixels(lambda x: [x], TensorDataset(images, masks[:, :8]))
+
+    def test_one_class(self, data) -> None:
+        images, masks = data.tensors
+        pixels = encode_pixels(lambda x: [x], TensorDataset(images, 0 * masks))
+        with pytest.raises(ValueError, match="all training pixels are of one class"):
+            dense_probe(pixels, pixels)

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from small import bars
+
+from lightly_dira.evaluation.labelled import LabelledImages, Samples
+
+
+class TestLabelledImages:
+    def test_selections_keep_what_belongs_together(self) -> None:
+        data = bars(16)
+        test = data.split("test")
+        chosen = np.flatnonzero(data.splits == "test")
+        assert test.names == [str(number) for number in chosen]
+        for index, number in enumerate(chosen):
+            assert np.array_equal(test.pixels(index), data.images[number])
+            assert np.array_equal(test.mask(index), data.masks[number])
+            assert np.array_equal(test.boxes[index], data.boxes[number])
+        assert test.labels.tolist() == data.labels[chosen].tolist()
+
+    def test_items_are_those_of_lightly(self) -> None:
+        image, label, name = bars(16).with_transform(lambda image: image.size)[1]
+        assert (image, label, name) == ((32, 32), 1, "1")
+
+    def test_unequal_lengths(self) -> None:
+        with pytest.raises(ValueError, match="4 images need as many labels, got 3"):
+            LabelledImages(np.zeros((4, 32, 32), np.uint8), labels=np.zeros(3))
+
+    def test_unknown_split(self) -> None:
+        with pytest.raises(ValueError, match=r"no split 'other'; there are \['test'"):
+            bars(16).split("other")
+
+    def test_samples_of_16_bits(self) -> None:
+        grey = np.linspace(0, 65535, 32 * 32, dtype=np.uint16).reshape(32, 32)
+        data = LabelledImages([grey], labels=np.array([1]))
+        image, label = Samples(data, 32, channels=1)[0]
+        assert label == 1
+        np.testing.assert_allclose(image[0], grey / 65535, atol=1e-6)
+
+    def test_augmentation_moves_mask_with_image(self) -> None:
+        data = bars(16)
+        augment = torchvision.transforms.v2.RandomHorizontalFlip(p=1)
+        plain = Samples(data, 32, "mask")
+        flipped = Samples(data, 32, "mask", augment=augment)
+        for before, after in zip(plain[3], flipped[3], strict=True):
+            assert torch.equal(before.flip(-1), after)
+            assert type(after) is torch.Tensor
+
+    def test_unknown_target(self) -> None:
+        data = LabelledImages(np.zeros((1, 32, 32), np.uint8))
+        with pytest.raises(ValueError, match="'mask' is not among what is known"):
+            Samples(data, 32, "mask")

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import f1_score, jaccard_score, roc_auc_score
+
+from lightly_dira.evaluation.scores import classification_scores, segmentation_scores
+
+
+class TestScores:
+    def test_classes_as_scikit_learn(self) -> None:
+        random = np.random.default_rng(0)
+        targets = random.integers(0, 4, 200)
+        probabilities = random.dirichlet(np.ones(4), 200)
+        expected = roc_auc_score(
+            targets, probabilities, multi_class="ovr", average="macro"
+        )
+        scores = classification_scores(targets, probabilities)
+        assert scores["auc"] == pytest.approx(expected, abs=1e-12)
+        assert scores["accuracy"] == (probabilities.argmax(1) == targets).mean()
+
+    def test_findings_as_scikit_learn(self) -> None:
+        random = np.random.default_rng(0)
+        targets = random.integers(0, 2, (100, 5))
+        probabilities = random.random((100, 5))
+        expected = roc_auc_score(targets, probabilities, average="macro")
+        assert classification_scores(targets, probabilities) == {
+            "auc": pytest.approx(expected, abs=1e-12)
+        }
+
+    def test_findings_that_nobody_has_are_left_out(self) -> None:
+        random = np.random.default_rng(0)
+        targets = random.integers(0, 2, (100, 3))
+        targets[:, 1] = 0
+        probabilities = random.random((100, 3))
+        expected = roc_auc_score(targets[:, ::2], probabilities[:, ::2])
+        found = classification_scores(targets, probabilities)["auc"]
+        assert found == pytest.approx(expected, abs=1e-12)
+        nobody = classification_scores(targets[:, 1:2], probabilities[:, :1])
+        assert np.isnan(nobody["auc"])
+
+    def test_other_classes(self) -> None:
+        with pytest.raises(ValueError, match=r"of \(4, 2\), got \(4, 3\)"):
+            classification_scores(np.zeros((4, 2)), np.zeros((4, 3)))
+
+    def test_masks_as_scikit_learn(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        masks, found = torch.randint(0, 3, (2, 6, 8, 8), generator=generator)
+        scores = segmentation_scores(masks, found)
+        for name, score in (("dice", f1_score), ("iou", jaccard_score)):
+            each = [
+                score(m.ravel(), f.ravel(), labels=[1, 2], average="macro")
+                for m, f in zip(masks, found, strict=True)
+            ]
+            assert scores[name] == pytest.approx(np.mean(each), abs=1e-6)
+
+    def test_what_an_image_does_not_show_does_not_count(self) -> None:
+        masks = torch.zeros(2, 4, 4, dtype=torch.long)
+        masks[0, :2] = 1
+        masks[1, :2] = 2
+        assert segmentation_scores(masks, masks) == {"dice": 1.0, "iou": 1.0}
+        nothing = segmentation_scores(masks, torch.zeros_like(masks))
+        assert nothing == {"dice": 0.0, "iou": 0.0}
