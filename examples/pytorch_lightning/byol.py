@@ -1,6 +1,6 @@
 """BYOL as in Lightly's Lightning examples, made DiRA by mixin and transform.
 
-python examples/pytorch_lightning/byol.py [--data FOLDER] [--epochs N]
+python examples/pytorch_lightning/byol.py [--data FOLDER] [--devices N]
 """
 
 import argparse
@@ -76,6 +76,8 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--data", help="folder of images; the MNI152 brain without one")
 parser.add_argument("--epochs", type=int, default=10)
 parser.add_argument("--input-size", type=int, default=64, help="pixels")
+parser.add_argument("--devices", type=int, default=1, help="one process for each")
+parser.add_argument("--strategy", default="auto", help="of Lightning: ddp, fsdp, ...")
 options = parser.parse_args()
 
 model = DiRABYOL()
@@ -99,5 +101,13 @@ dataloader = torch.utils.data.DataLoader(
 
 accelerator = "gpu" if torch.cuda.is_available() else "cpu"
 
-trainer = pl.Trainer(max_epochs=options.epochs, devices=1, accelerator=accelerator)
+# Each device has a process with its own part of the images. BatchNorm joins its
+# statistics where PyTorch can, on GPUs.
+trainer = pl.Trainer(
+    max_epochs=options.epochs,
+    devices=options.devices,
+    accelerator=accelerator,
+    strategy=options.strategy,
+    sync_batchnorm=accelerator == "gpu",
+)
 trainer.fit(model=model, train_dataloaders=dataloader)

@@ -1,6 +1,6 @@
 """MoCo as in Lightly's Lightning examples, made DiRA by mixin and transform.
 
-python examples/pytorch_lightning/moco.py [--data FOLDER] [--epochs N]
+python examples/pytorch_lightning/moco.py [--data FOLDER] [--devices N]
 """
 
 import argparse
@@ -35,7 +35,9 @@ class MoCo(pl.LightningModule):
         deactivate_requires_grad(self.backbone_momentum)
         deactivate_requires_grad(self.projection_head_momentum)
 
-        self.criterion = NTXentLoss(memory_bank_size=(4096, 128))
+        self.criterion = NTXentLoss(
+            memory_bank_size=(4096, 128), gather_distributed=True
+        )
 
     def forward(self, x):
         query = self.backbone(x).flatten(start_dim=1)
@@ -72,6 +74,8 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--data", help="folder of images; the MNI152 brain without one")
 parser.add_argument("--epochs", type=int, default=10)
 parser.add_argument("--input-size", type=int, default=64, help="pixels")
+parser.add_argument("--devices", type=int, default=1, help="one process for each")
+parser.add_argument("--strategy", default="auto", help="of Lightning: ddp, fsdp, ...")
 options = parser.parse_args()
 
 model = DiRAMoCo()
@@ -92,5 +96,13 @@ dataloader = torch.utils.data.DataLoader(
 
 accelerator = "gpu" if torch.cuda.is_available() else "cpu"
 
-trainer = pl.Trainer(max_epochs=options.epochs, devices=1, accelerator=accelerator)
+# Each device has a process with its own part of the images. BatchNorm joins its
+# statistics where PyTorch can, on GPUs.
+trainer = pl.Trainer(
+    max_epochs=options.epochs,
+    devices=options.devices,
+    accelerator=accelerator,
+    strategy=options.strategy,
+    sync_batchnorm=accelerator == "gpu",
+)
 trainer.fit(model=model, train_dataloaders=dataloader)
