@@ -7,16 +7,16 @@
 
 Every method is pre-trained in every stage (`di`: the bare method on undistorted views,
 `dir`: with restoration, `dira`: with restoration and adversary) with every seed, then
-tried on every task, beside encoders that were not trained and trivial baselines. A run
-that is finished is never repeated, and one that was killed goes on where its last epoch
-ended, to the same rows. The folder of results gets:
+evaluated on every task. Untrained encoders and trivial baselines are evaluated as well.
+A finished run is never repeated. A killed run resumes after its last complete epoch and
+gives the same rows. The folder of results gets:
 
     results.csv      a row for each result
-    settings.json    what was asked for; a folder holds results of one setting only
+    settings.json    the settings; a folder holds results of one setting only
     environment.txt  versions and machine
     summary.csv      mean and 95 % interval over seeds
     tests.csv        stages against each other: paired t-tests, corrected by Holm
-    outcomes.csv, outcome_tests.csv   the same of means over all tasks with few labels
+    outcomes.csv, outcome_tests.csv   the same for means over all tasks, few labels
     *.png            the same as pictures, restored images, and what classifiers look at
     runs/            encoders and decoders, as `save_pretrained` writes them
 """
@@ -61,7 +61,7 @@ from lightly_dira.weights.pretrained import from_pretrained, save_pretrained
 
 Run = tuple[str, str, int]  # method, stage, seed
 STAGES = ("di", "dir", "dira")
-# Settings of which more may join what a folder of results holds.
+# Settings whose values may be added to those of a folder of results.
 JOINING = ("methods", "stages", "seeds", "protocols")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 FORMAT = torch.channels_last  # a fifth faster on CPUs
@@ -77,29 +77,30 @@ class Settings:
         seeds: Every method and stage runs once for each.
         encoder: A ResNet of torchvision, or, with a dash in its name ("resnet-9"),
             Lightly's for small images, whose stem keeps their size.
-        width: Of Lightly's.
+        width: Width of Lightly's ResNet.
         size: Side of views, in pixels.
-        smallest_crop: Least area of a view, as a fraction of the image's.
+        smallest_crop: Smallest area of a view, as a fraction of the image's area.
         jitter: Strength of the colour jitter, 1 as published.
         intensity: Probability of a curve of grey levels before the distortions.
         batch_size: Images in a step.
-        epochs: Passes through the images without labels.
-        restorative_weight: Of the restoration's loss.
-        adversarial_weight: Of the adversary's.
-        adversary_from: Part of a run after which `dira` gets its adversary.
+        epochs: Passes over the unlabelled images.
+        restorative_weight: Weight of the restoration loss.
+        adversarial_weight: Weight of the adversarial loss.
+        adversary_from: Fraction of a run after which `dira` gets its adversary.
         critic: Width of the adversary's critic, 1 as published.
         optimizer: "AdamW" or "SGD" (momentum 0.9).
-        lr: Highest learning rate, which falls as a cosine after a tenth of a run.
-        bare_lr: Factor on it in stage `di`.
-        weight_decay: Of the optimiser.
+        lr: Highest learning rate. It rises in the first tenth of a run and then falls
+            as a cosine.
+        bare_lr: Factor on `lr` in stage `di`.
+        weight_decay: Weight decay of the optimiser.
         fractions: Parts of the labels to learn from.
         draws: Choices of those labels, over which scores are averaged.
-        protocols: How encoders are tried, of those that `Task` knows.
-        decoder: Of the U-Nets of `dir` and `dira`, "pre-trained" or "new".
+        protocols: How encoders are evaluated, see `Task`.
+        decoder: "pre-trained" or "new", for the U-Nets of `dir` and `dira`.
         finetuning_steps: Steps of every fine-tuning.
-        precision: "32", or "bf16-mixed", for which autocast is there.
-        workers: Processes that load images; other numbers draw other views.
-        options: Arguments of methods, by their names.
+        precision: "32", or "bf16-mixed" for autocast.
+        workers: Processes that load images; another number gives other views.
+        options: Arguments of each method, by the method's name.
     """
 
     methods: tuple[str, ...] = ("MoCo", "BarlowTwins", "SimSiam")
@@ -139,7 +140,7 @@ PRESETS = {
         fractions=(0.05, 0.25),
         finetuning_steps=20,
     ),
-    # Of the study in examples/results/README.md, changed by what it taught.
+    # Settings of the study in examples/results/README.md, changed by its results.
     "cpu": Settings(
         methods=("MoCo", "MeanBarlowTwins", "SimSiam"),
         seeds=(0, 1, 2, 3, 4),
@@ -174,7 +175,8 @@ PRESETS = {
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
-    # Two at once would overwrite each other's rows; the operating system frees it.
+    # Two comparisons at once would overwrite each other's rows. The operating system
+    # releases the lock of a process that ends.
     lock = FileLock(options.out / ".lock")
     try:
         lock.acquire(timeout=0)
@@ -217,7 +219,7 @@ def compare(options: argparse.Namespace) -> None:
         distort = A.Sequential([curve, distort], p=1)
     transforms = {
         stage: DiRATransform(views, distortion=distortion)
-        # One that does nothing draws a seed as well: all stages see the same crops.
+        # Even `NoOp` draws a seed, so that all stages see the same crops.
         for stage, distortion in zip(STAGES, (A.NoOp(), distort, distort), strict=True)
     }
 
@@ -232,7 +234,7 @@ def compare(options: argparse.Namespace) -> None:
                 run = folder / "runs" / f"{method}-{stage}-{seed}"
                 pretrain(settings, method, stage, seed, images, run, progress)
                 head = from_pretrained(run, backbone)
-            # The bare method has restored nothing: its head is new.
+            # The bare method did not train its head: the U-Net gets a new decoder.
             if stage == "di" or settings.decoder == "new":
                 head = None
             rows = [
@@ -263,8 +265,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--preset", choices=PRESETS, default="smoke")
     parser.add_argument(
         "--data",
-        help="folder of .npz files or of ChestX-ray14, or a name of MedMNIST's, which "
-        "is downloaded; by default the MNI152 brain",
+        help="folder of .npz files or of ChestX-ray14, or a set of MedMNIST, which is "
+        "downloaded; by default the MNI152 brain",
     )
     parser.add_argument("--out", type=Path, help="folder of results")
     parser.add_argument(
@@ -306,7 +308,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def list_runs(settings: Settings) -> list[Run]:
-    """The cheap ones first, then seed by seed, so that early results are pairs."""
+    """Lists cheap runs first, then seed by seed, so that early results are pairs."""
     runs = [("baseline", stage, seed) for stage in BASELINES for seed in settings.seeds]
     runs += [("random", "random", seed) for seed in settings.seeds]
     return runs + [
@@ -318,7 +320,7 @@ def list_runs(settings: Settings) -> list[Run]:
 
 
 def restrict(tasks: list[Task], wanted: Callable[[Task, str], bool]) -> list[Task]:
-    """Returns the tasks with those of their protocols that are wanted, if any are."""
+    """Keeps the wanted protocols of each task, and drops tasks without any."""
     kept = [[p for p in task.protocols if wanted(task, p)] for task in tasks]
     return [
         dataclasses.replace(task, protocols=protocols)
@@ -348,7 +350,7 @@ def pretrain(
     run: Path,
     progress: tqdm,
 ) -> None:
-    """Pre-trains an encoder, from the last epoch on that was kept."""
+    """Pre-trains an encoder, and resumes after the last epoch that was saved."""
     if (run / "config.json").exists():
         progress.update(settings.epochs)
         return
@@ -404,7 +406,7 @@ def pretrain(
         first = kept["epoch"]
         progress.update(first)
     for epoch in range(first, settings.epochs):
-        # Every epoch draws from a seed of its own: one that was killed is drawn again.
+        # Every epoch has its own seed: if it is killed, it is repeated unchanged.
         torch.manual_seed(1000 * seed + epoch)
         for batch in loader:
             x0, x1 = (view.to(DEVICE, memory_format=FORMAT) for view in batch[0])
@@ -462,36 +464,36 @@ class Histogram(nn.Module):
 
 
 def position(images: Tensor) -> list[Tensor]:
-    """Not an encoder: where a pixel lies, in bumps all over the image."""
+    """Not an encoder: the position of a pixel, as bumps on a grid of 8 x 8."""
     side = torch.arange(8)
     maps = F.one_hot(side[:, None] * 8 + side, 64).movedim(-1, 0).float()
     return [maps.expand(len(images), -1, -1, -1)]
 
 
-# What needs no encoder is tried by one protocol.
+# Baselines without an encoder, each evaluated by one protocol.
 BASELINES = {"thumbnail": Thumbnail(), "histogram": Histogram(), "position": position}
 BASELINE_PROTOCOLS = {"thumbnail": "linear", "histogram": "linear", "position": "dense"}
 
 
 class Results:
-    """A table of rows on the disk, which grows by whole runs."""
+    """A table of results on disk, to which whole runs are added."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.table = pd.DataFrame()
         if path.exists():
-            # Parsed by Python: every pandas then reads the number that was written.
+            # Python parses the numbers, so that any pandas reads what was written.
             exact = {"value": lambda text: float(text or "nan")}
             try:
                 self.table = pd.read_csv(path, converters=exact)
             except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
                 sys.exit(
-                    f"{path} is damaged ({error}). Take it from a copy, or delete it: "
-                    "encoders that were pre-trained are tried again."
+                    f"{path} is damaged ({error}). Restore it from a copy, or delete "
+                    "it: pre-trained encoders are then evaluated again."
                 )
 
     def lacking(self, run: Run, tasks: list[Task]) -> list[Task]:
-        """Returns the tasks, with those protocols that there are no rows of."""
+        """Returns the tasks with those protocols that have no rows yet."""
         keys = ["method", "stage", "seed", "task", "protocol"]
         done = set(self.table.reindex(columns=keys).itertuples(index=False, name=None))
         only = BASELINE_PROTOCOLS.get(run[1])
@@ -509,7 +511,7 @@ class Results:
 
 
 def as_json(settings: Settings) -> dict[str, Any]:
-    """Returns settings as JSON has them, with lists for tuples."""
+    """Returns settings as they are in JSON, with lists instead of tuples."""
     kept: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(settings)))
     return kept
 
@@ -522,17 +524,17 @@ def keep_settings(
     *,
     changed: bool,
 ) -> None:
-    """Compares what is asked for with what was, and writes it down for new rows."""
+    """Checks the settings against those of the folder, and writes them for new rows."""
     data = {"images": len(pool), "first_image": zlib.crc32(pool.pixels(0).tobytes())}
     asked = {"split": split, "data": data} | as_json(settings)
     path = folder / "settings.json"
     if path.exists():
-        # What it does not name was not there to be set.
+        # Settings that the file lacks did not exist yet: they have their defaults.
         before = {"data": data} | as_json(Settings())
         try:
             before |= json.loads(path.read_text())
         except ValueError as error:
-            sys.exit(f"{path} is damaged ({error}). Take it from a copy, or delete it.")
+            sys.exit(f"{path} is damaged ({error}). Restore a copy, or delete it.")
         for name in JOINING:
             asked[name] = list(dict.fromkeys([*before[name], *asked[name]]))
             before[name] = asked[name]

@@ -1,6 +1,6 @@
-"""Methods to compare: Lightly's, each a module with an encoder and a loss of two views.
+"""Lightly's methods, each as a module with an encoder and a loss of two views.
 
-After the examples in Lightly's documentation (https://docs.lightly.ai).
+They follow the examples in Lightly's documentation (https://docs.lightly.ai).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 
 class MoCo(nn.Module):
-    """Momentum contrast; a longer queue and momentum suit longer runs."""
+    """Momentum contrast; a longer queue and a higher momentum suit longer runs."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class BarlowTwins(nn.Module):
 
 
 class MeanBarlowTwins(BarlowTwins):
-    """With its loss, a sum over dimensions, as a mean: of the size of the others."""
+    """Averages the loss over dimensions: the sum is far larger than other losses."""
 
     def forward(self, x0: Tensor, x1: Tensor) -> Tensor:
         return super().forward(x0, x1) / self.projection_head.layers[-1].out_features

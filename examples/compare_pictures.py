@@ -42,7 +42,7 @@ def draw_pictures(
 def draw_restored(
     encoders: Encoders, task: Task, transform: DiRATransform
 ) -> plt.Figure:
-    """A column for each image; clean, distorted, and restored by each encoder."""
+    """Draws images in columns: clean, distorted, and restored by each encoder."""
     val = task.data.split(task.val)
     torch.manual_seed(0)
     chosen = np.linspace(0, len(val) - 1, COLUMNS).astype(int)
@@ -65,7 +65,7 @@ def draw_restored(
 
 
 def draw_activations(encoders: Encoders, task: Task) -> plt.Figure:
-    """Images with boxes if there are some; warm is what speaks for their finding."""
+    """Draws images, with boxes if there are any; warm pixels speak for the finding."""
     train, val = task.data.split(task.train), task.data.split(task.val)
     labels, size = task.data.labels, task.size
     assert labels is not None

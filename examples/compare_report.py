@@ -13,7 +13,7 @@ from lightly_dira.evaluation.statistics import compare_paired, summarise
 
 TASK = ["task", "protocol", "fraction", "metric"]
 PANEL = ["task", "protocol", "metric"]
-# A comparison's few outcomes: means over all tasks and parts with few labels.
+# Main outcomes: means over all tasks and over the parts with few labels.
 OUTCOMES, FEW = ("linear", "dense", "frozen U-Net", "U-Net"), 0.1
 PAIRS = (("dira", "di"), ("dira", "random"), ("dir", "di"), ("dira", "dir"))
 HEADLINES = {"auc": "AUC", "dice": "Dice", "pointing": "pointing game"}
@@ -27,7 +27,7 @@ NAMES = {
 
 
 def report(folder: Path) -> None:
-    """Writes tables and pictures of results.csv, and prints them."""
+    """Writes tables and pictures of results.csv, and prints the main tables."""
     rows = pd.read_csv(folder / "results.csv")
     tables = make_tables(rows)
     for name, table in tables.items():
@@ -153,7 +153,7 @@ def _tabulate(summary: pd.DataFrame) -> pd.DataFrame:
 def _pivot(
     table: pd.DataFrame, keys: list[str], columns: str, values: str
 ) -> pd.DataFrame:
-    """Pivots in the order of the table, where pandas sorts; gaps are empty."""
+    """Pivots without sorting, which pandas would do; gaps are empty."""
     wide = table.pivot(index=keys, columns=columns, values=values).fillna("")
     wide = wide.reindex(pd.MultiIndex.from_frame(table[keys].drop_duplicates()))
     return wide[table[columns].drop_duplicates()]
@@ -188,7 +188,7 @@ def draw_bars(summary: pd.DataFrame) -> plt.Figure:
                     label=NAMES[row.stage],
                 )
         axis.set_xticks(range(len(methods)), methods, rotation=15)
-        # Intervals of two seeds reach far out of the picture.
+        # Limits follow the means: intervals over two seeds would be far too wide.
         low, high = here["mean"].min(), here["mean"].max()
         margin = 0.4 * (high - low) + 0.01
         axis.set_ylim(max(0, low - margin), min(1, high + margin))
@@ -200,7 +200,7 @@ def draw_bars(summary: pd.DataFrame) -> plt.Figure:
 
 
 def draw_fractions(summary: pd.DataFrame) -> plt.Figure:
-    """Curves over the part of the labels, a panel for each method and task."""
+    """Draws scores against the part of the labels, a panel for each method and task."""
     table = summary[summary["metric"].isin(HEADLINES)]
     methods = [m for m in table["method"].unique() if m not in ("baseline", "random")]
     panels = [

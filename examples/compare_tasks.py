@@ -1,4 +1,4 @@
-"""What to pre-train on and what to try encoders on, by what there is in `--data`."""
+"""Images for pre-training and tasks for evaluation, chosen by `--data`."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def load_tasks(
     """Returns images to pre-train on, of training splits only, and the tasks.
 
     Args:
-        data: A folder of ChestX-ray14 or of the three files of `load_chest`, a name of
-            MedMNIST's, or None for the MNI152 brain.
+        data: A folder of ChestX-ray14 or of the three files of `load_chest`, the name
+            of a set of MedMNIST, or None for the MNI152 brain.
         size: Side of images, in pixels.
         fractions: Parts of the labels to learn from.
         steps: Steps of fine-tuning, which learns from the two smallest parts.
@@ -62,7 +62,7 @@ def load_tasks(
         Task("lungs elsewhere", elsewhere, size, ("dense",), fractions),
         Task("lungs", lungs, size, ("frozen U-Net", "U-Net"), few, steps=steps),
         Task("pneumonia", pneumonia, size, ("fine-tuned",), few, steps=steps),
-        # Maps of activations need some more positions.
+        # Activation maps need more positions, hence larger images.
         Task("findings", boxed, 2 * size, ("fine-tuned",), (1.0,), steps=steps),
     ]
 
@@ -72,8 +72,8 @@ def load_chest(folder: Path) -> list[LabelledImages]:
 
     Returns:
         Images to pre-train on; pneumonia of children; lungs with masks and labels of
-        tuberculosis; the same, with the masks of one hospital to be tried on another;
-        findings; the same, with all that have boxes among those to test on.
+        tuberculosis; the same, with one hospital for training and another for testing;
+        findings; the same, with all patients who have boxes in the test split.
     """
     pneumonia = read_npz(folder / "pneumoniamnist_full.npz")
     lungs = read_npz(folder / "lung_seg_128.npz", label="tb_label")
@@ -82,7 +82,7 @@ def load_chest(folder: Path) -> list[LabelledImages]:
     elsewhere = dataclasses.replace(
         lungs, splits=np.where(away, lungs.splits, "unused")
     )
-    # Grey levels alone tell ill from healthy here: they are made equal.
+    # Grey levels alone tell ill from healthy here, so histograms are equalised.
     findings = read_npz(folder / "nih_cxr_mini_128.npz")
     findings = dataclasses.replace(
         findings,
@@ -106,5 +106,5 @@ def load_chest(folder: Path) -> list[LabelledImages]:
 
 
 def join(parts: list[LabelledImages]) -> LabelledImages:
-    """Joins images of any size, without what is known of them."""
+    """Joins images of any size, without labels, masks and so on."""
     return LabelledImages([part.pixels(i) for part in parts for i in range(len(part))])

@@ -1,6 +1,6 @@
-"""Pre-trains DiRA-SimSiam and shows what came of it, in 3 minutes on two CPU cores.
+"""Pre-trains DiRA-SimSiam and shows the result, in 3 minutes on two CPU cores.
 
-    python examples/quickstart.py                  # brain MRI that nilearn brings
+    python examples/quickstart.py                  # brain MRI that comes with nilearn
     python examples/quickstart.py --data FOLDER    # your own images
 
 Prints the loss terms by epoch and, for the brain, what the frozen encoder knows of grey
@@ -105,7 +105,7 @@ def main() -> None:
     if options.data is None:
         found |= report_tissues(untrained, model.backbone, options.input_size)
     else:
-        print("No tissue labels in a folder of images: the dense probe is left out.")
+        print("A folder of images has no tissue labels: the dense probe is left out.")
     with open("quickstart.csv", "w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(
             [("what", "value"), *((what, f"{v:.4f}") for what, v in found.items())]
@@ -115,7 +115,7 @@ def main() -> None:
 def load_data(
     folder: Path | None, transform: DiRATransform, size: int
 ) -> tuple[Dataset, Dataset]:
-    """Returns images to train on, and others that are only shrunk and distorted."""
+    """Returns images to train on, and others that are only resized and distorted."""
     only_distorted = DiRATransform(
         v2.Compose([v2.Resize((size, size)), *to_tensor()]),
         distortion=published_mixture(0.5, 0.1, 0.4),

@@ -1,8 +1,8 @@
 """DiRA-SimSiam from images in tar shards, streamed by WebDataset.
 
 Shards are read from front to back, so a network drive or an object store keeps up with
-many processes; each process has shards of its own, at least as many as data loader
-workers. Pack them once:
+many processes. Each process reads its own shards and needs at least as many as it has
+data loader workers. Pack the images once:
 
     with webdataset.ShardWriter("shards/%06d.tar", maxcount=1000) as writer:
         for path in sorted(Path("images").glob("*.png")):
@@ -66,7 +66,7 @@ parser.add_argument("--nodes", type=int, default=1)
 parser.add_argument("--workers", type=int, default=2, help="of each process")
 options = parser.parse_args()
 
-# The transform is the last step: what comes out is collated as from any dataset.
+# The transform is the last step: its output is collated as that of any dataset.
 dataset = (
     wds.WebDataset(
         options.shards,
@@ -79,7 +79,7 @@ dataset = (
     .map_tuple(read_image)
     .map_tuple(DiRATransform(input_size=options.input_size))
 )
-# An epoch is a number of batches, the same in each process, however shards differ.
+# An epoch has the same number of batches in each process, even if shards differ.
 batches = options.images // (options.batch_size * options.devices * options.nodes)
 dataloader = wds.WebLoader(
     dataset, batch_size=options.batch_size, num_workers=options.workers

@@ -12,7 +12,7 @@ from lightly_dira.transforms.dira_views import DiRAViews
 if TYPE_CHECKING:
     from lightly_dira.transforms.dira_transform import DiRATransform
 
-# On import albumentations would look up its newest version over the network.
+# Without this, importing albumentations looks up its newest version online.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 __version__ = "0.1.0"
@@ -29,7 +29,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Imports `DiRATransform` when it is asked for: albumentations takes a second."""
+    """Imports `DiRATransform` on first use, as albumentations takes a second."""
     if name != "DiRATransform":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from lightly_dira.transforms.dira_transform import DiRATransform

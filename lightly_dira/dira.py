@@ -1,4 +1,4 @@
-"""DiRA: restoration and adversary that join anybody's training loop."""
+"""DiRA: adds restoration and an adversary to any training loop."""
 
 from __future__ import annotations
 
@@ -28,36 +28,37 @@ from lightly_dira.transforms.dira_views import DiRAViews, find_views
 
 
 class DiRA(OptimizerFollower):
-    """Makes a DiRA variant of the method that trains `backbone` [0].
+    """Turns the method that trains `backbone` into its DiRA variant [0].
 
-    Called with the method's loss and the batch it came from, it decodes the feature
-    maps that the backbone has just made of the view with the target, and returns one
-    scalar, L + L_D (see `DiRALoss`). Its one backward pass trains everything: the
-    user's optimiser steps the backbone, the method's heads and the restoration head;
-    whenever it has stepped, Adam (betas 0.5 and 0.999) steps the discriminator.
+    Call it with the method's loss and the batch that the loss came from. It decodes
+    the feature maps that the backbone has just computed for the view with the target,
+    and returns one scalar, L + L_D (see `DiRALoss`). One backward pass through it
+    trains everything: the user's optimiser steps the backbone, the method's heads and
+    the restoration head; after each of these steps, Adam (betas 0.5 and 0.999) steps
+    the discriminator.
 
-    The scale of the loss does not reach Adam, so a `GradScaler`,
-    `loss / accumulation_steps` and sums of losses leave the discriminator's step as it
-    was; gradients of a step that a scaler skipped are dropped.
+    The scale of the loss does not reach Adam: a `GradScaler`,
+    `loss / accumulation_steps` and sums of losses do not change the discriminator's
+    step. When a scaler skips a step, the gradients of that step are dropped.
 
     Training goes through stages, counted in steps of the user's optimiser:
 
     ======  ==========================  ==========================================
     stage   until step                  loss
     ======  ==========================  ==========================================
-    di      ``restorative_start``       L_dis, returned as it came
+    di      ``restorative_start``       L_dis, returned unchanged
     dir     ``adversarial_start``       L_dis and L_res
     dira    the end                     L_dis, L_res, L_advG and L_D
     ======  ==========================  ==========================================
 
-    ``state_dict()`` holds head, discriminator, the discriminator's Adam, the step
-    count, the starts of stages if `start_stages` set them and, where `criterion` is
-    given, its memory. With the states of model and optimiser it resumes a run: wrap
-    first, then load all three. A copy (`copy.deepcopy`, pickle) of model, wrapper and
-    optimiser together trains by itself.
+    ``state_dict()`` holds the head, the discriminator, the discriminator's Adam, the
+    step count, the starts of the stages if `start_stages` set them and, if `criterion`
+    is given, its buffers. Together with the states of model and optimiser it resumes a
+    run: wrap first, then load all three. A copy (`copy.deepcopy`, pickle) of model,
+    wrapper and optimiser together trains on its own.
 
-    Which pass of the backbone saw the view is recognised by identity or by value and
-    proven at every step (`recognition.Recognition`); ``view=`` says it instead.
+    DiRA recognises the pass that saw the view by identity or by value, and verifies it
+    at every step (`which_pass.Recognition`); ``view=`` names the pass instead.
 
     - [0]: DiRA, 2022, https://arxiv.org/abs/2204.10437
 
@@ -105,22 +106,22 @@ class DiRA(OptimizerFollower):
         restorative_start: float = 0,
         adversarial_start: float = 0,
     ) -> None:
-        """Finds the backbone's feature maps and makes what is missing.
+        """Finds the backbone's feature maps and creates the parts that are not given.
 
-        It draws no random number and leaves the backbone's weights, statistics and
-        `state_dict()` keys as they are.
+        The random state and the backbone's weights, statistics and `state_dict()` keys
+        stay as they are.
 
         Args:
             backbone: The encoder, as the model calls it.
-            optimizer: The optimiser that holds the backbone's parameters. The head's
-                join them there. Without one, call `attach` before training.
+            optimizer: The optimiser that holds the backbone's parameters; the head's
+                are added to it. Without one, call `attach` before training.
             head: Called as `head(features, output_size)`; by default a
                 `RestorationHead` for the maps found.
             discriminator: Maps images to logits; by default a `PatchDiscriminator`.
             loss: By default `DiRALoss()`, with the published weights.
-            criterion: The method's own loss, if it remembers earlier batches, as
-                MoCo's queue does: `state_dict()` then holds its buffers, too, which
-                Lightly leaves out of its own.
+            criterion: The method's own loss, if it remembers earlier batches, for
+                example in MoCo's queue. `state_dict()` then also holds its buffers,
+                which Lightly leaves out of its own `state_dict()`.
             target_channels: Channels of the targets, 1 for grey.
             input_size: Side of the images, or (height, width), in pixels, for backbones
                 that accept only one size.
@@ -128,11 +129,12 @@ class DiRA(OptimizerFollower):
                 coarsest, in place of those found; `print(dira.features)` shows them.
             discriminator_lr: Learning rate of the discriminator's Adam, above 0.
             restorative_start: Steps of the optimiser before the restoration starts.
-            adversarial_start: Steps before the adversary starts, never before the
-                restoration does; `math.inf` for never.
+            adversarial_start: Steps before the adversary starts. It never starts before
+                the restoration does; `math.inf` leaves it out.
 
         Raises:
-            TypeError: If the backbone is no module or the optimiser none of PyTorch's.
+            TypeError: If the backbone is not a module or the optimiser is not a
+                `torch.optim.Optimizer`.
             ValueError: If the backbone has no pyramid of feature maps, the optimiser
                 does not hold the backbone or a number is out of range.
         """
@@ -154,7 +156,7 @@ class DiRA(OptimizerFollower):
                 head = head_for(features.channels, features.strides, target_channels)
             if discriminator is None:
                 discriminator = PatchDiscriminator(target_channels)
-        # Losses are taken in at least 32 bits, and so is Adam's step.
+        # Losses and Adam's step are computed in at least 32 bits.
         precise = torch.promote_types(weight.dtype, torch.float32)
         super().__init__(
             features,
@@ -177,24 +179,25 @@ class DiRA(OptimizerFollower):
         """Returns the one scalar to call `backward()` on.
 
         Call it once per batch, between the model's passes and `backward()`. Without
-        gradients, in validation, it restores the view by a pass of its own.
+        gradients, as in validation, it runs the backbone again to restore the view.
 
         Args:
             loss: The method's loss on this batch, a tensor of one element.
-            batch: What the data loader gave: the views of a `DiRATransform`, alone or
-                anywhere in lists, tuples and dicts.
-            view: The very tensor that the backbone was called with, to be restored, so
-                that no pass has to be recognised. It is the view that it is (a member
-                of the batch), or that the transform's `target_view` names, or else
-                the one that it equals by value.
+            batch: What the data loader returned: the views of a `DiRATransform`, alone
+                or nested in lists, tuples and dicts.
+            view: The very tensor that the backbone was called with. It is restored, and
+                no pass has to be recognised. Its target is that of the view which is
+                the same tensor, which `target_view` of the transform names, or else
+                which has the same values.
 
         Returns:
-            A scalar; in stage "di" the loss as it came.
+            A scalar; in stage "di" the unchanged loss.
 
         Raises:
-            ValueError: If the loss has not one element, a term is not finite (on an
-                accelerator this shows one call later, since nothing waits for it), or
-                the batch has no target or one of the wrong shape.
+            ValueError: If the loss does not have exactly one element, a term is not
+                finite (on an accelerator this is raised one call later, since DiRA
+                does not wait for the device), or the batch has no target or one of the
+                wrong shape.
             RuntimeError: If the backbone has not seen a view with a target.
         """
         check_loss(loss)
@@ -211,7 +214,7 @@ class DiRA(OptimizerFollower):
     def _restore_seen(
         self, views: DiRAViews, said: Tensor | None
     ) -> tuple[int, Tensor]:
-        """Restores the view that the backbone saw; returns its index, too."""
+        """Returns the index of the view that the backbone saw, and restores it."""
         candidates: list[Tensor | None] = [None] * len(views)
         for number in views.target_views:
             candidates[number] = views.view_of(number)
@@ -233,7 +236,7 @@ class DiRA(OptimizerFollower):
         return number, self._decode(features, view.shape[2:])
 
     def _weigh(self, loss: Tensor, restored: Tensor, target: Tensor) -> Tensor:
-        """Weighs the terms and makes one scalar of them."""
+        """Weights the terms and adds them up to one scalar."""
         adversary = self.discriminator if self.stage == "dira" else None
         components = self.loss.forward_components(loss, restored, target, adversary)
         self.components = DiRALossComponents(*(term.detach() for term in components))
@@ -244,7 +247,7 @@ class DiRA(OptimizerFollower):
         return total if adversary is not None else touching(total, self.discriminator)
 
     def _hand_back(self, loss: Tensor, views: DiRAViews | None) -> Tensor:
-        """Returns the method's loss as it came, while nothing has started."""
+        """Returns the method's loss unchanged, before the restoration has started."""
         if views is None and self.components is None:
             warnings.warn(_NO_TARGET, stacklevel=5)
         value = loss.detach().reshape(())
@@ -275,8 +278,8 @@ class DiRA(OptimizerFollower):
         if (own.device, own.dtype) != (weight.device, weight.dtype):
             raise RuntimeError(
                 f"DiRA: the backbone is {weight.dtype} on {weight.device}, but the "
-                f"head {own.dtype} on {own.device}. Move both: `dira.to(...)` goes "
-                "with every `model.to(...)` after wrapping."
+                f"head is {own.dtype} on {own.device}. Move both: after wrapping, call "
+                "`dira.to(...)` with every `model.to(...)`."
             )
         if not torch.is_autocast_enabled(weight.device.type):
             # The maps may come from an autocast block that has ended since.
@@ -287,13 +290,13 @@ class DiRA(OptimizerFollower):
 
 _WHICH_VIEW = (
     "DiRA: this loop normalises or repeats its views before the backbone, and without "
-    "gradients nothing tells what the backbone was called with. Say it: "
+    "gradients DiRA cannot tell what the backbone was called with. Pass that tensor: "
     "`dira(loss, batch, view=x)`."
 )
 
 _NO_TARGET = (
     "DiRA: the batch carries no restoration target. Wrap the dataset's transform: "
-    "DiRATransform(transform), and pass the loader's batch as it came: a new list of "
-    "its views has lost the target. Lightly's MultiViewCollate makes such a list: "
-    "leave `collate_fn` out of the DataLoader, whose own collates as well."
+    "DiRATransform(transform), and pass the loader's batch unchanged: a new list of "
+    "its views loses the target. Lightly's MultiViewCollate makes such a list: "
+    "leave `collate_fn` out of the DataLoader, whose default works."
 )

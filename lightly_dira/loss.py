@@ -14,7 +14,7 @@ from lightly_dira.training.known_gradients import mean_with_gradients
 
 
 class DiRALossComponents(NamedTuple):
-    """The terms of the DiRA loss, each a scalar and, but for `total`, unweighted.
+    """The terms of the DiRA loss: scalars, all but `total` unweighted.
 
     Attributes:
         total: The one scalar to call `backward()` on.
@@ -32,7 +32,7 @@ class DiRALossComponents(NamedTuple):
 
 
 class _Adversary(NamedTuple):
-    """Penalties on the logits of real, restored and would-be real images."""
+    """Penalties on logits: of real images, of restored ones, and for not fooling D."""
 
     real: Callable[[Tensor], Tensor]
     restored: Callable[[Tensor], Tensor]
@@ -67,10 +67,10 @@ class DiRALoss(nn.Module):
 
     ``total = w_dis * L_dis + w_res * L_res(x', x) + w_adv * L_advG(x') + L_D(x, x')``
 
-    D's weights are constants inside ``L_advG`` and x' is one inside ``L_D``. One
+    ``L_advG`` treats D's weights as constants, and ``L_D`` treats x' as a constant. One
     backward pass through ``total`` therefore gives the encoder, its heads and the
-    decoder the gradient of the first three terms, and D the gradient of the last:
-    exactly what the two alternating passes of the published run compute.
+    decoder the gradient of the first three terms, and D the gradient of the last. The
+    two alternating passes of the published run compute exactly the same.
 
     =================  ==================  =========================================
     ``adversary``      ``L_advG``          ``L_D``
@@ -81,16 +81,17 @@ class DiRALoss(nn.Module):
     =================  ==================  =========================================
 
     Every entry is a mean over patches and images; s is the sigmoid. The published run
-    uses least squares, the paper writes the cross entropy (Section 3.1). Its
-    generator's half is used in the non-saturating form: same fixed point, and a
-    gradient that does not vanish while D still wins.
+    uses least squares; the paper states the cross entropy (Section 3.1). Here its
+    generator term has the non-saturating form, which has the same fixed point, and
+    whose gradient does not vanish while D wins.
 
-    The default weights are the published ones. A squared error is small beside most
-    methods' losses, on small images above all (near 0.003 at 32 pixels), so that 10
-    gives restoration little say: look at `DiRA.components`, and try 100. A sum over
-    dimensions, as Lightly's loss of Barlow Twins is (hundreds), leaves it none: make it
-    a mean by ``discriminative_weight=1 / dimensions`` with AdamW, to which its scale
-    is nothing, or multiply the other weights with SGD.
+    The default weights are the published ones. A squared error is small compared with
+    most methods' losses, above all on small images (near 0.003 at 32 pixels), so a
+    weight of 10 gives restoration little influence: look at `DiRA.components`, and try
+    100. Lightly's Barlow Twins loss is a sum over dimensions (hundreds) and leaves
+    restoration without influence. With AdamW, which ignores the scale of the loss, turn
+    the sum into a mean by ``discriminative_weight=1 / dimensions``; with SGD, multiply
+    the other weights instead.
 
     - [0]: DiRA, 2022, https://arxiv.org/abs/2204.10437
 

@@ -16,9 +16,9 @@
 #
 # A self-supervised method such as SimSiam learns to tell images apart. **DiRA**
 # ([Haghighi et al., CVPR 2022](https://arxiv.org/abs/2204.10437)) asks more of the same
-# encoder: a decoder must give a distorted image back clean (**r**estorative), and a
-# critic must not be able to tell what it gives back from real images (**a**dversarial),
-# while the method goes on as before (**di**scriminative).
+# encoder: a decoder must restore distorted images (**r**estorative), and a critic must
+# not be able to tell restored images from real ones (**a**dversarial), while the method
+# goes on as before (**di**scriminative).
 #
 # This notebook trains for about a minute on slices of a brain MRI that come with
 # `nilearn`, so nothing is downloaded.
@@ -46,7 +46,7 @@ data = read_mni152()  # or read_medmnist("pneumoniamnist"): the one line to chan
 #
 # `DiRATransform` wraps the method's own transform. The views are cropped and coloured
 # as before, and then distorted: rectangles are blacked out, all but a window is blacked
-# out, or patches change places. What comes with them is the *target*: the same crop,
+# out, or patches change places. The views come with the *target*: the same crop,
 # undistorted.
 
 # %%
@@ -57,9 +57,9 @@ transform.preview(data.split("train").pixels(60))
 # %% [markdown]
 # ## The second and third line: the loop
 #
-# The model below is SimSiam as Lightly's documentation has it. `DiRA(backbone,
-# optimizer)` looks for the backbone's feature maps, makes a decoder that fits and hands
-# it to the optimiser.
+# The model below is SimSiam as in Lightly's documentation. `DiRA(backbone, optimizer)`
+# finds the backbone's feature maps, makes a decoder that fits and adds it to the
+# optimiser.
 
 
 # %%
@@ -85,10 +85,10 @@ dira = DiRA(model.backbone, optimizer, adversarial_start=70)  # the second line
 dira.features
 
 # %% [markdown]
-# Those are the maps from which the decoder restores. Now the loop. `dira(loss, batch)`
-# returns *one* number, so that everything else stays: one backward pass, one optimiser.
-# Restoration trains from the start; the critic joins after 70 steps, as the paper
-# trains it, since it has nothing to judge while restored images are still grey mist.
+# The decoder restores images from these maps. Now the loop. `dira(loss, batch)` returns
+# *one* number, so that the rest stays as it is: one backward pass, one optimiser.
+# Restoration trains from the start. The critic joins later, as in the paper, here after
+# 70 steps: it has nothing to judge while restored images are still grey mist.
 
 # %%
 images = data.split("train").with_transform(transform)
@@ -108,9 +108,9 @@ for _epoch in range(8):
 # %% [markdown]
 # ## What happened
 #
-# The four terms by step, kept in a file too. The discriminative loss is the method's
-# own (-1 would be perfect agreement of the two views). The last two stay empty until
-# the critic joins.
+# The plots show the four terms by step, which are also saved in a file. The
+# discriminative loss is the method's own (-1 would be perfect agreement of the two
+# views). The last two stay empty until the critic joins.
 
 # %%
 names = ["discriminative", "restorative", "adversarial", "critic's own"]
@@ -142,7 +142,7 @@ for line, (name, pictures) in zip(axes, rows.items(), strict=True):
         axis.set(xticks=[], yticks=[])
 
 # %% [markdown]
-# A minute of training restores shapes and not yet detail. What the encoder has gained
-# is the subject of the next notebooks: [comparing methods](02_compare_methods.ipynb)
+# A minute of training restores shapes, but not yet details. The next notebooks show
+# what the encoder has gained: [comparing methods](02_compare_methods.ipynb)
 # and [downstream tasks](03_downstream.ipynb); [your own backbone and
 # data](04_own_backbone_and_data.ipynb) comes last.

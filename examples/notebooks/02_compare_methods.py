@@ -14,13 +14,13 @@
 # %% [markdown]
 # # Methods compared, with and without DiRA
 #
-# Four of Lightly's methods, MoCo, Barlow Twins, SimSiam and BYOL, each pre-trained
-# twice on the same images: as it is, and as a DiRA variant. Their encoders are then
-# frozen and asked what they know, with many labels and with few.
+# Four of Lightly's methods, MoCo, Barlow Twins, SimSiam and BYOL, are each pre-trained
+# twice on the same images: as they are, and as DiRA variants. Their encoders are then
+# evaluated with many labels and with few.
 #
 # The work is done by [`compare.py`](../compare.py), which is also a command. It keeps a
-# row for each result and never repeats one, so with the brain MRI below everything is
-# there already; with other data it starts to work, and goes on where it was stopped.
+# row for each result and never repeats one, so that all results for the brain MRI below
+# are there already. With other data it starts to work, and resumes if it was stopped.
 
 # %%
 # %matplotlib inline
@@ -55,12 +55,12 @@ summary = pd.read_csv(results / "summary.csv")
 # ## All results
 #
 # Means over three seeds, ± half of the 95 % interval. The images are slices of the
-# brain in three directions, trained on in the front of the head and tested in the back.
-# *Direction* asks for the direction of the cut (area under the ROC curve, 0.5 is a
-# guess); *tissue* for grey and white matter, pixel by pixel (Dice, 1 is perfect), by a
-# logistic regression on frozen feature maps (*dense*) or by a fine-tuned *U-Net*. *No
-# encoder* is the best of three baselines that look at grey levels or positions alone,
-# *not trained* an encoder with random weights.
+# brain in three directions, from the front of the head for training and from the back
+# for testing. *Direction* asks for the direction of the cut (area under the ROC curve,
+# 0.5 is a guess). *Tissue* asks for grey and white matter, pixel by pixel (Dice, 1 is
+# perfect), by a logistic regression on frozen feature maps (*dense*) or by a fine-tuned
+# *U-Net*. *No encoder* is the best of three baselines that look at grey levels or
+# positions alone, *not trained* an encoder with random weights.
 
 # %%
 Markdown(as_markdown(summary))
@@ -84,8 +84,8 @@ figure = draw_fractions(summary)
 # ## More than chance?
 #
 # Paired t-tests over seeds of the DiRA variant against the bare method, with Holm's
-# correction for their number: `p_holm` below 0.05 would be called significant. Three
-# seeds show large differences only.
+# correction for their number: `p_holm` below 0.05 would be called significant. With
+# three seeds, only large differences show.
 
 # %%
 tests = pd.read_csv(results / "tests.csv").query("first == 'dira' and second == 'di'")

@@ -16,8 +16,8 @@
 #
 # What is a pre-trained encoder good for? Three encoders are compared here: one that was
 # *not trained*, one pre-trained by *SimSiam*, and one by *DiRA-SimSiam*. Training is
-# short, so that the notebook is; what it shows is how to ask. Every number is kept as a
-# row of a file in `results`.
+# short to keep the notebook short: it shows how to compare, not which encoder is best.
+# Every number is kept as a row of a file in `results`.
 
 # %%
 # %matplotlib inline
@@ -60,7 +60,7 @@ size, results = 48, Path("../results/notebooks")
 # ## Three encoders
 #
 # `compare.py` has the loop of the [first notebook](01_three_lines.ipynb) for several
-# methods; what it trains is kept as safetensors and read by `from_pretrained`.
+# methods. It saves encoders as safetensors, which `from_pretrained` reads.
 
 # %%
 settings = compare.Settings(size=size, batch_size=32, epochs=8)
@@ -116,12 +116,13 @@ axis.legend()
 
 # %% [markdown]
 # Which encoder is best depends on the question. The direction shows in the outline
-# alone, which grey levels tell without any training.
+# alone, and grey levels give the outline without any training.
 #
 # ## Segmentation
 #
-# Grey and white matter from 8 labelled slices. A U-Net of the DiRA encoder can start
-# with its decoder too, which has learnt to restore; the others get a new decoder.
+# Grey and white matter are learnt from 8 labelled slices. The U-Net of the DiRA encoder
+# can also start from its decoder, which has learnt to restore; the others get a new
+# decoder.
 
 # %%
 few = Subset(Samples(train, size, "mask"), range(0, len(train), len(train) // 8)[:8])
@@ -165,11 +166,11 @@ for axis in axes.flat:
 # %% [markdown]
 # ## Weakly supervised localisation
 #
-# A classifier that is told only *whether* there is white matter in a patch of the
-# brain: does it look at *where* it is? Patches without white matter are of class 0,
-# those with some, but less than a third, of class 1; the box around it is kept for the
-# test alone. Grad-CAM shows what speaks for class 1, and nothing where nothing does. In
-# chest X-rays the finding would be a nodule, and `read_chestxray14` brings the boxes.
+# A classifier learns only *whether* a patch of the brain holds white matter: does it
+# look at *where* it is? Patches without white matter are of class 0, those with some,
+# but less than a third, of class 1. The box around the white matter is used for testing
+# only. Grad-CAM shows which pixels speak for class 1, and stays empty if none do. In
+# chest X-rays the finding would be a nodule, and `read_chestxray14` reads the boxes.
 
 
 # %%

@@ -14,10 +14,10 @@
 # %% [markdown]
 # # Your own backbone and your own data
 #
-# This notebook starts from what a hospital has, files of 16 bits or DICOM and a table
-# of labels, takes a backbone that nobody named ResNet, and ends with weights that other
-# libraries load. To have files offline, slices of the MNI152 brain are written to a
-# folder first; put your own folder and table in its place.
+# This notebook starts from what a hospital has: 16-bit images or DICOM files, and a
+# table of labels. It trains a backbone that is not a ResNet, and ends with weights that
+# other libraries load. It first writes slices of the MNI152 brain to a folder, so that
+# it runs offline; replace them by your own folder and table.
 
 # %%
 # %matplotlib inline
@@ -63,9 +63,9 @@ pd.read_csv(folder / "labels.csv").head(3)
 # %% [markdown]
 # ## Data: a folder and a table
 #
-# `read_table` pairs files with labels and splits them by patient (here ten neighbouring
-# slices stand for one). Files are read when they are needed, and their 16 bits are
-# kept.
+# `read_table` pairs files with labels and splits them by patient (here neighbouring
+# slices count as one patient). Files are read when they are needed, and their 16 bits
+# are kept.
 
 # %%
 data = read_table(folder / "labels.csv", folder, patient="patient")
@@ -77,9 +77,9 @@ pixels = data.pixels(0)
 )
 
 # %% [markdown]
-# DICOM files go the same way. X-rays come as their stored bits, with white as the
-# highest; CT numbers keep their units, and a window says which of them matter. This one
-# is a body of which pydicom keeps a tiny CT for its tests.
+# DICOM files work the same way. X-rays keep their stored bits, with white as the
+# highest value. CT numbers keep their units, and a window says which of them matter.
+# This example is a tiny CT of a body, which pydicom keeps for its tests.
 
 # %%
 scan = read_image(get_testdata_file("CT_small.dcm"))
@@ -94,9 +94,9 @@ DiRATransform(input_size=96, window=(-1000, 400)).preview(scan, n=6)
 # %% [markdown]
 # ## Transform: look before you train
 #
-# Any transform can be wrapped; here SimCLR's. Colour makes no sense for grey images, so
-# it is turned off. Every column is one draw: the clean target of the first view above,
-# the two distorted views below.
+# Any transform can be wrapped, here SimCLR's. Changes of colour make no sense for grey
+# images, so they are turned off. Every column is one draw: the clean target of the
+# first view above, the two distorted views below.
 
 # %%
 base = SimCLRTransform(
@@ -108,9 +108,9 @@ transform.preview(data.pixels(70))
 # %% [markdown]
 # ## Backbone: whatever has feature maps
 #
-# A dry pass finds, for every resolution, the last feature map that comes by. This is a
-# small ConvNeXt of timm; look at the table, and pass `layers=[...]` to DiRA if you
-# would rather take others.
+# A dry run finds the last feature map of every resolution. The backbone here is a small
+# ConvNeXt of timm. Look at the table, and pass `layers=[...]` to DiRA if you would
+# rather use other maps.
 
 # %%
 torch.manual_seed(0)
@@ -138,7 +138,7 @@ FeaturePyramid(own)
 # %% [markdown]
 # ## Training: Barlow Twins with the ConvNeXt
 #
-# The loop is that of Lightly's documentation and the lines of DiRA.
+# The loop is that of Lightly's documentation with the lines of DiRA added.
 
 # %%
 projection_head = BarlowTwinsProjectionHead(320, 512, 512)
@@ -170,9 +170,9 @@ plt.show()
 # %% [markdown]
 # ## Weights that travel
 #
-# `save_pretrained` writes safetensors and a small JSON, from which a colleague makes
-# the encoder and its decoder again; `export_encoder` gives the encoder's weights the
-# names of timm's or torchvision's own model.
+# `save_pretrained` writes safetensors and a small JSON file, from which a colleague can
+# load the encoder and rebuild its decoder. `export_encoder` gives the encoder's weights
+# the names that they have in timm's or torchvision's own model.
 
 # %%
 save_pretrained(folder / "dira-convnext", backbone, dira.head)
@@ -184,8 +184,8 @@ weights = export_encoder(backbone, like=classifier)
 classifier.load_state_dict(weights, strict=False)
 
 # %% [markdown]
-# What the frozen encoder tells of images of other patients, by a logistic regression on
-# its features:
+# How well a logistic regression on the frozen encoder's features classifies images of
+# other patients:
 
 # %%
 test = data.split("test")

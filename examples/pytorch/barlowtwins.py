@@ -1,4 +1,4 @@
-"""Barlow Twins as in Lightly's examples, made DiRA by the three lines marked below.
+"""Barlow Twins as in Lightly's examples, plus the three lines of DiRA marked below.
 
 python examples/pytorch/barlowtwins.py [--data FOLDER] [--epochs N]
 """

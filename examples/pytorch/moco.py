@@ -1,4 +1,4 @@
-"""MoCo as in Lightly's examples, made DiRA by the three lines marked below.
+"""MoCo as in Lightly's examples, plus the three lines of DiRA marked below.
 
 python examples/pytorch/moco.py [--data FOLDER] [--epochs N]
 """

@@ -1,4 +1,4 @@
-"""SimSiam as in Lightly's examples, made DiRA by the three lines marked below.
+"""SimSiam as in Lightly's examples, plus the three lines of DiRA marked below.
 
 python examples/pytorch/simsiam.py [--data FOLDER] [--epochs N]
 """

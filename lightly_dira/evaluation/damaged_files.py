@@ -1,4 +1,4 @@
-"""What libraries raise on files that are damaged or of another kind."""
+"""The exceptions that libraries raise on files they cannot read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data to look at without a download: the MNI152 brain, in slices."""
+"""Data that need no download: slices of the MNI152 brain."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import Dataset
 
-# The hindmost part of the brain that is held out, and the voxels between the slabs:
-# neighbours a millimetre apart are all but equal.
+# The fraction of the brain, from the back, that is held out, and the gap between the
+# slabs in voxels: neighbours a millimetre apart are almost equal.
 _HELD_OUT = 0.4
 _GAP = 4
 
@@ -22,21 +22,21 @@ class MNI152Slices(Dataset[tuple[Any, int, str]]):
     """Slices of the MNI152 brain MRI template, in three directions [0].
 
     The template (voxels of 1 mm) and its maps of grey and white matter ship with
-    nilearn: nothing is downloaded. The brain is cut in two across, into the front 60 %
-    for training and the back for testing, with a gap between, and each slab is sliced
-    in all three directions; so no voxel and no neighbour of one is in both. Slices
-    with less than a tenth of brain are left out. Items are `(image, direction, name)`
-    like those of Lightly's `LightlyDataset`.
+    nilearn: nothing is downloaded. The front 60 % of the brain is for training, the
+    back for testing. A gap separates the two slabs, so that they share no voxels, not
+    even neighbouring ones. Each slab is sliced in all three directions. Slices that
+    show brain on less than a tenth of their area are left out. Items are
+    `(image, direction, name)` like those of Lightly's `LightlyDataset`.
 
     - [0]: Unbiased average age-appropriate brain templates, 2009,
       https://doi.org/10.1016/S1053-8119(09)70884-5
 
     Attributes:
         images: Grey square images, (N, S, S) uint8.
-        tissues: For each pixel 0 for other, 1 for grey or 2 for white matter,
-            (N, S, S) uint8.
-        directions: For each image 0 for sagittal, 1 for coronal, 2 for axial.
-        names: For each image direction and number.
+        tissues: The tissue of each pixel: 1 is grey matter, 2 is white matter and 0
+            is anything else, (N, S, S) uint8.
+        directions: The direction of each image: 0 is sagittal, 1 coronal, 2 axial.
+        names: The direction and number of each image, such as "axial-70".
 
     Examples:
         >>> from lightly_dira.evaluation.data import MNI152Slices
@@ -92,9 +92,9 @@ def slice_brain(start: float, stop: float) -> Slices:
     """Slices a slab of the brain in three directions.
 
     Args:
-        start: Where it starts, from 0 at the back to 1 at the front; elsewhere than at
-            the back a gap is left before it.
-        stop: Where it stops.
+        start: Where the slab starts, from 0 at the back to 1 at the front. If it does
+            not start at the back, a gap is left before it.
+        stop: Where the slab stops.
     """
     brain, tissue = _load_brain()
     box = [slice(int(i.min()), int(i.max()) + 1) for i in np.nonzero(brain)]

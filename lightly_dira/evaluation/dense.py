@@ -1,4 +1,4 @@
-"""The dense probe: what a frozen encoder's feature maps know of every pixel."""
+"""The dense probe: what a frozen encoder's feature maps know about each pixel."""
 
 from __future__ import annotations
 
@@ -33,11 +33,12 @@ def encode_pixels(
 ) -> TensorDataset:
     """Runs a frozen encoder over images and draws pixels from each.
 
-    The maps of all resolutions, interpolated at a pixel (bilinear), are its features.
+    The features of a pixel are the maps of all resolutions, interpolated bilinearly at
+    its centre.
 
     Args:
         backbone: Any network of images that has feature maps inside, run in evaluation
-            mode, or what makes a list of maps (B, C_i, H_i, W_i) of images.
+            mode, or a function from images to a list of maps (B, C_i, H_i, W_i).
         data: Items `(image, mask, ...)`, such as `Samples(..., target="mask")`.
         pixels: Pixels to draw from each image, without replacement.
         seed: Seed of the draw.
@@ -104,16 +105,17 @@ def dense_probe(
 ) -> dict[int, float]:
     """Scores a per-pixel logistic regression on frozen feature maps.
 
-    Features are standardised by the training set; there is no chance in it.
+    Features are standardised with the training set's mean and deviation. The result
+    does not depend on a seed.
 
     Args:
         train: Features (N, P, D) and classes (N, P), from `encode_pixels`.
-        test: The same of other images.
+        test: The same for other images.
         C: scikit-learn's inverse strength of the penalty on weights, above 0.
 
     Returns:
-        For every class of the training set but 0, the background, its Dice coefficient
-        over all test pixels together, ``2 |P & T| / (|P| + |T|)``, in [0, 1].
+        The Dice coefficient, ``2 |P & T| / (|P| + |T|)`` in [0, 1], over all test
+        pixels together, for each class of the training set except 0, the background.
 
     Raises:
         ValueError: If all training pixels are of one class.

@@ -20,7 +20,7 @@ from lightly_dira.training.modes import evaluating
 
 
 class Classifier(nn.Module):
-    """An encoder, averaged over positions, and a linear layer.
+    """An encoder, whose maps are averaged over positions, and a linear layer.
 
     Attributes:
         backbone: A copy of the encoder.
@@ -35,9 +35,9 @@ class Classifier(nn.Module):
         """Puts a linear layer onto a copy of the encoder.
 
         Args:
-            backbone: Any network of images; it is left as it is.
-            features: Numbers that it gives for an image.
-            outputs: Classes, or findings of several labels.
+            backbone: Any network of images; it is not changed.
+            features: Number of values that it outputs for an image, maps averaged.
+            outputs: Number of classes, or of findings if images have several labels.
         """
         super().__init__()
         self.backbone = copy.deepcopy(backbone)
@@ -50,11 +50,11 @@ class Classifier(nn.Module):
 
 
 class UNet(nn.Module):
-    """An encoder with a decoder of its maps.
+    """An encoder with a decoder that takes its feature maps.
 
     Attributes:
-        features: The maps of a copy of the encoder.
-        head: The decoder, of logits.
+        features: Captures the feature maps of a copy of the encoder.
+        head: The decoder, which outputs logits.
 
     Shape:
         - images: (B, C, H, W).
@@ -69,14 +69,14 @@ class UNet(nn.Module):
         *,
         frozen: bool = False,
     ) -> None:
-        """Makes a U-Net of copies.
+        """Makes a U-Net from copies of the encoder and the head.
 
         Args:
             backbone: Any network of images that has feature maps inside.
-            classes: Classes of a pixel.
-            head: The restoration head that was trained with it: the decoder then starts
-                from its weights, but for the last convolution.
-            frozen: Whether the encoder stays as it is, BatchNorm statistics included.
+            classes: Number of classes of a pixel.
+            head: The restoration head that was trained with the encoder. The decoder
+                then starts from its weights, except for the last convolution.
+            frozen: Whether to freeze the encoder, BatchNorm statistics included.
         """
         super().__init__()
         self.encoder = copy.deepcopy(backbone)
@@ -96,7 +96,7 @@ class UNet(nn.Module):
             self.encoder.requires_grad_(False)
 
     def train(self, mode: bool = True) -> UNet:
-        """Leaves a frozen encoder in evaluation mode."""
+        """Sets the mode, but keeps a frozen encoder in evaluation mode."""
         super().train(mode)
         if self.frozen:
             self.encoder.eval()
@@ -122,19 +122,20 @@ def finetune_classifier(
 ) -> Classifier:
     """Trains a copy of an encoder, and a linear layer on it, to classify images.
 
-    Cross entropy, of each finding if there are several labels; AdamW with a one-cycle
-    schedule [0]. Ten times in a run the area under the ROC curve of the validation
-    images is taken; the weights of the best time are kept.
+    The loss is cross entropy, for each finding if there are several labels. The
+    optimiser is AdamW with a one-cycle schedule [0]. Ten times in a run, the area under
+    the ROC curve is measured on the validation images. The best weights are kept.
 
     - [0]: Super-convergence, 2018, https://arxiv.org/abs/1708.07120
 
     Args:
-        backbone: Any network of images; it is left as it is.
-        train: Items `(image, label)`, such as `Samples`, with as many images as wished.
-        val: The same, to choose the weights by.
-        classes: Classes, of single labels; of several the labels say how many.
+        backbone: Any network of images; it is not changed.
+        train: Items `(image, label)`, such as `Samples`, with any number of images.
+        val: The same, used to choose the weights.
+        classes: Number of classes. With several labels it is ignored: each label of an
+            image is a finding.
         steps: Steps of the optimiser, at least 10.
-        batch_size: Images in a step; all if they are fewer.
+        batch_size: Images in a step; all images if there are fewer.
         lr: Highest learning rate.
         seed: Seed of weights, order and augmentation.
         num_workers: Processes that load images.
@@ -194,23 +195,23 @@ def finetune_unet(
     seed: int = 0,
     num_workers: int = 0,
 ) -> UNet:
-    """Trains a U-Net of an encoder, alone or with its restoration head, to segment.
+    """Trains a U-Net of an encoder, with or without its restoration head, to segment.
 
-    Cross entropy plus soft Dice loss; AdamW with a one-cycle schedule. Ten times in a
-    run the Dice of the validation images is taken; the weights of the best time are
-    kept.
+    The loss is cross entropy plus soft Dice loss. The optimiser is AdamW with a
+    one-cycle schedule. Ten times in a run, Dice is measured on the validation images.
+    The best weights are kept.
 
     Args:
         backbone: Any network of images that has feature maps inside; left as it is.
         train: Items `(image, mask)`, such as `Samples(..., target="mask")`.
-        val: The same, to choose the weights by.
-        classes: Classes of a pixel, the background included.
-        head: The restoration head to start the decoder from (`dira.head`); a new
-            decoder without one, which was better on another hospital in the
+        val: The same, used to choose the weights.
+        classes: Number of classes of a pixel, the background included.
+        head: The restoration head from which the decoder starts (`dira.head`). Without
+            one the decoder is new, which was better on another hospital in the
             README's study (MoCo, three seeds).
         frozen: Whether to train the decoder only.
         steps: Steps of the optimiser, at least 10.
-        batch_size: Images in a step; all if they are fewer.
+        batch_size: Images in a step; all images if there are fewer.
         lr: Highest learning rate.
         seed: Seed of weights, order and augmentation.
         num_workers: Processes that load images.
@@ -286,14 +287,14 @@ def _fit(
     lr: float,
     num_workers: int,
 ) -> None:
-    """Trains, and leaves the weights of the best validation in the model."""
+    """Trains the model and loads the weights of the best validation into it."""
     if steps < 10:
         raise ValueError(f"steps must be at least 10, got {steps}.")
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
     batch_size = min(batch_size, len(data))  # type: ignore[arg-type]
-    # Small sets are gone through as often as it takes.
+    # Small sets are repeated until there are enough images for all steps.
     sampler = RandomSampler(data, num_samples=steps * batch_size)  # type: ignore[arg-type]
     loader = DataLoader(data, batch_size, sampler=sampler, num_workers=num_workers)
     device = _device(model)

@@ -21,20 +21,19 @@ def label_fractions(
 ) -> dict[float, NDArray[np.int64]]:
     """Chooses which images keep their labels.
 
-    Every part lies inside the larger ones, holds each class in its proportion (rounded
-    up, so that no class is lost) and, where patients are known, all images of its
-    patients. An image with several findings counts as one with its rarest; so does a
-    patient.
+    Every part lies inside the larger ones. It holds each class in its proportion,
+    rounded up so that no class is lost, and all images of its patients if patients are
+    given. An image, or a patient, with several findings counts for the rarest one.
 
     Args:
-        labels: A class for each image, (N,), or 0 or 1 for each finding, (N, L). Where
-            there is no label to stratify by, the same number for all.
+        labels: A class for each image, (N,), or 0 or 1 for each finding, (N, L). If
+            there is no label to stratify by, pass the same number for all images.
         fractions: Parts of the whole, each above 0 and at most 1.
         patients: A name for each image's patient, (N,).
         seed: Seed of the choice.
 
     Returns:
-        For each fraction the numbers of the chosen images, in rising order.
+        For each fraction, the indices of the chosen images in rising order.
 
     Raises:
         ValueError: If a fraction is out of range, or labels and patients differ in
@@ -71,7 +70,7 @@ def label_fractions(
     parts: dict[float, list[NDArray[Any]]] = {fraction: [] for fraction in fractions}
     for stratum in np.unique(stratum_of):
         members = order[stratum_of[order] == stratum]
-        # Images of the groups before each; a group is in while a part is not full.
+        # Images in the groups before each; groups are added until a part is full.
         before = np.cumsum(sizes[members]) - sizes[members]
         whole = sizes[members].sum()
         for fraction, part in parts.items():

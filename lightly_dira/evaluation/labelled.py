@@ -1,4 +1,4 @@
-"""Images with what is known of them, and as networks take them."""
+"""Images with their labels, masks and boxes, and tensors of them for networks."""
 
 from __future__ import annotations
 
@@ -22,27 +22,28 @@ from lightly_dira.transforms.images import Window, resize_area, to_pixels, to_te
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LabelledImages(Dataset[tuple[Any, Any, str]]):
-    """Images, and of each what is known: labels, mask, boxes, patient and split.
+    """Images, and what is known about each: labels, mask, boxes, patient and split.
 
-    Items are `(image, label, name)` like those of Lightly's `LightlyDataset`, the image
-    a PIL image where 8 bits hold it, else an array, and transformed if there is a
-    transform. Selections (`split`, `subset`) are new objects that share the images.
+    Items are `(image, label, name)` like those of Lightly's `LightlyDataset`. The image
+    is a PIL image if it has 8 bits, else an array. If there is a transform, it is
+    applied to the image. Selections (`split`, `subset`) are new objects that share the
+    images.
 
     Attributes:
         images: Arrays (H, W) or (H, W, C), stacked or in a list, or paths of files.
         labels: A class for each image, (N,) integers, or 0 or 1 for each of L findings,
-            (N, L); None where none is known.
+            (N, L); None if unknown.
         masks: A class for each pixel, arrays (H, W) of integers or paths of files in
-            which everything but black is class 1; None where none is known.
-        boxes: For each image its boxes, (K, 4): left, top, width and height in its
-            own pixels. None where none are known.
-        box_labels: For each image the names, (K,), of what its boxes frame, as in
+            which everything but black is class 1; None if unknown.
+        boxes: The boxes of each image, (K, 4): left, top, width and height in its
+            own pixels; None if unknown.
+        box_labels: The names, (K,), of what the boxes of each image frame, as in
             `label_names`.
-        patients: A name for each image's patient; None where patients are not known.
+        patients: A name for each image's patient; None if unknown.
         splits: A word for each image, such as "train", "val" and "test".
         names: A name for each image; by default its number.
         label_names: Names of the classes or of the findings.
-        window: The values that `Samples` makes black and white, as those of
+        window: The values that `Samples` turns black and white, as `window` of
             `DiRATransform`; needed for CT, MRI and other pixels with units.
         transform: Applied to every image.
 
@@ -69,7 +70,7 @@ class LabelledImages(Dataset[tuple[Any, Any, str]]):
     transform: Callable[[Any], Any] | None = None
 
     def __post_init__(self) -> None:
-        """Checks that everything is known of as many images."""
+        """Checks that labels, masks and so on have an entry for each image."""
         for name in _OF_EACH:
             known = getattr(self, name)
             if known is not None and len(known) != len(self.images):
@@ -93,13 +94,13 @@ class LabelledImages(Dataset[tuple[Any, Any, str]]):
         return image, label, str(index if self.names is None else self.names[index])
 
     def pixels(self, index: int) -> NDArray[Any]:
-        """Returns an image, read from its file if need be, as it is."""
+        """Returns an image unchanged, read from its file if need be."""
         return _read(self.images[index])
 
     def mask(self, index: int) -> NDArray[Any]:
         """Returns the class of each pixel of an image."""
         if self.masks is None:
-            raise ValueError("LabelledImages: there are no masks of these images.")
+            raise ValueError("LabelledImages: these images have no masks.")
         mask = self.masks[index]
         if isinstance(mask, (str, Path)):
             mask = _read(mask) > 0
@@ -107,7 +108,7 @@ class LabelledImages(Dataset[tuple[Any, Any, str]]):
         return np.asarray(mask)
 
     def subset(self, indices: Any) -> LabelledImages:
-        """Returns chosen images, by their numbers or by True and False for each."""
+        """Returns the images chosen by their indices or by a Boolean mask."""
         numbers = np.arange(len(self))[np.asarray(indices)]
         chosen: dict[str, Any] = {}
         for name in ("images", *_OF_EACH):
@@ -124,7 +125,7 @@ class LabelledImages(Dataset[tuple[Any, Any, str]]):
         """Returns the images of a split.
 
         Raises:
-            ValueError: If there is none of that name.
+            ValueError: If there is no split of that name.
         """
         known = [] if self.splits is None else sorted(set(self.splits.tolist()))
         if self.splits is None or name not in known:
@@ -137,19 +138,19 @@ class LabelledImages(Dataset[tuple[Any, Any, str]]):
 
 
 class Samples(Dataset[tuple[Tensor, Tensor]]):
-    """Pairs of image and label, or image and mask, as networks take them.
+    """Pairs of image and label, or image and mask, as tensors for networks.
 
-    Images are squares of floats in [0, 1], averaged over areas where they shrink;
-    masks keep their classes (nearest neighbour).
+    Images are resized to squares of floats in [0, 1]; where they shrink, pixels are
+    averaged over areas. Masks are resized by nearest neighbour and keep their classes.
 
     Attributes:
         data: The images.
         size: Side of the squares, in pixels.
         target: "label" or "mask".
-        channels: Channels of the tensors: grey images are repeated, colour is averaged
-            for one channel.
-        augment: Called with image and target as torchvision's `tv_tensors`, as its v2
-            transforms are, so that a mask moves with its image.
+        channels: Channels of the tensors. A grey image is repeated to fill them; colour
+            is averaged if the number of channels differs.
+        augment: Called with image and target, like torchvision's v2 transforms. Images
+            and masks are `tv_tensors`, so that a mask moves with its image.
 
     Shape:
         - image: (channels, size, size).

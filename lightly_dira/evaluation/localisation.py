@@ -23,7 +23,7 @@ OVERLAPS = (0.1, 0.25, 0.5)
 def class_activation_maps(
     model: nn.Module, images: Tensor, label: int, *, layer: nn.Module | None = None
 ) -> NDArray[np.float32]:
-    """Shows what speaks for a class, by Grad-CAM [0].
+    """Shows which pixels speak for a class, by Grad-CAM [0].
 
     - [0]: Grad-CAM, 2017, https://arxiv.org/abs/1610.02391
 
@@ -31,7 +31,8 @@ def class_activation_maps(
         model: Any network of images that outputs logits, such as `Classifier`.
         images: (B, C, H, W).
         label: Number of the class or finding.
-        layer: Module whose maps are weighed; by default the one with the coarsest.
+        layer: Module whose maps are weighted; by default the one with the coarsest
+            maps.
 
     Returns:
         Maps (B, H, W) in [0, 1].
@@ -46,7 +47,7 @@ def class_activation_maps(
     if layer is None:
         pyramid = FeaturePyramid(getattr(model, "backbone", model))
         layer = pyramid.backbone.get_submodule(pyramid.layers[-1].partition("[")[0])
-    # It puts hooks in, and the model into evaluation mode.
+    # On a copy: Grad-CAM adds hooks and switches the model to evaluation mode.
     model, layer = copy.deepcopy((model, layer))
     with GradCAM(model.requires_grad_(True), [layer]) as grad_cam:
         targets = [ClassifierOutputTarget(label)] * len(images)
@@ -63,9 +64,9 @@ def localisation_scores(
 ) -> dict[str, float]:
     """Compares heat maps with boxes.
 
-    The pointing game [0] is won where a map's highest pixel lies in a box of its image.
-    For the overlap the map's highest region, the connected pixels of at least
-    `threshold` times its maximum around its highest one, is framed by a box [1].
+    The pointing game [0] is won if a map's highest pixel lies in a box of its image.
+    The overlap [1] is that of a box around the map's highest region: the pixels of at
+    least `threshold` times the maximum that are connected to the highest pixel.
 
     - [0]: Excitation backpropagation, 2016, https://arxiv.org/abs/1608.00507
     - [1]: ChestX-ray8, 2017, https://arxiv.org/abs/1705.02315
@@ -74,13 +75,13 @@ def localisation_scores(
         maps: (N, H, W), not negative.
         boxes: For each image its boxes (K, 4), K at least 1: left, top, width and
             height in the map's pixels.
-        threshold: Part of a map's maximum that its region must reach, in (0, 1].
+        threshold: Fraction of a map's maximum that its region must reach, in (0, 1].
         overlaps: Intersections over union that count as a hit.
 
     Returns:
-        - "pointing": the part of the images that win the pointing game.
+        - "pointing": the fraction of the images that win the pointing game.
         - "iou": mean intersection over union with the best box of each image.
-        - "iou>=0.1" and so on: the part of the images at or above each overlap.
+        - "iou>=0.1" and so on: the fraction of images at or above each overlap.
 
     Raises:
         ValueError: If maps and boxes differ in number, or an image has no box.
@@ -133,7 +134,7 @@ def score_localisation(
 ) -> dict[str, float]:
     """Compares what a classifier looks at with the boxes of what it should see.
 
-    Every image is asked once for each kind of finding that it has boxes of, as in
+    Every image gets a map for each kind of finding that its boxes frame, as in
     ChestX-ray8 [0].
 
     - [0]: ChestX-ray8, 2017, https://arxiv.org/abs/1705.02315
@@ -141,13 +142,13 @@ def score_localisation(
     Args:
         model: Any network of images that outputs logits in the order of
             `data.label_names`, such as `Classifier`.
-        data: Images with boxes and what these frame; others are left out.
-        size: Side to which images are brought, in pixels.
-        channels: Channels of the network's images.
+        data: Images with boxes and box labels; images without boxes are left out.
+        size: Side to which images are resized, in pixels.
+        channels: Channels of the network's input.
         layer: As in `class_activation_maps`.
 
     Returns:
-        Those of `localisation_scores`, and "boxed", the number of maps.
+        The scores of `localisation_scores`, and "boxed", the number of maps.
 
     Raises:
         ValueError: If no image has a box of a finding that the labels name.

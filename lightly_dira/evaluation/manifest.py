@@ -1,4 +1,4 @@
-"""Checksums of a data set: files whose content has changed do not pass unnoticed."""
+"""Checksums of a data set, which reveal files whose content has changed."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from lightly_dira.transforms.image_files import read_image
 class Manifest:
     """SHA-256 sums of files, in the form that ``sha256sum`` writes and checks.
 
-    Decoders do not notice all damage: a TIFF, BMP, WebP or JPEG file of the right
-    length may give a wrong image. Write a manifest where the data are known to be
-    whole, and hand it to the readers of `evaluation.readers`, or its `read_image` to a
-    data set.
+    Decoders do not notice all damage: a damaged TIFF, BMP, WebP or JPEG file of the
+    right length may give a wrong image. Write a manifest while the data are known to be
+    intact. Pass it to a reader (`manifest=`), or pass its `read_image` to a data set.
 
     Attributes:
-        folder: What the names are relative to.
-        sums: The sums, by names.
+        folder: The folder that names are relative to.
+        sums: The checksum of each name.
 
     Examples:
         >>> import tempfile
@@ -41,14 +40,14 @@ class Manifest:
 
     @classmethod
     def of(cls, folder: str | Path, pattern: str = "*") -> Manifest:
-        """Sums up the files below a folder whose names match a pattern."""
+        """Computes the sums of the files below a folder whose names match a pattern."""
         paths = sorted(path for path in Path(folder).rglob(pattern) if path.is_file())
         sums = {path.relative_to(folder).as_posix(): _sum_of(path) for path in paths}
         return cls(folder, sums)
 
     @classmethod
     def read(cls, path: str | Path, folder: str | Path | None = None) -> Manifest:
-        """Reads a manifest, of the folder that it lies in or of another.
+        """Reads a manifest of the folder that it lies in, or of another folder.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -60,7 +59,7 @@ class Manifest:
             if len(digest) != 64 or name[:1] not in (" ", "*"):
                 raise ValueError(
                     f"Manifest: line {number} of {path} is not a SHA-256 sum and a "
-                    "name. Write it by `Manifest.of(folder).write(path)` or "
+                    "name. Write it with `Manifest.of(folder).write(path)` or "
                     "`sha256sum`."
                 )
             sums[name[1:]] = digest
@@ -81,18 +80,19 @@ class Manifest:
 
         Raises:
             FileNotFoundError: If a file is missing.
-            ValueError: If a file has another sum, or none.
+            ValueError: If a file's checksum differs or is not in the manifest.
         """
         for path in paths:
             self._check(Path(path), _sum_of(Path(path)))
 
     def read_image(self, path: str | Path) -> NDArray[Any]:
-        """Reads an image file as `images.read_image` does, if it is what it was.
+        """Reads an image file as `transforms.read_image` does, if its sum is right.
 
-        A loader for `torchvision.datasets.ImageFolder`.
+        Use it as the loader of `torchvision.datasets.ImageFolder`.
 
         Raises:
-            ValueError: If it has another sum, or none, or cannot be read.
+            ValueError: If the checksum differs or is not in the manifest, or if the
+                file cannot be read.
         """
         data = Path(path).read_bytes()
         self._check(Path(path), hashlib.sha256(data).hexdigest())
@@ -107,8 +107,8 @@ class Manifest:
         if known != found:
             what = "is not in the manifest" if known is None else "has another checksum"
             raise ValueError(
-                f"Manifest: {path} {what}. Copy it again from where it was whole, or, "
-                "if it was changed on purpose, write the manifest again."
+                f"Manifest: {path} {what}. Copy it again from an intact source, or "
+                "write the manifest again if the change was intended."
             )
 
 

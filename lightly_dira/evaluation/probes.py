@@ -1,7 +1,6 @@
 """What a frozen encoder knows of whole images: a linear probe and nearest neighbours.
 
-An encoder is run once, by `encode`; the probes work on what it gave, or on any part of
-it.
+`encode` runs the encoder once. The probes work on its output, or on any part of it.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ def encode(
 
     Args:
         backbone: Any network of images, run in evaluation mode. Maps are averaged over
-            their positions; of several outputs the last counts.
+            their positions. If there are several outputs, the last one is used.
         data: Items `(image, target, ...)`, such as `Samples`.
         batch_size: Images in a pass.
         num_workers: Processes that load images.
@@ -64,7 +63,7 @@ def encode(
 
 
 def pooled(output: Any) -> Tensor:
-    """Returns one vector for each image, of whatever a backbone outputs."""
+    """Turns whatever a backbone outputs into one vector for each image."""
     last: Tensor = list(tensors_in(output))[-1]
     return last.float().flatten(2).mean(dim=2) if last.ndim == 4 else last.flatten(1)
 
@@ -77,8 +76,8 @@ def linear_probe(
 ) -> dict[str, float]:
     """Scores a logistic regression on frozen features.
 
-    Features are standardised by the training set; each of several findings gets a
-    regression of its own. There is no chance in it, hence no seed.
+    Features are standardised with the training set's mean and deviation. Each of
+    several findings gets its own regression. Nothing is random, hence no seed.
 
     Args:
         train: Features (N, D) and targets (N,) or (N, L), from `encode`.
@@ -86,7 +85,7 @@ def linear_probe(
         C: scikit-learn's inverse strength of the penalty on weights, above 0.
 
     Returns:
-        Those of `classification_scores`.
+        The scores of `classification_scores`.
 
     Examples:
         >>> import torch
@@ -117,11 +116,12 @@ def knn_probe(
     Args:
         train: Features (N, D) and targets (N,) or (N, L), from `encode`.
         test: The same of other images.
-        neighbours: Number of neighbours; all training images if they are fewer.
-        temperature: How much nearer neighbours count for more, above 0.
+        neighbours: Number of neighbours; all training images if there are fewer.
+        temperature: Scale of the votes, above 0; the lower it is, the more do the
+            nearest neighbours count.
 
     Returns:
-        Those of `classification_scores`.
+        The scores of `classification_scores`.
 
     Examples:
         >>> import torch
@@ -157,7 +157,7 @@ def _score(model: Any, train: TensorDataset, test: TensorDataset) -> dict[str, f
 def _predict(
     model: Any, x: NDArray[Any], y: NDArray[Any], x_test: NDArray[Any], classes: int
 ) -> NDArray[Any]:
-    """Returns probabilities of all classes, also of those not seen in training."""
+    """Returns probabilities of all classes, including those not seen in training."""
     probabilities = np.zeros((len(x_test), classes))
     seen = np.unique(y)
     if len(seen) == 1:

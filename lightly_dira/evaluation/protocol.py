@@ -32,20 +32,20 @@ Protocol = Literal["linear", "knn", "fine-tuned", "dense", "frozen U-Net", "U-Ne
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Images, what is asked of them, and how.
+    """Images, and how encoders are evaluated on them.
 
     Attributes:
-        name: Of the task, for the rows.
+        name: Name of the task in the rows.
         data: Images with labels or masks, and splits.
-        size: Side to which they are brought, in pixels.
-        protocols: How an encoder is tried: with labels "linear", "knn" and
-            "fine-tuned", which is scored for localisation too where there are boxes,
-            with masks "dense", "frozen U-Net" and "U-Net".
+        size: Side to which images are resized, in pixels.
+        protocols: How an encoder is evaluated: "linear", "knn" and "fine-tuned" with
+            labels, "dense", "frozen U-Net" and "U-Net" with masks. "fine-tuned" is also
+            scored for localisation if there are boxes.
         fractions: Parts of the training labels to learn from.
-        draws: Choices of each part, whose scores are averaged: with few labels it
-            matters more which they are than what encoder reads them.
+        draws: Random choices of each part, whose scores are averaged. With few labels,
+            the choice of labels matters more than the encoder.
         train: Name of the split to learn from.
-        val: Name of the split that fine-tuning chooses its weights by.
+        val: Name of the split on which fine-tuning chooses its weights.
         steps: Steps of fine-tuning.
         pixels: Pixels of each image for the dense probe.
 
@@ -85,18 +85,18 @@ def evaluate(
     split: str = "test",
     seed: int = 0,
 ) -> Iterator[Row]:
-    """Tries an encoder on a task.
+    """Evaluates an encoder on a task.
 
-    Everything is drawn from the seed: the same seed gives every encoder the same
-    labelled images, pixels and order, so that rows of one seed make pairs.
+    Everything random depends on the seed: the same seed gives every encoder the same
+    labelled images, pixels and order, so that rows of one seed can be paired.
 
     Args:
         task: The task.
-        backbone: Any network of images; it is left as it is.
+        backbone: Any network of images; it is not changed.
         head: Its restoration head, for the decoder of the U-Nets.
-        split: The split to score on: a validation split while settings are chosen, the
+        split: The split to score on: a validation split while you choose settings, the
             test split once.
-        seed: Of label fractions, pixels, new weights, order and augmentation.
+        seed: Seed of label fractions, pixels, new weights, order and augmentation.
 
     Yields:
         Rows with the keys task, protocol, fraction, images (with labels), split, seed,
@@ -120,7 +120,7 @@ def evaluate(
     for protocol in task.protocols:
         score = _PROTOCOLS[protocol](task, backbone, head, train, test, seed)
         for fraction in task.fractions:
-            # All labels are the same ones in every draw.
+            # Equal draws are scored once: with all labels there is only one choice.
             parts = {tuple(draw[fraction]): draw[fraction] for draw in draws}.values()
             scores = pd.DataFrame([score(part) for part in parts])
             for metric, value in scores.mean().items():
@@ -136,8 +136,8 @@ def evaluate(
                 }
 
 
-# What follows is called once for a protocol and returns what scores a part of the
-# training images, so that a frozen encoder runs once.
+# Each function below is called once for a protocol and returns a function that scores a
+# part of the training images, so that a frozen encoder runs only once.
 Score = Callable[[Any], dict[str, float]]
 
 
@@ -243,7 +243,7 @@ def _unet(
     return score
 
 
-# Little of it: a hand's breadth to the side, slightly turned.
+# Mild augmentation: small rotations, shifts and changes of scale.
 AUGMENT = v2.RandomAffine(10, translate=(0.1, 0.1), scale=(0.9, 1.1))
 
 _PROTOCOLS: dict[str, Callable[..., Score]] = {

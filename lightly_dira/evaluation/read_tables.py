@@ -1,4 +1,4 @@
-"""Labelled images that a CSV file describes, or the lists of ChestX-ray14."""
+"""Labelled images, described by a CSV file or by the lists of ChestX-ray14."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ def read_table(
     manifest: Manifest | None = None,
     seed: int = 0,
 ) -> LabelledImages:
-    """Returns the images of a folder that a CSV file describes, a row for each.
+    """Returns the images of a folder, described by a CSV file with a row for each.
 
-    Cells are read as text, so that patient "001" is not "1".
+    Cells are read as text, so that patients "001" and "1" differ.
 
     Args:
         table: The CSV file.
-        folder: Where the files are, of images and masks.
-        image: Column of the images' paths, relative to the folder: PNG, TIFF, JPEG or
-            DICOM.
-        labels: Column of one label of any kind (classes are numbered in rising order:
-            of numbers, if all are), or the columns of several findings, 0 or 1; None
-            for no labels.
+        folder: Folder of the files of images and masks.
+        image: Column of the images' paths, relative to the folder; images are PNG,
+            TIFF, JPEG or DICOM files.
+        labels: Column of one label of any kind, or the columns of several findings, 0
+            or 1; None for no labels. The classes of one label are numbered in sorted
+            order, which is numerical if all of them are numbers.
         mask: Column of the masks' paths; white (anything but 0) is class 1.
         patient: Column of the patients.
         split: Column of "train", "val" and "test". Without one, 70, 10 and 20 % of the
-            patients (of the images, where patients are not known) are drawn for them.
-        uncertain: What becomes of findings of -1, which CheXpert [0] writes where its
-            report is not sure, leaving out what it does not mention: "zeros" or "ones"
-            for all of them, or "drop" for leaving out the rows; empty cells become 0.
-            By default both are errors.
+            patients (of the images, if patients are unknown) are drawn for them.
+        uncertain: How to treat findings of -1, with which CheXpert [0] marks uncertain
+            reports: "zeros" or "ones" replaces them, "drop" leaves out their rows. Each
+            of the three also turns empty cells, which are findings that a report does
+            not mention, into 0. By default -1 and empty cells are errors.
         allow_outside: Whether paths may lead out of the folder.
         manifest: Checksums that the files must have.
         seed: Seed of the draw.
@@ -58,8 +58,7 @@ def read_table(
     Raises:
         FileNotFoundError: If a file is missing.
         ValueError: If a column or a cell is missing, a finding is not 0 or 1, a split
-        is
-            another word or a path leaves the folder.
+            has another name, or a path leads out of the folder.
     """
     rows, folder = pd.read_csv(table, dtype=str, keep_default_na=False), Path(folder)
     several = [] if labels is None else [labels] if isinstance(labels, str) else labels
@@ -115,7 +114,7 @@ def read_table(
 def read_chestxray14(
     folder: str | Path, *, manifest: Manifest | None = None, seed: int = 0
 ) -> LabelledImages:
-    """Returns NIH ChestX-ray14 [0] as its hospital hands it out.
+    """Returns NIH ChestX-ray14 [0] from the files that the NIH distributes.
 
     The folder holds `Data_Entry_2017*.csv`, `train_val_list.txt`, `test_list.txt`,
     `BBox_List_2017.csv` (if boxes are wanted) and the images anywhere below. The
@@ -130,11 +129,11 @@ def read_chestxray14(
         seed: Seed of the draw.
 
     Returns:
-        Labels (N, 14) in the order of the names, and for each image the boxes of any
-        finding. Images of neither list, or that are not there, are left out.
+        Images with labels (N, 14) in the order of `label_names`, and with the boxes of
+        all findings. Images that are missing or in neither list are left out.
 
     Raises:
-        FileNotFoundError: If a file is missing or there is no image.
+        FileNotFoundError: If a table, a list or all images are missing.
     """
     folder = Path(folder)
     entries = pd.read_csv(_find(folder, "Data_Entry_2017*.csv"))
@@ -210,7 +209,7 @@ def _with_findings(
     if wrong := sorted(set(np.unique(found.to_numpy())) - set(known)):
         raise ValueError(
             f"read_table: findings must be 0 or 1, got {', '.join(map(repr, wrong))}. "
-            "CheXpert's -1 (uncertain) and empty cells (not mentioned) need a word: "
+            "Say what CheXpert's -1 (uncertain) and empty cells (not mentioned) mean: "
             'uncertain="zeros", "ones" or "drop".'
         )
     return rows.assign(**{name: found[name].map(known) for name in columns})
@@ -231,7 +230,7 @@ def _paths(folder: Path, names: pd.Series[Any], allow_outside: bool) -> list[Pat
         if not Path(os.path.normpath(path.absolute())).is_relative_to(root):
             raise ValueError(
                 f"read_table: {path} is not below {folder}. Write paths relative to "
-                "the folder, or allow_outside=True where you trust the table."
+                "the folder, or pass allow_outside=True if you trust the table."
             )
     missing = [path for path in paths if not path.is_file()]
     if missing:

@@ -23,8 +23,8 @@ def read_mni152() -> LabelledImages:
     """Returns slices of the MNI152 brain with their tissues, without a download.
 
     The front 45 % of the brain is for training, the next 15 % for validation and the
-    back 40 %, that of `MNI152Slices("test")`, for testing, with gaps of 4 mm between.
-    Labels are the directions of the cut, masks 1 in grey and 2 in white matter.
+    back 40 %, as in `MNI152Slices("test")`, for testing. Gaps of 4 mm separate them.
+    Labels are the directions of the cut. Masks are 1 in grey and 2 in white matter.
 
     Examples:
         >>> from lightly_dira.evaluation.read_volumes import read_mni152
@@ -61,14 +61,14 @@ def read_nifti(
     manifest: Manifest | None = None,
     seed: int = 0,
 ) -> LabelledImages:
-    r"""Returns the slices of NIfTI volumes, upright, in the type of their files.
+    r"""Returns the slices of NIfTI volumes, upright, in the data type of their files.
 
     Args:
         volumes: The files.
-        masks: For each volume the file of its classes, on the same grid.
-        patients: Whose volumes they are, so that a patient is in one split only: a name
-            for each volume, or a regular expression whose only group finds the name in
-            its path, such as ``r"sub-(\d+)/"``. By default each volume is of a
+        masks: For each volume, the file of its classes on the same grid.
+        patients: The patient of each volume, so that no patient is in two splits: a
+            name for each volume, or a regular expression whose only group matches the
+            name in its path, such as ``r"sub-(\d+)/"``. By default each volume is a
             patient of its own, named like the file without ".nii" or ".nii.gz".
         axis: Which way to slice: 0 for sagittal, 1 for coronal and 2 for axial slices.
         window: Values that become black and white, as in `DiRATransform`.
@@ -81,9 +81,9 @@ def read_nifti(
 
     Raises:
         FileNotFoundError: If a file is missing.
-        ValueError: If a volume is damaged or not of three dimensions, its mask is on
-            another grid or holds more than whole numbers, or names of patients are
-            missing or, where each volume is a patient of its own, the same.
+        ValueError: If a volume is damaged or does not have three dimensions, if a mask
+            is on another grid or holds fractions, or if a patient's name is missing. By
+            default also if two volumes have the same name.
     """
     nibabel = optional("nibabel", extra="medical")
     if masks is not None and len(masks) != len(volumes):
@@ -94,7 +94,7 @@ def read_nifti(
         manifest.check([*volumes, *(masks or ())])
 
     def load(path: str | Path) -> tuple[NDArray[Any], NDArray[Any]]:
-        # The nearest orientation in which axes point right, to the front and up.
+        # The closest orientation with axes that point right, to the front and up.
         try:
             image = nibabel.as_closest_canonical(nibabel.load(path))
             volume: NDArray[Any] = np.asanyarray(image.dataobj)
@@ -128,7 +128,7 @@ def read_nifti(
             if not np.array_equal(mask, np.round(mask)):
                 raise ValueError(
                     f"read_nifti: {masks[number]} holds "
-                    f"{mask[mask != np.round(mask)][0]}, and masks are of classes, "
+                    f"{mask[mask != np.round(mask)][0]}, but the classes of a mask are "
                     "whole numbers. Turn probabilities into classes first."
                 )
             classes += list(mask.astype(np.int64))
@@ -159,10 +159,9 @@ def _patients_of(
         names = [_stem(path) for path in volumes]
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(
-                f"read_nifti: several volumes are named {twice[0]!r}, and would be one "
-                "patient. Say whose they are: patients=[...], or a pattern of the "
-                "path, "
-                'patients=r"sub-(\\d+)/".'
+                f"read_nifti: several volumes are named {twice[0]!r} and would be one "
+                "patient. Name the patients, patients=[...], or give a pattern of "
+                'the path, patients=r"sub-(\\d+)/".'
             )
         return names
     if not isinstance(patients, str):

@@ -1,4 +1,4 @@
-"""Labelled images from the places where they are kept."""
+"""Labelled images from MedMNIST and from NumPy files."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from lightly_dira.extras import optional
 def read_medmnist(
     name: str, *, size: int = 28, folder: str | Path | None = None
 ) -> LabelledImages:
-    """Returns a set of MedMNIST v2 [0], downloaded where it is not there yet.
+    """Returns a set of MedMNIST v2 [0], and downloads it if it is not there yet.
 
     - [0]: MedMNIST v2, 2023, https://doi.org/10.1038/s41597-022-01721-8
 
     Args:
-        name: Such as "pneumoniamnist"; one of two dimensions.
+        name: Name of a set of two dimensions, such as "pneumoniamnist".
         size: 28, 64, 128 or 224 pixels.
         folder: Where the files are kept; by default medmnist's own folder.
 
@@ -32,12 +32,12 @@ def read_medmnist(
     known = [key for key in medmnist.INFO if not key.endswith("3d")]
     if name not in known:
         raise ValueError(
-            f"read_medmnist: {name!r} is not a set of two dimensions, one of "
+            f"read_medmnist: {name!r} is not a set of two dimensions. Choose one of "
             f"{', '.join(known)}."
         )
     info = medmnist.INFO[name]
     place = {} if folder is None else {"root": str(folder)}
-    # Making one split downloads the file that holds all.
+    # One split is enough: its file holds all splits.
     data_class = getattr(medmnist, info["python_class"])
     data = data_class(split="train", size=size, download=True, **place)
     suffix = "" if size == 28 else f"_{size}"
@@ -52,17 +52,17 @@ def read_npz(
     split: str = "split",
     manifest: Manifest | None = None,
 ) -> LabelledImages:
-    """Returns the images of a NumPy file, read without running code that is in it.
+    """Returns the images of a NumPy file, without running any code in it.
 
     Two layouts are known: that of MedMNIST (`train_images`, `train_labels`, `val_...`,
-    `test_...`), and one array each for `images`, `label`, `masks`, `patient_id`,
-    `image_id`, `split` and boxes (`bbox_image_index`, `bbox_xywh`, `bbox_label`) where
-    they exist.
+    `test_...`), and the array `images` with any of the arrays `label`, `masks`,
+    `patient_id`, `image_id`, `split` and, for boxes, `bbox_image_index`, `bbox_xywh`
+    and `bbox_label`.
 
     Args:
         path: The file.
-        label: Name of the array of labels, (N,) or (N, L); those of findings may be
-            named by an array of the same name and "_names".
+        label: Name of the array of labels, (N,) or (N, L). An array of this name plus
+            "_names" may hold the names of classes or findings.
         split: Name of the array of splits.
         manifest: Checksums that the file must have.
 
@@ -80,7 +80,7 @@ def read_npz(
     except (AttributeError, TypeError, *DAMAGED) as error:
         raise ValueError(
             f"read_npz: {path} is not a NumPy file of several arrays (.npz) without "
-            f"pickled objects, or is damaged ({error}). Write it by `numpy.savez`."
+            f"pickled objects, or is damaged ({error}). Write it with `numpy.savez`."
         ) from error
     if "train_images" in arrays:
         splits = [s for s in ("train", "val", "test") if f"{s}_images" in arrays]

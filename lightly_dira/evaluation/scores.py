@@ -22,14 +22,14 @@ def classification_scores(
         probabilities: (N, classes) or (N, L).
 
     Returns:
-        - "auc": area under the ROC curve in [0, 1]; of several classes each against
-          the rest, averaged over classes or findings (macro). Findings that all or
-          none of the images have are left out; NaN if that is all of them.
-        - "accuracy" and "balanced_accuracy" (mean recall of the classes), of classes
+        - "auc": area under the ROC curve, in [0, 1], averaged over findings or over
+          classes, each against the rest (macro). Those that all or none of the images
+          have are left out; NaN if none remains.
+        - "accuracy" and "balanced_accuracy" (mean recall of the classes), for classes
           only.
 
     Raises:
-        ValueError: If targets and probabilities are not of the same images and
+        ValueError: If targets and probabilities differ in their number of images or
             findings.
 
     Examples:
@@ -46,7 +46,7 @@ def classification_scores(
         recall = balanced_accuracy_score(targets, predicted)
         scores["balanced_accuracy"] = float(recall)
         one_each = targets[:, None] == np.arange(probabilities.shape[1])
-        if probabilities.shape[1] == 2:  # the same curve, seen from both ends
+        if probabilities.shape[1] == 2:  # both classes have the same area
             one_each, probabilities = one_each[:, 1:], probabilities[:, 1:]
     else:
         one_each = targets > 0
@@ -67,15 +67,15 @@ def segmentation_scores(masks: Tensor, predicted: Tensor) -> dict[str, float]:
     """Scores predicted masks, image by image and class by class.
 
     With T the pixels of a class and P those predicted, Dice is 2 |P & T| / (|P| + |T|)
-    and IoU is |P & T| / |P | T|; a class that an image neither has nor is said to have
-    does not count. Class 0, the background, is left out.
+    and IoU is |P & T| / |P | T|. A class does not count for an image that neither has
+    it nor is predicted to have it. Class 0, the background, is left out.
 
     Args:
         masks: True class of each pixel, (N, H, W) integers.
         predicted: Predicted class of each pixel, (N, H, W) integers.
 
     Returns:
-        "dice" and "iou", each in [0, 1], means over classes, then images.
+        "dice" and "iou", each in [0, 1], averaged over classes, then over images.
 
     Examples:
         >>> import torch

@@ -17,8 +17,8 @@ def summarise(
 
     Args:
         rows: A row for each result, with a column "value".
-        by: Columns that say what belongs together.
-        confidence: Of the interval.
+        by: Columns whose values define a group.
+        confidence: Confidence level of the interval.
 
     Returns:
         A row for each group: `by`, "runs", "mean", and "low" and "high", the bounds of
@@ -49,26 +49,26 @@ def compare_paired(
 ) -> pd.DataFrame:
     """Tests whether `first` gives higher values than `second`, seed by seed.
 
-    The paired t-test (two-sided) of each group, its p-values corrected by Holm's method
-    over all groups [0].
+    Each group gets a two-sided paired t-test. The p-values are corrected over all
+    groups by Holm's method [0].
 
     - [0]: Holm, 1979, https://www.jstor.org/stable/4615733
 
     Args:
         rows: A row for each result, with a column "value".
-        column: The column that names the ways, such as "stage".
+        column: The column that holds `first` and `second`, such as "stage".
         first: One of its values, such as "dira".
-        second: Another, such as "di".
-        by: Columns that say what is compared with what, such as method and task.
-        pair: The column that says which rows belong together.
-        confidence: Of the interval of the difference.
+        second: Another of its values, such as "di".
+        by: Columns whose values define a group, such as method and task.
+        pair: The column by which the rows of a group are paired.
+        confidence: Confidence level of the interval of the difference.
 
     Returns:
         A row for each group: `by`, "pairs", "difference" (mean of first minus second),
-        its "low" and "high", "p" and "p_holm" (all NaN for less than two pairs).
+        its "low" and "high", "p" and "p_holm" (all NaN for fewer than two pairs).
 
     Raises:
-        ValueError: If a group has several values for one way and pair.
+        ValueError: If a group has several values for one value of `column` and `pair`.
 
     Examples:
         >>> import pandas as pd
@@ -91,7 +91,7 @@ def compare_paired(
         if both.duplicated([pair, column]).any():
             raise ValueError(
                 f"compare_paired: {dict(zip(by, key, strict=True))} has several values "
-                f"for one {column} and {pair}; name what tells them apart in `by`."
+                f"for one {column} and {pair}; add what tells them apart to `by`."
             )
         values = both.pivot(index=pair, columns=column, values="value")
         values = values.reindex(columns=[first, second]).dropna()

@@ -1,4 +1,4 @@
-"""A backbone's feature maps: found, captured, and matched with the view they are of.
+"""Finds a backbone's feature maps, captures them and matches them with views.
 
 One dry pass finds the feature maps, by their shapes and never by the name of a class.
 The tests decode 47 small backbones of torchvision, timm (with and without
@@ -6,11 +6,10 @@ The tests decode 47 small backbones of torchvision, timm (with and without
 MobileNetV3, RegNet, VGG, MaxViT, Swin and ViT, with class and register tokens, 1, 3 or
 4 channels, CIFAR stems and dilated strides.
 
-A plain vision transformer gives maps of four depths; the head makes a pyramid of them.
-`DiRA(backbone, optimizer, layers=["layer1", "layer4"])` takes other maps, and
-`input_size` helps where a backbone runs on images of one size only and has no
-`image_size` to say so. Compiled backbones (`torch.compile`) work; each map ends a
-graph.
+A plain vision transformer gives maps from four depths; the head turns them into a
+pyramid. `DiRA(backbone, optimizer, layers=["layer1", "layer4"])` uses other maps. Pass
+`input_size` if a backbone accepts images of one size only and does not state it as
+`image_size`. Compiled backbones (`torch.compile`) work; each map breaks the graph.
 """
 
 from lightly_dira.features.pyramid import FeaturePyramid

@@ -1,6 +1,6 @@
-"""Capturing what a backbone's modules output while somebody else's loop runs it.
+"""Captures what a backbone's modules output while the user's loop runs it.
 
-The only place in this library that leaves hooks in modules.
+No other part of this library leaves hooks in modules.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from lightly_dira.features.tensors_in_outputs import tensors_in
 from lightly_dira.features.which_pass import Pass
 from lightly_dira.training.autograd import in_backward
 
-# Passes to remember: what a loop never decodes must not pile up.
+# How many passes to remember: those that are never decoded must not pile up.
 _MOST_PASSES = 32
 
 
 class Capture:
-    """Keeps, of every pass of a backbone with gradients on, the outputs asked for.
+    """Keeps the requested outputs of every pass of a backbone with gradients on.
 
     Args:
         backbone: The network that is watched.
@@ -42,7 +42,7 @@ class Capture:
         image_shape: tuple[int, ...],
         entry: str,
     ) -> None:
-        """Leaves hooks in the backbone."""
+        """Registers hooks in the backbone."""
         self.backbone = backbone
         self._levels = levels
         self.image_shape = image_shape
@@ -51,10 +51,10 @@ class Capture:
         self._start()
 
     def _start(self) -> None:
-        """Leaves hooks in the backbone, and has seen nothing yet."""
+        """Registers hooks in the backbone, and starts without any captured pass."""
         levels = self._levels
         self._wanted = {key for level in levels for key in (level.key, level.same)}
-        # Modules with one output in a pass: a second one is of another pass.
+        # Modules with one output in a pass: a second one belongs to another pass.
         self._wanted_once = {level.key for level in levels if level.once}
         self._running: Pass | None = None
         self._passes: deque[Pass] = deque(maxlen=_MOST_PASSES)
@@ -81,7 +81,7 @@ class Capture:
         return self._seen > 0
 
     def _watch(self) -> None:
-        """Hooks the modules of interest, also those that came in place of others."""
+        """Hooks the modules of interest, also those that have replaced others."""
         places = [("", self._note_call)] if self.entry else []
         places.append((self.entry, self._begin))
         for name, method in places:
@@ -90,7 +90,7 @@ class Capture:
             self._hook(name, self._note, before=False)
 
     def _hook(self, name: str, method: Callable[..., Any], *, before: bool) -> None:
-        with contextlib.suppress(AttributeError):  # another module has no such part
+        with contextlib.suppress(AttributeError):  # a replacement may lack the part
             module = self.backbone.get_submodule(name)
             key = name, method.__name__
             if self._watched.get(key) is module:
@@ -111,7 +111,7 @@ class Capture:
         self._called = torch.is_grad_enabled(), self._image_in([args, kwargs])
 
     def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        """Begins a pass, as the image arrives."""
+        """Begins a pass when the image arrives."""
         if module is self.backbone:
             self._watch()
         called, self._called = self._called, None
@@ -120,7 +120,7 @@ class Capture:
         if in_backward() and not self._own_pass:
             return
         gradients = torch.is_grad_enabled() or (called is not None and called[0])
-        # Once it has trained in training mode, passes in evaluation are no training.
+        # Once it has trained in training mode, passes in evaluation do not count.
         known_mode = self.backbone.training or not self._has_trained
         if not (self._own_pass or (gradients and known_mode)):
             return
@@ -140,7 +140,7 @@ class Capture:
             self._passes.append(run)
 
     def _image_in(self, values: Any) -> Tensor | None:
-        """Returns the only images among the arguments, or the first of several."""
+        """Returns the images among the arguments, the first if there are several."""
         dimensions = len(self.image_shape) + 1
         found = (
             value
@@ -179,8 +179,8 @@ class Capture:
                 "decode. Run the model on the batch, with gradients on and in the "
                 "mode it trains in, then call `loss = dira(loss, batch)`, once per "
                 "batch. Wrap the very module that the loop calls, not one that "
-                "shares its layers, wrap it before its first compiled pass, leave "
-                "the layer that receives the image out of reentrant checkpointing, "
-                "and make the wrapper again for a copied model."
+                "shares its layers, and wrap it before its first compiled pass. Leave "
+                "the layer that receives the image out of reentrant checkpointing. "
+                "For a copied model, create a new wrapper."
             )
         return passes

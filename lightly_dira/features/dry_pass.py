@@ -1,4 +1,4 @@
-"""Finding the feature maps of a backbone, by one dry pass and never by its name."""
+"""Finds the feature maps of a backbone by one dry pass, never by its name."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from lightly_dira.features.tensors_in_outputs import tensors_in
 from lightly_dira.training.modes import evaluating
 from lightly_dira.training.randomness import same_randomness
 
-# Sides of the images of the dry pass, in pixels, tried in this order after those that
-# the backbone states itself. Where height and width differ, every shape tells which
-# of its axes are those of the image.
+# Sizes of the images of the dry pass, in pixels, tried in this order after those that
+# the backbone states itself. If height and width differ, every shape shows which of
+# its axes are those of the image.
 _SIZES = ((64, 96), (64, 64), (224, 224), (256, 256), (32, 32))
-# How many of the tokens that the change of a pixel changes most are looked at.
+# How many tokens to look at, of those that change most when one pixel changes.
 _WITNESSES = 5
 
 
@@ -31,12 +31,12 @@ def find_levels(
 ) -> tuple[list[Level], tuple[int, ...], str]:
     """Finds the last feature map of every resolution, finest first.
 
-    Resolutions are powers of two of the image's. What a block that halves the
-    resolution makes on its way down does not count where a finished map of the
-    resolution exists: in a ResNet-50 the map at stride 4 is that of `layer1`, not an
-    activation inside the first block of `layer2`. Where a backbone keeps one
-    resolution throughout, as a vision transformer does, the maps are those of four of
-    its equal blocks, spread evenly over its depth, the earliest as the finest.
+    The strides of the resolutions are powers of two. An activation inside a block that
+    halves the resolution counts only if no finished map of that resolution exists: in a
+    ResNet-50 the map at stride 4 is that of `layer1`, not an activation inside the
+    first block of `layer2`. If a backbone keeps one resolution throughout, as a vision
+    transformer does, the maps come from four of its equal blocks, spread evenly over
+    its depth. The earliest serves as the finest.
 
     Args:
         backbone: The network to look into.
@@ -47,7 +47,7 @@ def find_levels(
 
     Returns:
         The maps, (C, H, W) of the images that the backbone was run on, and the name of
-        the innermost module that received them first, once in the pass.
+        the innermost module that received them first, and nothing else in the pass.
 
     Raises:
         ValueError: If the backbone cannot be run on images or has no such maps.
@@ -74,21 +74,21 @@ def find_levels(
     if any(hasattr(p, "to_local") or not p.numel() for p in backbone.parameters()):
         raise ValueError(
             f"DiRA: the weights of {type(backbone).__name__} are sharded over "
-            "processes, so that it cannot be run by itself. Make DiRA first, then "
-            "shard the model, make its optimiser and call `dira.attach(optimizer)`."
+            "processes, so it cannot be run on its own. Make DiRA first, then shard "
+            "the model, create its optimiser and call `dira.attach(optimizer)`."
         )
     tried = "; ".join(f"{shape}: {error}" for shape, (error, _) in failures.items())
     longest = max((outputs for _, outputs in failures.values()), key=len)
     raise ValueError(
         f"DiRA: {type(backbone).__name__} could not be run on a batch of images to "
         "find its feature maps. Pass `input_size=` if it accepts one size only. Tried "
-        f"(C, H, W) = {tried}. Modules and output shapes before that:\n"
+        f"(C, H, W) = {tried}. Modules and output shapes before the failure:\n"
         f"{table_of(longest)}"
     )
 
 
 def _first_convolution(backbone: nn.Module) -> tuple[int, int]:
-    """Returns how many sides and channels the images have."""
+    """Returns how many spatial dimensions and channels the images have."""
     for module in backbone.modules():
         channels = getattr(module, "in_channels", None)
         kernel = getattr(module, "kernel_size", None)
@@ -111,17 +111,17 @@ def _stated_sizes(backbone: nn.Module) -> Iterator[tuple[int, int]]:
 def _dry_pass(
     backbone: nn.Module, shape: tuple[int, ...], outputs: list[Output]
 ) -> str:
-    """Runs the backbone on two images, equal but for a pixel, and lists all outputs.
+    """Runs the backbone on two images that differ in one pixel; lists all outputs.
 
-    Returns the name of the module that is to be watched for images.
+    Returns the name of the module to watch for images.
     """
     counts: Counter[str] = Counter()
     calls: Counter[str] = Counter()
-    # Modules with parameters, from the outside in, that had been called when the first
-    # of them returned, and how often each was called with such images.
+    # Modules with parameters that receive the images before any of them has returned,
+    # from the outside in, and how often each of them was called with images.
     receiving: Counter[str] = Counter()
     learned = again = False
-    # By identity; the tensors are kept, since a freed one's identity is used again.
+    # Keyed by `id`. The tensors are kept, since Python reuses the id of a freed one.
     first: dict[int, tuple[Tensor, tuple[str, int]]] = {}
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -134,13 +134,13 @@ def _dry_pass(
             return
         if entered.shape[2:] == shape[1:] and (not learned or name in receiving):
             receiving[name] += 1
-            # Called for another image: only what the first one made is of interest.
+            # Called for another image: only the outputs for the first one count.
             again = again or (name == [*receiving][-1] and receiving[name] > 1)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def note(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         nonlocal learned
-        # Before any parameter has met it, a tensor is the image, however normalised.
+        # Before any module with parameters, a tensor is the image, perhaps normalised.
         learned = learned or any(True for _ in module.parameters())
         entered = next(tensors_in([args, kwargs]), None)
         before = None if entered is None else entered.shape
@@ -185,6 +185,6 @@ def _dry_pass(
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)
-    # A layer that is called again with something else is no place to wait for images.
+    # A layer that is also called with other tensors cannot be watched for images.
     alike = (name for name in reversed(receiving) if calls[name] == receiving[name])
     return next(alike, "")

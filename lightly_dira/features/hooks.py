@@ -13,10 +13,10 @@ import torch
 class Hook:
     """A hook that holds its owner weakly and does nothing in every copy.
 
-    Backbones and optimisers can so be copied, pickled and saved as if they had no hook;
-    what is copied or loaded carries a callable of the standard library that does
-    nothing. Where the backbone is compiled, the hook is left to Python: if it were
-    traced, graphs would depend on what it has noted.
+    Backbones and optimisers can therefore be copied, pickled and saved as if they had
+    no hook: a copy carries a callable of the standard library that does nothing.
+    `torch.compile` leaves the hook to Python. If it traced the hook, graphs would
+    depend on what the hook has noted.
     """
 
     def __init__(self, method: Callable[..., Any], *args: object) -> None:
@@ -25,7 +25,7 @@ class Hook:
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, *hooked: Any) -> Any:
-        """Calls the owner's method, while there is an owner."""
+        """Calls the owner's method, if the owner still exists."""
         method = self.method()
         return None if method is None else method(*self.args, *hooked)
 
@@ -34,6 +34,6 @@ class Hook:
 
 
 def remove_handles(handles: Sequence[torch.utils.hooks.RemovableHandle]) -> None:
-    """Takes hooks away."""
+    """Removes hooks."""
     for handle in handles:
         handle.remove()

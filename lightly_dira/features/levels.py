@@ -1,4 +1,4 @@
-"""Choosing, among all that came by in a dry pass, the maps of a pyramid."""
+"""Chooses the maps of a pyramid among all outputs of a dry pass."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from lightly_dira.features.maps_and_tokens import (
     tokens_in,
 )
 
-# Maps of a network that keeps one resolution throughout, as in UNETR and DPT.
+# Number of maps of a network that keeps one resolution, as in UNETR and DPT.
 _DEPTHS = 4
 
 
 class Output(NamedTuple):
-    """A tensor that a module has output, and the shape of what went in."""
+    """A tensor that a module has output, and the shape of the module's input."""
 
     module: str
     number: int
     shape: torch.Size
     entered: torch.Size | None
-    changed: tuple[int, ...]  # tokens that a pixel changes most, if it does so to few
-    same: tuple[str, int]  # the module inside that output this very tensor first
+    changed: tuple[int, ...]  # tokens that a pixel changes most, if they are few
+    same: tuple[str, int]  # of the inner module that first output this tensor
 
 
 def levels_of(
@@ -52,8 +52,8 @@ def levels_of(
         raise ValueError(
             "DiRA: a U-Net needs feature maps (B, C, H, W) of at least two "
             "resolutions, or of several equal blocks of one resolution, with tokens "
-            f"row by row, and {len(chosen)} came by in {type(backbone).__name__}. Wrap "
-            "the part of the model that has them. Modules and output shapes:\n"
+            f"row by row, but {type(backbone).__name__} has {len(chosen)}. Wrap the "
+            "part of the model that has them. Modules and output shapes:\n"
             f"{table_of(outputs)}"
         )
     levels = [
@@ -82,16 +82,16 @@ def levels_of(
 
 
 def pixel_of(size: tuple[int, ...]) -> tuple[int, ...]:
-    """Returns the place of the pixel that differs between the images of the pass.
+    """Returns the coordinates of the pixel in which the images of the pass differ.
 
-    It is well inside its position of the map, for strides from 4 to 32.
+    For strides from 4 to 32, it lies well inside one position of the map.
     """
     places = [side * (i + 2) // 4 // 32 * 32 + 10 for i, side in enumerate(size)]
     return tuple(min(p, side - 1) for p, side in zip(places, size, strict=True))
 
 
 def _read(outputs: list[Output], size: tuple[int, ...]) -> dict[Output, Map]:
-    """Reads every output that is a map of the image as one, in order."""
+    """Returns, in order, every output that is a map of the image, with its layout."""
     counts = {output.shape[1] for output in outputs if len(output.shape) == 3}
     images = {
         output: []
@@ -100,7 +100,7 @@ def _read(outputs: list[Output], size: tuple[int, ...]) -> dict[Output, Map]:
         for output in outputs
     }
     grids = {readings[0].sides for readings in images.values() if readings}
-    # A cube, such as (2, 96, 96, 96), is laid out as the outputs of its neighbours.
+    # A cube, such as (2, 96, 96, 96), is read with the layout of its neighbours.
     layouts: dict[str, Counter[str]] = defaultdict(Counter)
     for output, readings in images.items():
         if len(readings) == 1:
@@ -120,7 +120,7 @@ def _read(outputs: list[Output], size: tuple[int, ...]) -> dict[Output, Map]:
             before = tokens.get(entered[1])
         octave = before.octave if before else None
         maps[output] = reading._replace(entered_octave=octave)
-    # What the backbone itself outputs is some module's output, unless it is a list.
+    # The backbone's own output repeats that of a module, unless it is a list of maps.
     listed = {reading.octave for output, reading in maps.items() if not output.module}
     return {o: maps[o] for o in maps if o.module or len(listed) > 1}
 
@@ -128,7 +128,7 @@ def _read(outputs: list[Output], size: tuple[int, ...]) -> dict[Output, Map]:
 def _read_tokens(
     outputs: list[Output], size: tuple[int, ...], grids: set[tuple[int, ...]]
 ) -> dict[int, Map]:
-    """Reads the tokens of an image, by their number."""
+    """Returns how the tokens of an image are laid out, by their number."""
     pixel = pixel_of(size)
     alike: dict[int, list[tuple[int, ...]]] = defaultdict(list)
     for output in outputs:
@@ -141,8 +141,8 @@ def _read_tokens(
             tokens_in(count, changed, pixel, size, grids) for changed in telling or [()]
         )
         reading = next((reading for reading in readings if reading), None)
-        # Deeper, a change comes to other tokens, too; but if it seldom is where the
-        # pixel was changed, tokens have been put into another order.
+        # In deeper layers, the change reaches other tokens, too. But if it is rarely
+        # found at the changed pixel, the tokens have been reordered.
         if reading is not None:
             places = [in_place(reading, changed, pixel, size) for changed in telling]
             if 2 * sum(places) >= len(places):
@@ -165,7 +165,7 @@ def _last_of_each_octave(maps: dict[Output, Map]) -> list[Output]:
     for output, reading in maps.items():
         path = output.module.split(".")
         around = [spans[".".join(path[: i + 1])] for i in range(len(path))]
-        # An attention matrix or a pooled key: of another size than what surrounds it.
+        # Its size differs from those around it: an attention matrix or a pooled key.
         if any(
             span and not any(first <= reading.octave <= last for first, last in span)
             for span in around
@@ -179,7 +179,7 @@ def _last_of_each_octave(maps: dict[Output, Map]) -> list[Output]:
 def _of_several_depths(
     maps: dict[Output, Map], backbone: nn.Module, size: tuple[int, ...]
 ) -> list[Output]:
-    """Chooses among those equal blocks, in one container, with most parameters."""
+    """Chooses among the equal blocks of one container that hold most parameters."""
     rows: dict[tuple[str, type, int], dict[str, Output]] = defaultdict(dict)
     for output in maps:
         block = backbone.get_submodule(output.module)
@@ -196,7 +196,7 @@ def _of_several_depths(
 
 
 def _named(layer: str, maps: dict[Output, Map], outputs: list[Output]) -> Output:
-    """Returns the last map of a module, or that with the number, `name[number]`."""
+    """Returns the last map of a module, or the one that `name[number]` names."""
     found = [
         output
         for output in maps

@@ -10,28 +10,28 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Images in the dry pass that shapes are read of.
+# Number of images in the dry pass.
 BATCH = 2
-# Class, distillation and register tokens that may be among those of the image.
+# At most this many class, distillation and register tokens join those of the image.
 _MOST_EXTRA_TOKENS = 9
 
 
 class DroppedTokensError(RuntimeError):
-    """A map of tokens that does not hold all of the image's."""
+    """Some of the image's tokens are missing from a map."""
 
 
 class Level(NamedTuple):
-    """One feature map: which of a module's outputs, and how it is laid out.
+    """One feature map: which output of which module it is, and how it is laid out.
 
     Attributes:
-        key: Name of the module, and which of the tensors that it outputs in one pass.
+        key: Name of the module, and the tensor's index among its outputs in one pass.
         same: Another key of the very same tensor: that of the innermost module.
         name: The module's name, with the number where it outputs several.
         channels: Channels of the map.
         stride: Pixels of the image, along each side, per position of the map.
         layout: "channels first", "channels last" or "tokens".
-        before: Class and register tokens in front of those of the image.
-        after: The same, behind them.
+        before: Number of class and register tokens before those of the image.
+        after: The same, after those of the image.
         once: Whether its module outputs one tensor in a pass.
     """
 
@@ -54,7 +54,7 @@ class Level(NamedTuple):
 
         Raises:
             DroppedTokensError: If tokens of the image are missing.
-            RuntimeError: If it is not such a map of an image of this size.
+            RuntimeError: If the output is not this map of an image of this size.
         """
         if self.layout == "tokens" and output.ndim == 3:
             tokens = output[:, self.before : output.shape[1] - self.after]
@@ -74,8 +74,8 @@ class Level(NamedTuple):
                 f"{tuple(size)} pixels, expected {self.channels} channels "
                 f"({self.layout}) at about {h} x {w} positions. In training the "
                 "backbone must do what it does in evaluation. A pass that drops tokens "
-                "cannot be restored: pass one view whole, and leave the choice to "
-                "DiRATransform(target_view=None) or name that view."
+                "cannot be restored: pass one view whole, and name it as `target_view` "
+                "or let DiRATransform(target_view=None) choose."
             )
         return found
 
@@ -89,7 +89,7 @@ class Map(NamedTuple):
     octave: int  # how often the image's sides were halved
     before: int = 0
     after: int = 0
-    entered_octave: int | None = None  # of what went into the module
+    entered_octave: int | None = None  # of the module's input
 
 
 def images_in(shape: torch.Size, size: tuple[int, ...]) -> list[Map]:
@@ -116,13 +116,13 @@ def tokens_in(
     size: tuple[int, ...],
     grids: Iterable[tuple[int, ...]],
 ) -> Map | None:
-    """Reads (B, N, C): the positions of the image, row by row, and a few tokens more.
+    """Reads (B, N, C) as the image's positions, row by row, and a few extra tokens.
 
     Args:
         count: The number of tokens, N.
-        changed: The tokens that a change of one pixel changes most; none where it
-            changes all of them alike.
-        pixel: That pixel's place, (y, x).
+        changed: The tokens that change most when one pixel changes; empty if all of
+            them change alike.
+        pixel: That pixel's coordinates, (y, x).
         size: (H, W) of the images.
         grids: Sides of other maps, (h, w).
     """
@@ -137,7 +137,7 @@ def tokens_in(
     ]
     for tolerance in (0, 1):
         for grid, octave, extra in fitting:
-            # In front, all of them; or else, where that is certain, behind.
+            # All extra tokens come first; or last, if the pixel is found exactly there.
             for before in (extra, 0) if tolerance == 0 else (extra,):
                 found = Map("tokens", 0, grid, octave, before, extra - before)
                 if not changed or in_place(found, changed[:1], pixel, size, tolerance):
@@ -152,9 +152,9 @@ def in_place(
     size: tuple[int, ...],
     tolerance: int = 1,
 ) -> bool:
-    """Whether one of the changed tokens is where the changed pixel is.
+    """Whether one of the changed tokens lies at the changed pixel.
 
-    Overlapping patches may carry a change on to the next position.
+    With overlapping patches, a change may also reach the next position.
     """
     place = [
         p * n // side for p, n, side in zip(pixel, tokens.sides, size, strict=True)
@@ -168,13 +168,13 @@ def in_place(
 
 
 def _octave(sides: Sequence[int], size: tuple[int, ...]) -> int | None:
-    """How often the image's sides were halved, or None for what is no map of it.
+    """How often the image's sides were halved, or None if this is not a map of it.
 
-    Convolutions without padding shave pixels off and change nothing about it.
+    Convolutions without padding cut some pixels off; this does not change the result.
     """
     if any(not 2 <= side <= full for side, full in zip(sides, size, strict=True)):
         return None
-    # A map as high as wide, of an image that is not, has been pooled.
+    # A square map of an image that is not square has been pooled.
     if (sides[0] == sides[1]) != (size[0] == size[1]):
         return None
     if _misfit(sides, size) > max(1, 0.1 * sides[0]):
@@ -183,7 +183,7 @@ def _octave(sides: Sequence[int], size: tuple[int, ...]) -> int | None:
 
 
 def _misfit(sides: Sequence[int], size: tuple[int, ...]) -> float:
-    """How much higher or lower, in positions, than the image's proportions ask."""
+    """By how many positions the height misses the image's proportions."""
     return abs(sides[0] - sides[1] * size[0] / size[1])
 
 
@@ -195,7 +195,7 @@ def _odd_stride(sides: Sequence[int], size: tuple[int, ...]) -> float:
 
 @functools.lru_cache
 def _grid(count: int, proportion: float) -> tuple[int, int]:
-    """Lays tokens out as (h, w), as near as can be to the image's proportion."""
+    """Arranges tokens as (h, w), as close to the image's proportion as possible."""
     heights = (height for height in range(1, count + 1) if count % height == 0)
     height = min(heights, key=lambda h: abs(math.log(h * h / count / proportion)))
     return height, count // height

@@ -1,4 +1,4 @@
-"""Seeing a backbone's feature maps while somebody else's loop runs it."""
+"""Finds and captures a backbone's feature maps while the user's loop runs it."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from lightly_dira.features.which_pass import Pass, Recognition
 
 
 class FeaturePyramid(Capture):
-    """Finds a backbone's feature maps and captures them as they come by.
+    """Finds a backbone's feature maps and captures them in every pass.
 
     On construction one dry pass finds, for every resolution, the last feature map
     that any module of the backbone outputs. It runs in evaluation mode: neither
     weights, nor BatchNorm statistics, nor the random state change.
 
-    There are two ways to the maps: calling the pyramid runs the backbone; `take`
-    returns what was captured while somebody else ran it with gradients on. Passes are
-    noticed at the module that receives the image first (`entry`), so that it does not
+    There are two ways to get the maps: calling the pyramid runs the backbone; `take`
+    returns what was captured while other code ran it with gradients on. The pyramid
+    notices a pass at the module that receives the image first (`entry`), so it does not
     matter how the backbone is called: by `forward`, by any other method, compiled or
     through `torch.func.functional_call`.
 
@@ -61,16 +61,16 @@ class FeaturePyramid(Capture):
         Args:
             backbone: Any network of images that has feature maps inside.
             input_size: Side of the images of the dry pass, or (height, width), in
-                pixels, for backbones that accept no other size. By default those that
-                the backbone states (`image_size`, `img_size`) and a few usual ones are
-                tried.
+                pixels, for backbones that accept no other size. By default, the sizes
+                that the backbone states (`image_size`, `img_size`) and a few usual
+                ones are tried.
             layers: Names of the modules to take instead of those found, finest map to
                 coarsest, as `layers` and the table show them.
 
         Raises:
             ValueError: If the backbone cannot be run on images or has no such maps.
         """
-        # The hooks belong into the network, not around what `torch.compile` made.
+        # The hooks belong inside the network, not on the wrapper of `torch.compile`.
         backbone = getattr(backbone, "_orig_mod", backbone)
         super().__init__(backbone, *find_levels(backbone, input_size, layers))
         self.layers = [level.name for level in self._levels]
@@ -79,7 +79,7 @@ class FeaturePyramid(Capture):
         self._recognition = Recognition()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Returns what a copy needs, which watches a backbone of its own."""
+        """Returns what a copy needs; the copy watches its own backbone."""
         names = "backbone image_shape entry layers channels strides capturing _levels"
         return {name: self.__dict__[name] for name in names.split()}
 
@@ -111,19 +111,19 @@ class FeaturePyramid(Capture):
     def take_first(self, *views: Tensor | None) -> tuple[int, list[Tensor]]:
         """Returns the maps of the first of these views that the backbone saw whole.
 
-        All passes are forgotten. That the maps are those of the view is proven at every
-        step, see `Recognition`.
+        All passes are forgotten. Every step verifies that the maps are those of the
+        view, see `Recognition`.
 
         Args:
-            views: Views, (B, C, H, W), in the order of preference; None in the place of
-                those that are not asked for.
+            views: Views, (B, C, H, W), in the order of preference; None in place of
+                those not wanted.
 
         Returns:
             The view's index, and a list of (B, C_i, H_i, W_i), finest to coarsest.
 
         Raises:
             RuntimeError: If the backbone has not seen any of the views since the last
-                call, or did in training what it does not do in evaluation.
+                call, or its maps differ in training from those in evaluation.
         """
         passes = self._take_passes()
         dropped: DroppedTokensError | None = None
@@ -154,7 +154,7 @@ class FeaturePyramid(Capture):
             images: (B, C, H, W), what the backbone was called with, unchanged since.
 
         Raises:
-            RuntimeError: If no pass was.
+            RuntimeError: If no pass was called with it.
         """
         passes = self._take_passes()
         runs = [run for run in passes if run.was_called_with(images)]
@@ -162,7 +162,7 @@ class FeaturePyramid(Capture):
             raise RuntimeError(
                 "DiRA: the backbone was not called with the tensor given as `view`, or "
                 "it was changed in place since. Pass the very tensor that the backbone "
-                "is called with: not a copy, nor what the model makes it of."
+                "is called with: not a copy, and not what the model made it from."
             )
         run = max(runs, key=lambda run: run.training)
         maps = self._maps(run, slice(None), images.shape[2:])
@@ -171,7 +171,7 @@ class FeaturePyramid(Capture):
 
     @property
     def sees_changed_views(self) -> bool:
-        """Whether the loop was seen to pass on its views normalised or repeated."""
+        """Whether the loop has passed on normalised or repeated views so far."""
         return self._recognition.changes_views
 
     def __repr__(self) -> str:
@@ -188,9 +188,9 @@ class FeaturePyramid(Capture):
     def _maps(self, run: Pass, rows: slice, size: Sequence[int]) -> list[Tensor]:
         if run.interleaved:
             raise RuntimeError(
-                "DiRA: passes of the backbone run into each other, so that it cannot "
-                "be told whose maps came by. Finish the pass of one view before the "
-                "next, in one thread."
+                "DiRA: passes of the backbone run into each other, so DiRA cannot tell "
+                "which pass the maps belong to. Finish the pass of one view before "
+                "the next, in one thread."
             )
         maps = []
         missing = []
@@ -206,8 +206,8 @@ class FeaturePyramid(Capture):
         if missing:
             raise RuntimeError(
                 f"DiRA: {', '.join(missing)} output nothing in this pass, unlike in "
-                "the dry pass. Choose other `layers` where training skips some or "
-                "calls their parts one by one (activation checkpointing set after "
+                "the dry pass. Choose other `layers` if training skips these or calls "
+                "their parts one by one (activation checkpointing set after "
                 "wrapping), and wrap a compiled backbone before its first pass (or "
                 "call `torch._dynamo.reset()`)."
             )
@@ -219,7 +219,7 @@ class FeaturePyramid(Capture):
         if not output.requires_grad and any(p.requires_grad for p in own):
             raise RuntimeError(
                 f"DiRA: the map of {name} was made without gradients, though the "
-                "backbone trains: restoration could not reach the layers below. "
-                "Checkpoint activations with `use_reentrant=False`, or freeze what is "
-                "not to train with `requires_grad_(False)`."
+                "backbone trains: restoration could not train the layers before it. "
+                "Checkpoint activations with `use_reentrant=False`, or freeze the "
+                "layers that must not train with `requires_grad_(False)`."
             )

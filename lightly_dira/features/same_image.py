@@ -1,14 +1,14 @@
-"""Whether two tensors hold the same images: moved, normalised, repeated."""
+"""Tells if two tensors hold the same images, also moved, normalised or repeated."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-# Largest mean squared difference of standardised images, from 0 (equal) to 2
-# (unrelated), that are one image: half precision costs less, a distortion more.
+# Standardised images up to this mean squared difference, from 0 (equal) to 2
+# (unrelated), count as the same: half precision causes less, a distortion more.
 SAME_IMAGE = 1e-3
-# Pixels along each side that stand for an image on another device.
+# Pixels along each side that are compared with an image on another device.
 _SAMPLED = 32
 
 
@@ -21,7 +21,7 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def is_waited_for(images: Tensor) -> bool:
-    """Whether to look at a value is to wait for a device."""
+    """Whether reading a value has to wait for a device."""
     return images.device.type != "cpu"
 
 
@@ -46,7 +46,7 @@ def difference_of(images: Tensor, view: Tensor) -> Tensor:
 
 
 def _sampled(images: Tensor) -> Tensor:
-    """Returns some pixels of the images, the same of every copy of them."""
+    """Returns some pixels of the images, the same ones for every copy."""
     for axis in range(2, images.ndim):
         step = max(1, images.shape[axis] // _SAMPLED)
         images = images[(slice(None),) * axis + (slice(None, None, step),)]
@@ -59,5 +59,5 @@ def _standardise(images: Tensor) -> Tensor:
     largest = images.abs().amax(dim=axes, keepdim=True)
     images = images - images.mean(dim=axes, keepdim=True)
     scale = images.square().mean(dim=axes, keepdim=True).sqrt()
-    # What is left of a constant image is rounding, and is to stay next to nothing.
+    # Only rounding errors are left of a constant image; they must stay near zero.
     return images / scale.clamp_min(1e-6).maximum(1e-3 * largest)

@@ -1,4 +1,4 @@
-"""Tensors in what modules are given and what they output."""
+"""Finds the tensors in the inputs and outputs of modules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which pass of the backbone saw a view, recognised and proven at every step."""
+"""Recognises which pass of the backbone saw a view, and verifies it every step."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from lightly_dira.features.same_image import (
     is_waited_for,
 )
 
-# How much better than any other the best of several such matches must be.
+# By this factor the best of several matches must be better than any other.
 _CLEARLY = 10.0
 
 
 @dataclass(eq=False)
 class Pass:
-    """One pass of the backbone: what went in and the maps that came by.
+    """One pass of the backbone: its input and the captured maps.
 
     Attributes:
         images: What the module that receives the image was called with.
@@ -36,7 +36,7 @@ class Pass:
         outputs: How many tensors each module has output.
         without_gradients: Maps made while gradients were off.
         versions: How often `images` and `called_with` had been changed in place when
-            the last map came by.
+            the last map was captured.
     """
 
     images: Tensor
@@ -50,12 +50,12 @@ class Pass:
     interleaved: bool = False
 
     def note_versions(self) -> None:
-        """Notes how often what went in has been changed in place so far."""
+        """Notes how often the input has been changed in place so far."""
         self.versions = self._versions()
 
     @property
     def is_stale(self) -> bool:
-        """Whether what went in has been changed in place since."""
+        """Whether the input has been changed in place since."""
         return self.versions != self._versions()
 
     def received(self, images: Tensor) -> bool:
@@ -63,7 +63,7 @@ class Pass:
         return images is self.images and not self.is_stale
 
     def was_called_with(self, images: Tensor) -> bool:
-        """Whether the backbone was called with this very tensor, whatever it does."""
+        """Whether the backbone or its entry was called with this very tensor."""
         same = images is self.images or images is self.called_with
         return same and not self.is_stale
 
@@ -74,7 +74,7 @@ class Pass:
 
 
 class Seen(NamedTuple):
-    """A view that a pass saw: its index, the pass and its rows of the pass."""
+    """A view that a pass saw: its index, the pass, and its rows of the pass's input."""
 
     view: int
     run: Pass
@@ -92,18 +92,18 @@ class _Route(NamedTuple):
 class Recognition:
     """Finds the first view, in the order of the views, that some pass saw.
 
-    A tensor that went into the backbone is recognised by identity. Where the loop made
-    another of it (moved, concatenated, normalised, repeated over channels), inputs are
-    compared with the views by value, as standardised images, at every step.
+    A tensor that went into the backbone is recognised by identity. If the loop made
+    another tensor from it (moved, concatenated, normalised, repeated over channels),
+    inputs are compared with the views by value, as standardised images, at every step.
 
-    On an accelerator a comparison would have to be waited for. There the first step
-    waits; later ones take the same rows of the same pass and look at the comparison one
-    step later. If it fails, one step was wrong: a warning says so, and every step waits
-    from then on.
+    On an accelerator, reading the result of a comparison means waiting. The first step
+    waits; later ones use the same rows of the same pass and read the result one step
+    later. If the images differ, one step restored the wrong view: a warning says so,
+    and every step waits from then on.
     """
 
     def __init__(self) -> None:
-        """Knows no loop yet, nor whether it changes its views (`changes_views`)."""
+        """Starts without routes; `changes_views` says if the loop changed a view."""
         self._routes: dict[tuple[Any, ...], _Route] = {}
         self._worst: Tensor | None = None
         self._arrived: Tensor | None = None
@@ -117,13 +117,13 @@ class Recognition:
 
         Args:
             passes: The passes since the last call.
-            views: The views; None for those that are not asked for.
+            views: The views; None in place of those not wanted.
             whole: How many maps a whole pass has.
 
         Raises:
-            RuntimeError: If no pass saw any of these views, or it cannot be told which.
+            RuntimeError: If no pass saw any of these views, or the match is ambiguous.
         """
-        # Of passes of one view, the latest whole one in training mode is trained on.
+        # Prefer passes in training mode, then whole ones, then later ones.
         passes = sorted(
             reversed(passes), key=lambda run: (not run.training, len(run.maps) < whole)
         )
@@ -181,17 +181,17 @@ class Recognition:
         warnings.warn(
             "DiRA: the last step restored the wrong view, since this loop does not "
             "always pass its views to the backbone in the same order. From now on "
-            "each step waits for the device to compare them. To spare it that, say "
+            "each step waits for the device to compare them. To avoid this, say "
             "which tensor went into the backbone: `dira(loss, batch, view=x)`.",
             stacklevel=9,
         )
 
 
 def which_view(images: Tensor, views: Sequence[Tensor | None]) -> int:
-    """Says which view a tensor is, by identity, as the only one, or by value.
+    """Returns which view a tensor is: the only one, or the same by identity or value.
 
     Raises:
-        RuntimeError: If it is not one of several.
+        RuntimeError: If there are several and none matches.
     """
     known = {number: view for number, view in enumerate(views) if view is not None}
     for number, view in known.items():
@@ -201,8 +201,8 @@ def which_view(images: Tensor, views: Sequence[Tensor | None]) -> int:
         if _by_value([Pass(images, None, True)], [0], views, number) is not None:
             return number
     raise RuntimeError(
-        "DiRA: the tensor given as `view` is not one of the views with a target, as it "
-        "was changed on the way. Say which of them it was made of: "
+        "DiRA: the tensor given as `view` differs from all views with a target: the "
+        "loop has changed it. Say which view it was made from: "
         "DiRATransform(transform, target_view=0)."
     )
 
@@ -210,7 +210,7 @@ def which_view(images: Tensor, views: Sequence[Tensor | None]) -> int:
 def _signature(
     passes: Sequence[Pass], views: Sequence[Tensor | None], claimed: dict[int, int]
 ) -> tuple[Any, ...]:
-    """What tells one kind of step of a loop from another."""
+    """Returns what distinguishes one kind of step of a loop from another."""
     sizes = tuple(None if view is None else view.shape for view in views)
     runs = tuple((run.images.shape, run.training) for run in passes)
     return sizes, runs, tuple(sorted(claimed.items()))
@@ -219,7 +219,7 @@ def _signature(
 def _rows_of(run: Pass, view: Tensor) -> Iterator[slice]:
     """Yields where the view may lie among the images: in a block, or every n-th row."""
     images, given = run.images, run.called_with
-    # A backbone may pad its images, behind and below.
+    # A backbone may pad its images at the right and at the bottom.
     padded = given is not None and given.shape[2:] == view.shape[2:]
     padded = padded and all(map(operator.ge, images.shape[2:], view.shape[2:]))
     same = images.shape[2:] == view.shape[2:]
@@ -245,7 +245,7 @@ def _part(run: Pass, rows: slice, view: Tensor) -> Tensor:
 def _by_value(
     passes: Sequence[Pass], free: list[int], views: Sequence[Tensor | None], number: int
 ) -> _Route | None:
-    """Compares a view with the inputs of passes, and what matches with other views."""
+    """Compares a view with inputs of passes, and the best match with other views."""
     view = views[number]
     assert view is not None
     matches: list[tuple[float, _Route]] = []
@@ -262,7 +262,7 @@ def _by_value(
         return None
     best, route = min(matches, key=lambda match: match[0])
     images = _part(passes[route.run], route.rows, view)
-    # Of views that hardly differ, the input may be another one's.
+    # If views hardly differ, the input may be another one of them.
     for other in views:
         if other is None or other is view or other.shape != view.shape:
             continue
@@ -288,14 +288,14 @@ def _never_saw(passes: Sequence[Pass], views: Sequence[Tensor]) -> str:
         f"target, {targets}. It was called with {inputs}. Pass `dira` the batch whose "
         "views went through the backbone, and wrap the module that gets the views "
         "themselves (DiRA recognises views that were moved, concatenated, normalised "
-        "or repeated over channels). Where the loop changes them otherwise, say which "
-        "tensor went in, and leave it unchanged until then (it may have been "
-        "changed in place): `dira(loss, batch, view=x)`."
+        "or repeated over channels). If the loop changes them in another way, say "
+        "which tensor went in: `dira(loss, batch, view=x)`. That tensor must not have "
+        "been changed in place since."
     )
 
 
 _AMBIGUOUS = (
     "DiRA: several passes of the backbone saw images that look like the view with the "
-    "target, so that it cannot be told which of them to restore. Say which tensor went "
-    "in: `dira(loss, batch, view=x)`."
+    "target, so DiRA cannot tell which of them to restore. Say which tensor went in: "
+    "`dira(loss, batch, view=x)`."
 )

@@ -1,49 +1,49 @@
 """DiRA for Lightning: a mixin for any LightningModule, and callbacks that watch it.
 
-Checkpoints also hold what Lightly leaves out of its own (MoCo's queue), the random
-states and the place in the data. `fit(ckpt_path=...)` after a kill in the middle of an
-epoch goes on to the same weights, to the bit on a CPU, as a run never interrupted,
-shuffled and augmented data and loader workers included; to find its place it loads the
-epoch's batches so far once more. In a plain loop `dira.state_dict()` holds what is
-DiRA's; `DiRA(..., criterion=criterion)` adds the queue.
+Checkpoints also hold what Lightly's own leave out (MoCo's queue), the random states and
+the place in the data. A run that is killed in the middle of an epoch and resumed by
+`fit(ckpt_path=...)` gets the weights of an uninterrupted run, on a CPU to the bit. This
+includes shuffled and augmented data and loader workers. To find its place, it loads the
+past batches of the epoch again. In a plain loop, `dira.state_dict()` holds the state of
+DiRA; `DiRA(..., criterion=criterion)` adds the queue.
 
-Flags of the Trainer that the tests have tried:
+The tests cover these flags of the Trainer:
 
 - `accumulate_grad_batches`, `gradient_clip_val`, `gradient_clip_algorithm`: work
 - `precision="bf16-mixed"` (and `"16-mixed"`, which Lightning turns into it on a CPU):
   works
 - `StochasticWeightAveraging`, `WeightAveraging`: work, decoder and critic included
-- `ModelCheckpoint(save_on_exception=True)`: works: the interrupted batch is trained on
-  resuming
-- `strategy="ddp_find_unused_parameters_true"`: works, and is needed where it is without
-  DiRA (DINOv2, iBOT, MSN)
-- resuming with epochs of another length, or other numbers of processes: works, with a
-  warning: data come in another order
+- `ModelCheckpoint(save_on_exception=True)`: works; a resumed run trains on the
+  interrupted batch again
+- `strategy="ddp_find_unused_parameters_true"`: works, and is needed by methods that
+  need it without DiRA, too (DINOv2, iBOT, MSN)
+- resuming with another epoch length or number of processes: works, with a warning that
+  data come in another order
 - a backbone made in `setup` or `configure_model`: works
-- a `training_step` in front of the mixin, a checkpoint of the bare method as
-  `ckpt_path`: an error with the cure
-- `precision="64-true"`, `"bf16-true"`: an error: Lightning makes the batch's lists
-  again, and the target is lost
+- a `training_step` that overrides the mixin's, or a checkpoint of the method without
+  DiRA as `ckpt_path`: an error that says what to do
+- `precision="64-true"`, `"bf16-true"`: an error, since Lightning rebuilds the batch's
+  lists and loses the target
 - `strategy="ddp"`, without `find_unused_parameters`: works (CPU, gloo), in every stage
-  and across their changes
+  and when stages change
 - `max_steps`, `max_time`, `limit_train_batches`, `overfit_batches`, `fast_dev_run`,
   `val_check_interval`, `reload_dataloaders_every_n_epochs`, `detect_anomaly`,
   `deterministic`, `benchmark`, `profiler`, `inference_mode`: work
-- `fit(ckpt_path=...)`: works, in the middle of an epoch, too
+- `fit(ckpt_path=...)`: works, also in the middle of an epoch
 - `strategy="fsdp"`, `"deepspeed"`: an error that names the ways that work
 - manual optimisation: an error that says to call `self.dira(loss, batch)`
 
 `RestorationLogger()` sends pictures (clean, distorted, restored, difference) to the
 Trainer's logger, or writes PNG files; `CollapseWatch()` logs the spread of
 representations and the critic's accuracies, and warns of a collapse. `self.dira(loss,
-batch)` in a `validation_step` gives the three terms of held-out views, for the best
-checkpoint.
+batch)` in a `validation_step` computes the three terms on held-out views, to select the
+best checkpoint.
 
 In a plain loop, wrap both: `DistributedDataParallel(model)` and
-`DistributedDataParallel(dira)`; a wrapper left alone is an error at the first step.
-Two processes then have the gradients of one with the whole batch, to 1e-9 in float64.
-To shard the model (`fully_shard` or `FullyShardedDataParallel`), make DiRA before, and
-hand it the optimiser after:
+`DistributedDataParallel(dira)`; wrapping only one is an error at the first step. Two
+processes then compute the gradients of one process with the whole batch, to 1e-9 in
+float64. To shard the model (`fully_shard` or `FullyShardedDataParallel`), make DiRA
+before sharding, and attach the optimiser after it:
 
 ::
 
@@ -51,11 +51,11 @@ hand it the optimiser after:
     fully_shard(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.06)
     dira.attach(optimizer)
-    dira = DistributedDataParallel(dira)  # small, it stays whole
+    dira = DistributedDataParallel(dira)  # small, so it is not sharded
 
-bf16 and fp16 autocast (with a `GradScaler`; a skipped step skips the critic's, too),
-channels-last and `torch.compile` of the model, of `dira` or of both work in plain
-loops.
+Plain loops work with bf16 and fp16 autocast (with a `GradScaler`; a skipped step also
+skips the critic's), with channels-last, and with `torch.compile` of the model, of
+`dira` or of both.
 """
 
 from lightly_dira.lightning.callbacks import CollapseWatch, RestorationLogger

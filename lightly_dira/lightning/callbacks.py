@@ -90,12 +90,12 @@ class _HeldOutCallback(Callback):
 
 
 class RestorationLogger(_HeldOutCallback):
-    """Shows what becomes of images: clean, distorted, restored and the difference.
+    """Shows images: clean, distorted, restored and the difference.
 
-    One row for each image goes to every logger of the Trainer that takes images
-    (TensorBoard, Weights & Biases); beside others, and without any, PNG files are
-    written to ``restorations/`` in their folder. Views are shown in grey and from their
-    darkest to their brightest value, since they may have been normalised.
+    Every logger of the Trainer that takes images (TensorBoard, Weights & Biases) gets
+    one row for each image. For other loggers, or without any, PNG files are written to
+    ``restorations/`` in the logger's or the Trainer's folder. Views are shown in grey,
+    scaled from their darkest to their brightest value, since they may be normalised.
 
     Examples:
         >>> from pytorch_lightning import Trainer
@@ -145,10 +145,10 @@ class CollapseWatch(_HeldOutCallback):
     """Logs whether the encoder collapses or the adversary wins outright.
 
     - ``dira/std``: standard deviation, over images, of the normalised representation
-      (the coarsest map, averaged), times the root of its length [0]: 0 where all are
-      the same, 1 where they are spread evenly; an untrained ResNet has about 0.1.
-    - ``dira/accuracy_real`` and ``dira/accuracy_restored``: how many patches of clean
-      and of restored images the discriminator takes for what they are.
+      (the coarsest map, averaged), times the square root of its length [0]: 0 if all
+      are the same, 1 if they are spread evenly; an untrained ResNet has about 0.1.
+    - ``dira/accuracy_real`` and ``dira/accuracy_restored``: the fraction of patches of
+      clean and of restored images that the discriminator classifies correctly.
 
     It warns, once each, of a standard deviation below `collapsed` and, in stage `dira`,
     of accuracies that are both above `won`.
@@ -172,7 +172,7 @@ class CollapseWatch(_HeldOutCallback):
         """Keeps when to warn.
 
         Args:
-            batch: As of `RestorationLogger`; of at least two images.
+            batch: As in `RestorationLogger`, with at least two images.
             every_n_epochs: How often to look.
             collapsed: Standard deviation below which the encoder has collapsed.
             won: Accuracy above which the adversary has won.
@@ -189,7 +189,7 @@ class CollapseWatch(_HeldOutCallback):
         logits = [
             dira.discriminator(x) for x in (views.target, dira.restore(views.view))
         ]
-        # Least squares pull logits to 1 and 0, the others to above and below 0.
+        # Least squares pulls logits to 1 and 0, the other losses above and below 0.
         middle = 0.5 if dira.loss.adversary == "least_squares" else 0.0
         real = (logits[0] > middle).float().mean()
         restored = (logits[1] < middle).float().mean()
@@ -203,8 +203,9 @@ class CollapseWatch(_HeldOutCallback):
             )
         if dira.stage == "dira" and min(real, restored) > self.won:
             self._warn(
-                "the adversary has won outright: it knows every patch of clean and of "
-                "restored images. Lower `discriminator_lr`, or start it later."
+                "the adversary has won outright: it recognises every patch of clean "
+                "and of restored images. Lower `discriminator_lr`, or start the "
+                "adversary later."
             )
 
     def _warn(self, message: str) -> None:
@@ -215,7 +216,7 @@ class CollapseWatch(_HeldOutCallback):
 
 
 def _grey(images: Tensor) -> Tensor:
-    """Returns images with one channel, from 0, the darkest, to 1 where out of range."""
+    """Returns images in grey, scaled from darkest to brightest if outside [0, 1]."""
     images = images.float().mean(dim=1, keepdim=True)
     low, high = images.aminmax()
     if low >= 0 and high <= 1:

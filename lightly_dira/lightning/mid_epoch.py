@@ -1,7 +1,7 @@
-"""Going on in the middle of an epoch as if never interrupted.
+"""Resuming in the middle of an epoch as if never interrupted.
 
-The only place in this library that uses names which Lightning does not document
-(`_data_fetcher` and the loops' progress). They were tried with 2.2.5 and 2.6.6.
+No other module of this library uses names that Lightning does not document
+(`_data_fetcher` and the loops' progress). They were tested with 2.2.5 and 2.6.6.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from lightly_dira.training.randomness import random_state, set_random_state
 
 
 class PlaceInData(Callback):
-    """Saves the place in the data and the random states, and goes on from there.
+    """Saves the place in the data and the random states, and resumes from there.
 
-    Lightning starts an interrupted epoch from the first batch, in another order, unless
-    the loader can tell its state. This draws the epoch as it was drawn, and passes over
-    the batches that were trained on. Validation, which a resumed run may skip, leaves
-    the random state as it was.
+    Lightning restarts an interrupted epoch at the first batch, in another order, unless
+    the loader can save its state. This callback draws the same order again, and skips
+    the batches that were trained on. Validation leaves the random state as it was,
+    since a resumed run may skip it.
     """
 
     def __init__(self) -> None:
-        """Knows nothing yet."""
+        """Starts without any state."""
         self._epoch_randomness: dict[str, Any] | None = None
         self._epoch_ended = False
         self._after_batch: dict[str, Any] | None = None
@@ -39,12 +39,12 @@ class PlaceInData(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes the random state that the first epoch's order is drawn from."""
-        # Its iterator is made before any other hook is called.
+        # The epoch's iterator is made before any other hook is called.
         self._epoch_randomness, self._epoch_ended = random_state(), False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finds the place where a checkpoint was saved."""
-        # Weights may also have been loaded to start another run with.
+        # The weights may also have been loaded to start another run.
         if self._resume_at is not None and trainer.ckpt_path is not None:
             self._resume(trainer, **self._resume_at)
         self._resume_at = None
@@ -60,19 +60,19 @@ class PlaceInData(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *args: Any
     ) -> None:
-        """Notes the random state in front of the next batch or of a validation."""
+        """Notes the random state before the next batch or a validation."""
         self._after_batch = random_state()
         if trainer.enable_validation:
             self._before_validation = self._after_batch
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lets training go on as if without validation, which resuming may skip."""
+        """Undoes the random draws of validation, which a resumed run may skip."""
         if self._before_validation is not None and trainer.validating:
             set_random_state(self._before_validation)
         self._before_validation = None
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lets the next epoch note its own."""
+        """Lets the next epoch note its own random state."""
         self._epoch_ended, self._before_validation = True, None
 
     def on_save_checkpoint(
@@ -83,7 +83,7 @@ class PlaceInData(Callback):
         now: Any = random_state()
         trained = progress.current.processed
         if progress.current.ready > trained:
-            # Interrupted within a batch, which is to be drawn and trained again.
+            # A batch was interrupted; it has to be drawn and trained on again.
             now = self._after_batch if trained else self._epoch_randomness
         elif trainer.validating and self._before_validation is not None:
             now = self._before_validation
@@ -137,9 +137,9 @@ class PlaceInData(Callback):
         fetcher = getattr(trainer.fit_loop, "_data_fetcher", None)
         if fetcher is None:
             raise RuntimeError(
-                f"DiRA: Lightning {version} keeps its loader "
-                "where lightly-dira does not find it, so that it cannot go on in the "
-                "middle of an epoch. Install a newer lightly-dira, or Lightning 2.6.6."
+                "DiRA: lightly-dira does not find the loader of Lightning "
+                f"{version}, so that it cannot resume in the middle of an epoch. "
+                "Install a newer lightly-dira, or Lightning 2.6.6."
             )
         mine = randomness[trainer.global_rank]
         if validating:  # Lightning validates first.
@@ -149,9 +149,9 @@ class PlaceInData(Callback):
         iter(fetcher)
         for _ in range(batches):
             next(fetcher)
-        # Lightning adds them by itself.
+        # Lightning adds these batches itself.
         fetcher.fetched -= batches
-        # It may also make another iterator: that one is drawn from the same state.
+        # If Lightning makes another iterator, it has to draw from the same state.
         then: dict[str, Any] = mine["now"] if batches else random_state()
         set_random_state(mine["now"])
         fetcher.iterator = _after(then, fetcher.iterator)
@@ -161,28 +161,28 @@ def steps_in_an_epoch(trainer: Trainer) -> int:
     """Returns how many steps the optimiser takes in an epoch.
 
     Raises:
-        RuntimeError: If nobody knows.
+        RuntimeError: If the length of an epoch is unknown.
     """
     batches = trainer.num_training_batches
     if math.isinf(batches):
         raise RuntimeError(
-            "DiRA: the epochs of this data loader have no length, so stages "
-            "cannot be given in epochs. Give them in steps, in configure_dira."
+            "DiRA: this data loader has no length, so stages cannot be given in "
+            "epochs. Give them in steps, in configure_dira."
         )
     return math.ceil(batches / trainer.accumulate_grad_batches)
 
 
 def steps_taken_in_epoch(trainer: Trainer) -> int:
-    """Returns how many steps the optimiser has taken in an epoch that is resumed."""
+    """Returns how many steps the optimiser has taken in the resumed epoch."""
     progress: Any = trainer.fit_loop.epoch_loop.batch_progress
     trained = 0 if progress.is_last_batch else progress.current.completed
     return math.ceil(trained / trainer.accumulate_grad_batches)
 
 
 def _after(randomness: dict[str, Any], iterator: Iterator[Any]) -> Iterator[Any]:
-    """Goes on with an iterator, in this random state, once somebody asks for more."""
+    """Continues an iterator, and sets this random state before its next item."""
     set_random_state(randomness)
-    # Not `yield from`, since Lightning's iterators start again when asked for theirs.
+    # Not `yield from`, which calls `iter`: Lightning's iterators then start again.
     with contextlib.suppress(StopIteration):
         while True:
             yield next(iterator)

@@ -48,27 +48,27 @@ class _MadeAfterInit(ABCMeta):
 class DiRAMixin(metaclass=_MadeAfterInit):
     """Makes a DiRA variant of a LightningModule: ``class DiRAMoCo(DiRAMixin, MoCo)``.
 
-    It stands in front of the method, keeps automatic optimisation, and adds to
-    `training_step` the one scalar of `DiRA`. Batches come from a `DiRATransform`.
+    It comes before the method in the list of bases, keeps automatic optimisation, and
+    makes `training_step` return the total loss of `DiRA`. Batches come from a
+    `DiRATransform`.
 
-    - `configure_dira` makes the `DiRA`. It is `self.dira` once the module has been
-      constructed; where `setup` or `configure_model` makes the backbone, after that.
-    - The optimiser that `configure_optimizers` returns, in whichever form, trains the
-      head, too; the discriminator's Adam steps after it.
+    - `configure_dira` makes the `DiRA`, which is `self.dira` once the module has been
+      constructed or, if `setup` or `configure_model` makes the backbone, after those.
+    - The optimiser that `configure_optimizers` returns, in any form, also trains the
+      head; the discriminator's Adam steps after it.
     - The terms are logged as ``dira/discriminative``, ``dira/restorative``,
       ``dira/adversarial`` and ``dira/discriminator``.
-    - Checkpoints hold `self.dira`, buffers that modules leave out of theirs, such as
-      the memory bank of Lightly's losses, and the place in the data: a run that was
-      killed in the middle of an epoch goes on as one never interrupted. To find the
-      place, the epoch's batches so far are loaded once more; a loader with a
-      `load_state_dict` of its own is left to Lightning. Validation leaves the random
-      state as it was.
+    - Checkpoints hold `self.dira`, buffers that are in no state dict, such as the
+      memory bank of Lightly's losses, and the place in the data: a run that was killed
+      in the middle of an epoch resumes as if never interrupted. To find the place, it
+      loads the past batches of the epoch again; Lightning handles loaders that have a
+      `load_state_dict` of their own. Validation leaves the random state as it was.
 
     Attributes:
         dira: The `DiRA`.
-        restorative_start_epoch: Epochs before the restoration starts, fractions, too.
-        adversarial_start_epoch: Epochs before the adversary starts. Where both are
-            None, what `configure_dira` says counts, in steps.
+        restorative_start_epoch: Epochs before the restoration starts; fractions work.
+        adversarial_start_epoch: Epochs before the adversary starts. If both are None,
+            the steps given in `configure_dira` apply.
 
     Examples:
         >>> import torch, torchvision
@@ -99,7 +99,7 @@ class DiRAMixin(metaclass=_MadeAfterInit):
         """Checks the order of the bases.
 
         Raises:
-            TypeError: If the method stands in front of the mixin.
+            TypeError: If the method comes before the mixin.
         """
         super().__init_subclass__(**kwargs)
         for base in cls.__mro__:
@@ -107,7 +107,7 @@ class DiRAMixin(metaclass=_MadeAfterInit):
                 break
             if issubclass(base, LightningModule) and not issubclass(base, DiRAMixin):
                 raise TypeError(
-                    f"DiRA: {base.__name__} stands in front of DiRAMixin, whose "
+                    f"DiRA: {base.__name__} comes before DiRAMixin, so the mixin's "
                     f"training step would never be called. Write class {cls.__name__}"
                     f"(DiRAMixin, {base.__name__})."
                 )
@@ -136,13 +136,13 @@ class DiRAMixin(metaclass=_MadeAfterInit):
         if name == "dira" and "dira" not in self.__dict__.get("_modules", {}):
             raise AttributeError(
                 f"DiRA: {type(self).__name__} has no `dira` yet, since it has no "
-                f"backbone ({', '.join(_BACKBONES)}). It is made in `setup`, once "
-                "there is one. Override `configure_dira(self)` for another name."
+                f"backbone ({', '.join(_BACKBONES)}). `setup` makes it, once there is "
+                "a backbone. Override `configure_dira(self)` for another name."
             )
         return super().__getattr__(name)  # type: ignore[misc]
 
     def setup(self, stage: str) -> None:
-        """Makes `dira`, if need be, before the Trainer moves or wraps the module.
+        """Makes `dira`, if it is missing, before the Trainer moves or wraps the module.
 
         Raises:
             RuntimeError: If the Trainer's strategy shards the model.
@@ -150,15 +150,15 @@ class DiRAMixin(metaclass=_MadeAfterInit):
         strategy = type(self.trainer.strategy).__name__
         if strategy in _SHARDING:
             raise RuntimeError(
-                f"DiRA: {strategy} would shard the discriminator under its own Adam, "
-                'which DiRAMixin cannot follow. Choose strategy="ddp", or shard the '
-                "model in a plain loop, as the README shows."
+                f"DiRA: {strategy} would shard the discriminator, which has its own "
+                'Adam, and DiRAMixin does not support this. Choose strategy="ddp", or '
+                "shard the model in a plain loop, as the README shows."
             )
         super().setup(stage)  # type: ignore[misc]
         self._make_dira(required=False)
 
     def configure_callbacks(self) -> Any:
-        """Adds what no override of another hook can take away."""
+        """Adds callbacks, since overriding other hooks cannot remove them."""
         callbacks = super().configure_callbacks()  # type: ignore[misc]
         several = isinstance(callbacks, (list, tuple))
         own = [*callbacks] if several else [callbacks]
@@ -202,9 +202,9 @@ class DiRAMixin(metaclass=_MadeAfterInit):
         parameters = inspect.signature(step).parameters
         if "dataloader_iter" in parameters:
             raise RuntimeError(
-                "DiRA: a training step that takes the iterator of the loader "
-                "(`dataloader_iter`) cannot be joined from outside. Take batches, or "
-                "call `loss = self.dira(loss, batch)` in a step of your own."
+                "DiRA: DiRAMixin cannot extend a training step that takes the loader's "
+                "iterator (`dataloader_iter`). Take batches, or call "
+                "`loss = self.dira(loss, batch)` in a step of your own."
             )
         if all(p.kind is not p.VAR_POSITIONAL for p in parameters.values()):
             args = args[: max(len(parameters) - 1 - len(kwargs), 0)]
@@ -224,16 +224,16 @@ class DiRAMixin(metaclass=_MadeAfterInit):
         return {**output, "loss": total} if isinstance(output, Mapping) else total
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Saves buffers that are in no state dict."""
+        """Saves buffers that the state dict leaves out."""
         super().on_save_checkpoint(checkpoint)  # type: ignore[misc]
         checkpoint["dira_buffers"] = buffers_of(cast(nn.Module, self), left_out=True)
-        # Callbacks that average weights save those of a copy, which counts no steps.
+        # Callbacks that average weights save a copy's, which does not count steps.
         weights = checkpoint.get("state_dict", {})
         if "dira._extra_state" in weights:
             weights["dira._extra_state"] = self.dira.get_extra_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Loads buffers that are in no state dict.
+        """Loads buffers that the state dict leaves out.
 
         Raises:
             RuntimeError: If the checkpoint was written without DiRA.
@@ -250,14 +250,14 @@ class DiRAMixin(metaclass=_MadeAfterInit):
         load_buffers(cast(nn.Module, self), checkpoint.get("dira_buffers", {}))
 
     def _backbone(self) -> nn.Module | None:
-        """Finds the backbone by its name, one that trains before a frozen twin."""
+        """Finds the backbone by its name, and prefers one that is not frozen."""
         parts = (getattr(self, name, None) for name in _BACKBONES)
         found = [part for part in parts if isinstance(part, nn.Module)]
         trained = (f for f in found if any(p.requires_grad for p in f.parameters()))
         return next(trained, found[0] if found else None)
 
     def _make_dira(self, *, required: bool) -> None:
-        """Makes `dira`, unless it is there or, where it may wait, has no backbone."""
+        """Makes `dira`, unless it exists, or has no backbone and is not required."""
         if "dira" in self.__dict__.get("_modules", {}):
             return
         chosen = type(self).configure_dira is not DiRAMixin.configure_dira
@@ -265,13 +265,13 @@ class DiRAMixin(metaclass=_MadeAfterInit):
             if required or chosen or self._backbone() is not None:
                 self.dira = self.configure_dira()
         except AttributeError:
-            # Its backbone may be made in `setup` or `configure_model`.
+            # The backbone may be made later, in `setup` or `configure_model`.
             if required:
                 raise
 
 
 class _Joining(Callback):
-    """Sees to stages in epochs, and that the training step was DiRA's."""
+    """Starts stages given in epochs, and checks that the training step ran DiRA."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Turns epochs into steps."""
@@ -281,7 +281,7 @@ class _Joining(Callback):
     def on_train_epoch_start(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> None:
-        """Turns them into steps again, as epochs may change their length."""
+        """Turns epochs into steps again, as their length may change."""
         self._start_stages(trainer, cast(DiRAMixin, pl_module))
 
     def _start_stages(self, trainer: Trainer, module: DiRAMixin) -> None:
@@ -299,13 +299,13 @@ class _Joining(Callback):
         """Checks that DiRA took part.
 
         Raises:
-            RuntimeError: If a training step in front of the mixin left it out.
+            RuntimeError: If a training step that overrides the mixin's left DiRA out.
         """
         if outputs and cast(DiRAMixin, pl_module).dira.components is None:
             name = type(pl_module).__name__
             raise RuntimeError(
-                f"DiRA: {name} was trained without DiRA, as its training_step stands "
-                "in front of DiRAMixin's. Put the method into a class of its own, "
+                f"DiRA: {name} was trained without DiRA, as its training_step "
+                "overrides DiRAMixin's. Put the method into a class of its own, "
                 f"class Method(LightningModule), and write class {name}(DiRAMixin, "
                 "Method): pass; or call `loss = self.dira(loss, batch)` in the "
                 "training step."
@@ -313,7 +313,7 @@ class _Joining(Callback):
 
 
 def _then_dira(configure_model: Any) -> Any:
-    """Makes `dira` after the model, where it is made in `configure_model`."""
+    """Returns a `configure_model` that also makes `dira`, after the model."""
 
     @functools.wraps(configure_model)
     def configured(self: DiRAMixin) -> None:
@@ -325,7 +325,7 @@ def _then_dira(configure_model: Any) -> Any:
 
 
 def _optimizers_in(configured: Any) -> Iterator[Optimizer]:
-    """Yields the optimisers in all that `configure_optimizers` may return."""
+    """Yields the optimisers in what `configure_optimizers` returned, in any form."""
     if isinstance(configured, Optimizer):
         yield configured
     elif isinstance(configured, Mapping):

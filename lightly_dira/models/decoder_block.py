@@ -64,13 +64,13 @@ class DecoderBlock(nn.Module):
             size: Sides of the output.
         """
         factors = [full / side for full, side in zip(size, x.shape[2:], strict=True)]
-        # Both ways give the same up to rounding. Without gradients the plain one stays
-        # with the digits of other libraries' decoders.
+        # Both ways give the same up to rounding. Without gradients the plain one
+        # reproduces other libraries' decoders to the last digit.
         if torch.is_grad_enabled() and set(factors) <= {1, 2} and 2 in factors:
             convolve, *rest = self.conv1
             weight, of_skip = convolve.weight.split([x.shape[1], self.skip_channels], 1)
             if skip is None and x.device.type == "cpu":
-                # Few channels of many pixels: twice as fast there with channels last.
+                # With few channels and many pixels, channels last is twice as fast.
                 x = x.contiguous(memory_format=LAYERS[len(size)].channels_last)
             joined = convolve_enlarged(x, weight, self.spread, factors)
             if skip is not None:
@@ -84,8 +84,8 @@ class DecoderBlock(nn.Module):
         return restored
 
 
-# A doubled position is a neighbour of its own copy: in a row of weights of the
-# transposed convolution, each weight of a convolution of width 3 occurs twice.
+# After doubling, each position has an equal neighbour: along the axis, every weight of
+# a convolution of width 3 occurs twice in the kernel of the transposed convolution.
 _SPREAD = torch.tensor([[0.0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
 
 _CONVOLVE: dict[int, Any] = {2: F.conv2d, 3: F.conv3d}
@@ -95,16 +95,16 @@ _TRANSPOSED: dict[int, Any] = {2: F.conv_transpose2d, 3: F.conv_transpose3d}
 def convolve_enlarged(
     x: Tensor, weight: Tensor, spread: Tensor, factors: Sequence[float]
 ) -> Tensor:
-    """Enlarges x (nearest neighbour), then convolves it, in one step of fewer products.
+    """Enlarges x (nearest neighbour) and convolves it, in one step of fewer products.
 
-    It is a transposed convolution of x itself: along an axis that is doubled of width
-    4 and stride 2, which takes 2 products for each output where the plain way takes 3.
+    That step is a transposed convolution of x. Along a doubled axis, it has width 4 and
+    stride 2, and takes 2 products for each output where the plain way takes 3.
 
     Args:
         x: (B, C, ...).
-        weight: Of a convolution of width 3, (C', C, 3, ...).
-        spread: (4, 3), where each weight goes along a doubled axis.
-        factors: Of each axis, 1 or 2.
+        weight: Weight of a convolution of width 3, (C', C, 3, ...).
+        spread: (4, 3), the places of each weight in the kernel of a doubled axis.
+        factors: Enlargement of each axis, 1 or 2.
     """
     weight = weight.transpose(0, 1)
     for axis, factor in enumerate(factors, start=2):
@@ -138,12 +138,12 @@ def convolution(
 def enlargement(
     in_channels: int, out_channels: int, doublings: Sequence[int]
 ) -> nn.Module:
-    """Doubles the sides of a map, by steps that do not overlap, as often as said.
+    """Doubles the sides of a map as often as given, by kernels that do not overlap.
 
     Args:
         in_channels: Channels of the map.
         out_channels: Channels of the enlarged map.
-        doublings: How often each side is doubled; where none is, the map stays as it
+        doublings: How often to double each side; if all are 0, the map stays as it
             is.
     """
     if not any(doublings):
@@ -167,7 +167,7 @@ def runs_of(block: nn.Module) -> tuple[AbstractContextManager[None], Any]:
 
 @contextmanager
 def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    """Leaves running statistics as they are, since the first run has moved them."""
+    """Keeps running statistics unchanged: the first run has updated them already."""
     kinds = nn.BatchNorm2d, nn.BatchNorm3d
     norms = [module for module in block.modules() if isinstance(module, kinds)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]

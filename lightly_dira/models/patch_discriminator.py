@@ -14,11 +14,11 @@ _CONVOLUTIONS: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 class PatchDiscriminator(nn.Module):
     """Tells restored image patches from real ones [0, 1].
 
-    A stack of 3 x 3 convolutions, each but the first followed by an instance
-    normalisation without parameters, each but the last by a LeakyReLU of slope 0.2.
-    Every logit judges one patch: high for real, low for restored. Instances are
-    normalised one by one, so neither the batch nor the number of processes changes a
-    logit. Weights start as N(0, 0.02) and biases at 0 (published settings of [0]).
+    A stack of 3 x 3 convolutions. A LeakyReLU of slope 0.2 follows each convolution but
+    the last; an instance normalisation without parameters precedes each LeakyReLU but
+    the first. Every logit judges one patch: high for real, low for restored. Instances
+    are normalised one by one, so neither the batch nor the number of processes changes
+    a logit. Weights start as N(0, 0.02) and biases at 0 (published settings of [0]).
 
     - [0]: DiRA, 2022, https://arxiv.org/abs/2204.10437
     - [1]: pix2pix, 2016, https://arxiv.org/abs/1611.07004
@@ -85,11 +85,11 @@ class PatchDiscriminator(nn.Module):
         layers: list[nn.Module] = []
         width = in_channels
         for depth, (out, stride) in enumerate(zip(channels, strides, strict=True)):
-            # A bias before a normalisation would be taken out by it.
+            # A normalisation would remove the bias before it.
             layers.append(convolution(width, out, 3, stride, 1, bias=depth == 0))
             if depth > 0:
                 # Instance normalisation by groups of one channel: `nn.InstanceNorm2d`
-                # outputs a view, which an activation in place copies forth and back.
+                # outputs a view, which an in-place activation copies back and forth.
                 layers.append(nn.GroupNorm(out, out, affine=False))
             layers.append(nn.LeakyReLU(0.2, inplace=True))
             width = out
@@ -108,8 +108,8 @@ class PatchDiscriminator(nn.Module):
             images: Real or restored images, (B, C, H, W).
 
         Raises:
-            ValueError: If the images have another number of channels, or not more
-                pixels than one patch's stride.
+            ValueError: If the images have another number of channels, or a side that is
+                not larger than `stride`.
         """
         expected = self.spatial_dims + 2
         if images.ndim != expected or images.shape[1] != self.in_channels:

@@ -1,4 +1,4 @@
-"""The restoration head: the decoder that makes a U-Net of any encoder."""
+"""The restoration head: the decoder that turns any encoder into a U-Net."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ class RestorationHead(nn.Module):
     size of the next map (nearest neighbour), concatenates that map and applies two
     3 x 3 convolutions with BatchNorm and ReLU. Blocks without a map double
     the size, up to `output_size`. A last 3 x 3 convolution and the activation give
-    the image. The head knows channel counts and feature maps and nothing of the
-    encoder; sizes come with the maps, so odd ones work. It is the decoder of
-    `segmentation_models_pytorch.Unet`, as in the published run; in training it skips
-    multiplications by equal neighbours, which is the same up to rounding.
+    the image. The head depends only on the feature maps and their channel counts, not
+    on the encoder; it takes sizes from the maps, so odd ones work. It is the decoder of
+    `segmentation_models_pytorch.Unet`, as in the published run. In training it avoids
+    multiplying equal neighbours repeatedly; the result is the same up to rounding.
 
-    A vision transformer has maps from several depths, all of one size. With their
-    `strides` the head makes a pyramid of them first, as UNETR [2] does: the earlier a
-    map, the more often a transposed 2 x 2 convolution with BatchNorm and ReLU doubles
+    A vision transformer has maps from several depths, all of one size. Given their
+    `strides`, the head first turns them into a pyramid, as UNETR [2] does: the earlier
+    a map, the more often a transposed 2 x 2 convolution with BatchNorm and ReLU doubles
     its size.
 
     The default is as heavy as a ResNet-50 (23.5 million parameters and 4.1 billion
-    multiplications for an image of 224 x 224). Lighter ones, on its maps:
+    multiplications for an image of 224 x 224). Lighter heads for a ResNet-50's maps:
 
     ======================  ====================  ===============  ==========
     decoder_channels        parameters, millions  multiplications  time, CPU
@@ -55,7 +55,7 @@ class RestorationHead(nn.Module):
     Attributes:
         encoder_channels: Channels of the expected maps, from the finest to the
             coarsest.
-        settings: The arguments that make such a head again.
+        settings: The arguments to create another such head.
         out_channels: Channels of the restored images.
 
     Shape:
@@ -93,10 +93,10 @@ class RestorationHead(nn.Module):
                 run, coarsest to finest. There must be a block for every map but the
                 coarsest; each further one doubles the size.
             out_channels: Channels of the restored images, 1 for grey.
-            activation: "sigmoid" for images in [0, 1], None for none.
+            activation: "sigmoid" for images in [0, 1], or None.
             strides: Pixels per position of each map, finest to coarsest, never
-                falling; a tuple where they differ by axis. By default every map is at
-                least twice as fine as the next.
+                decreasing; a tuple if they differ by axis. By default, every map is
+                assumed to be at least twice as fine as the next.
             checkpoint: Whether to recompute the blocks' inner values in the backward
                 pass instead of keeping them: less memory, more time.
 
@@ -189,8 +189,8 @@ class RestorationHead(nn.Module):
                 size, doubled by every block without a skip.
 
         Raises:
-            ValueError: If the maps' number or channels are not those the head was
-                made for.
+            ValueError: If the number or the channels of the maps are not those that the
+                head was made for.
         """
         if tuple(f.shape[1] for f in features) != self.encoder_channels:
             raise ValueError(
@@ -218,7 +218,7 @@ class RestorationHead(nn.Module):
     def _next_size(
         self, x: Tensor, number: int, output_size: Sequence[int] | None
     ) -> torch.Size:
-        """Returns the size of a block's output where no map says it."""
+        """Returns the size of a block's output if no map determines it."""
         if output_size is None:
             return torch.Size(2 * side for side in x.shape[2:])
         left = len(self.blocks) - 1 - number
@@ -236,7 +236,7 @@ class RestorationHead(nn.Module):
         size: torch.Size,
         output_size: Sequence[int] | None,
     ) -> Tensor:
-        """Runs a block, and after the last makes the image."""
+        """Runs a block; the last one also makes the image."""
         x = block(x, skip, size)
         if block is not self.blocks[-1]:
             return x
@@ -261,9 +261,9 @@ def _doublings(
 ) -> tuple[list[tuple[int, ...]], tuple[float, ...]]:
     """How often each map but the coarsest is doubled, along each axis, to be a skip.
 
-    Each skip must be finer than the one before, along one axis at least. Where a map is
-    finer than that, its other axes may stay as they are; where it is not, it is doubled
-    along all.
+    Each skip must be finer than the one before, along one axis at least. If a map is
+    already finer along some axis, its other axes may stay as they are. Otherwise, it is
+    doubled along all axes.
 
     Returns:
         The numbers, finest map to coarsest, and the strides of the last skip.
@@ -289,7 +289,7 @@ def head_for(
     activation: str | None = "sigmoid",
     spatial_dims: int = 2,
 ) -> RestorationHead:
-    """Makes the published decoder, with as many blocks as lead to full resolution."""
+    """Makes the published decoder, with as many blocks as full resolution needs."""
     _, reached = _doublings(_by_axis(strides, spatial_dims))
     blocks = len(channels) - 1 + round(math.log2(max(reached)))
     return RestorationHead(

@@ -1,6 +1,6 @@
-"""What PyTorch's autograd tells of a running backward pass, by names of its own.
+"""Follows a running backward pass, by private names of PyTorch's autograd.
 
-The only place in this library that uses private names of PyTorch. They were tried with
+No other part of this library uses private names of PyTorch. They were tested with
 2.4.1 and 2.15.
 """
 
@@ -17,7 +17,7 @@ def in_backward() -> bool:
 
 
 def after_backward(function: Callable[[], None]) -> None:
-    """Calls a function once the backward pass that is running has ended."""
+    """Calls a function at the end of the running backward pass."""
     _queue(function)
 
 
@@ -25,9 +25,9 @@ def _private(owner: object, name: str) -> Callable[..., object]:
     found = getattr(owner, name, None)
     if found is None:
         raise RuntimeError(
-            f"DiRA: PyTorch {torch.__version__} has no `{name}` any more, by which "
-            "lightly-dira follows backward passes. Install a newer lightly-dira, or "
-            "PyTorch 2.15."
+            f"DiRA: PyTorch {torch.__version__} no longer has `{name}`, which "
+            "lightly-dira needs to follow backward passes. Install a newer "
+            "lightly-dira, or PyTorch 2.15."
         )
     return found  # type: ignore[no-any-return]
 

@@ -1,4 +1,4 @@
-"""What a run is checked for at every step: finite terms, followed steps, processes."""
+"""Checks of a run: finite terms, a followed optimiser, processes that agree."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lightly_dira.features.pyramid import FeaturePyramid
 from lightly_dira.loss import DiRALossComponents
 from lightly_dira.transforms.dira_views import DiRAViews
 
-# Steps of another optimiser, one after the other, until a warning says so.
+# A warning comes after this many consecutive steps of another optimiser.
 _MISSED_STEPS = 3
 
 
@@ -33,7 +33,7 @@ class FollowedOptimizer:
     def check(self, features: FeaturePyramid) -> None:
         """Warns, once, if weights changed several times and no step was followed.
 
-        Or if the backbone is not run at all, as that of a copy.
+        It also warns if the backbone is not run at all, as when a copy is trained.
         """
         parameters = features.backbone.parameters()
         versions = sum(p._version for p in parameters if not p.is_inference())
@@ -66,30 +66,30 @@ def touching(loss: Tensor, *modules: nn.Module) -> Tensor:
 _NOT_FOLLOWED = (
     "DiRA: the backbone's weights change or it is not run, but the optimiser that "
     "DiRA is attached to takes no step: neither head nor discriminator is trained, "
-    "and stages stand still. Hand over the optimiser whose `step()` runs, and again "
-    "whenever you make another: `dira.attach(optimizer)` (of a two-part optimiser "
-    "such as SAM the inner one: `optimizer.base_optimizer`); and copy model, wrapper "
-    "and optimiser in one call, `copy.deepcopy((model, dira, optimizer))`."
+    "and the stage does not change. Attach the optimiser whose `step()` runs, and "
+    "every new one that you make: `dira.attach(optimizer)` (for a two-part optimiser "
+    "such as SAM the inner one: `optimizer.base_optimizer`). Copy model, wrapper and "
+    "optimiser in one call: `copy.deepcopy((model, dira, optimizer))`."
 )
 
 
 class FiniteTerms:
-    """Looks for terms that are not finite, and waits for no device but once."""
+    """Looks for terms that are not finite, and waits for the device only once."""
 
     def __init__(self) -> None:
         """Has seen nothing yet."""
         self._arrived: Tensor | None = None
 
     def check(self, components: DiRALossComponents) -> None:
-        """Looks at these terms, or, on an accelerator, at those that have arrived.
+        """Checks these terms or, on an accelerator, the latest that have arrived.
 
         Raises:
             ValueError: If one is not finite.
         """
         latest = terms = torch.stack([term.float() for term in components[1:]])
         if terms.device.type != "cpu":
-            # Waits on the first call; from then on looks at what has arrived since
-            # the call before.
+            # The first call waits; later ones look at what has arrived since the
+            # previous call.
             waits = self._arrived is None
             if self._arrived is None:
                 pinned = terms.device.type == "cuda"
@@ -107,7 +107,7 @@ class FiniteTerms:
 
 
 def check_loss(loss: object) -> None:
-    """Raises a ValueError if the method's loss has not one element."""
+    """Raises a ValueError if the method's loss does not have exactly one element."""
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else loss
         raise ValueError(
@@ -117,40 +117,40 @@ def check_loss(loss: object) -> None:
 
 
 def check_target(views: DiRAViews, number: int, channels: int) -> None:
-    """Raises a ValueError if a view's target is not of its size and these channels."""
+    """Raises a ValueError if a target lacks its view's size or these channels."""
     shape, view = views.target_shape(number), views.view_of(number)
     expected = (len(view), channels, *view.shape[2:])
     if shape != expected:
         raise ValueError(
             f"DiRA: expected targets of shape {expected} for views of shape "
             f"{tuple(view.shape)}, got {tuple(shape)}. Give `DiRA` and "
-            "`DiRATransform` the same `target_channels`, and leave the target the "
+            "`DiRATransform` the same `target_channels`, and keep the target at the "
             "size of its view."
         )
 
 
 def versions_of(module: nn.Module) -> int:
-    """Counts the changes in place of a module's trained parameters so far."""
+    """Counts the in-place changes of a module's trained parameters so far."""
     trained = (p for p in module.parameters() if p.requires_grad)
     return sum(p._version for p in trained if p.grad is not None)
 
 
 def check_moved(before: tuple[int, int], after: tuple[int, int]) -> None:
-    """Sees that an optimiser which stepped the backbone has stepped the head.
+    """Checks that an optimiser that stepped the backbone has stepped the head.
 
     Args:
         before: Versions of head and backbone before the step.
         after: The same, after it.
 
     Raises:
-        RuntimeError: If it has left all of the head alone.
+        RuntimeError: If it has not changed any parameter of the head.
     """
     if before[0] and before[0] == after[0] and before[1] != after[1]:
         raise RuntimeError(
-            "DiRA: the optimiser holds the restoration head and does not step it, as "
-            "one that made groups of its own before (ZeroRedundancyOptimizer). Make it "
-            "of model and head together: `dira = DiRA(backbone)`, the optimiser of "
-            "`[*model.parameters(), *dira.head.parameters()]`, then "
+            "DiRA: the optimiser holds the restoration head but does not step it, as "
+            "it formed its own groups before (ZeroRedundancyOptimizer does). Create it "
+            "for model and head together: first `dira = DiRA(backbone)`, then the "
+            "optimiser of `[*model.parameters(), *dira.head.parameters()]`, then "
             "`dira.attach(optimizer)`."
         )
 
@@ -170,8 +170,8 @@ def check_averaged(head: nn.Module) -> None:
     torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX)
     if values[0] != -values[1]:
         raise RuntimeError(
-            "DiRA: after a step, the heads of the processes differ: nobody "
-            "averages their gradients. Wrap DiRA as the model is wrapped, "
+            "DiRA: after a step, the heads of the processes differ: their "
+            "gradients are not averaged. Wrap DiRA as the model is wrapped, "
             "`dira = DistributedDataParallel(dira)`, and call that. With "
             'Lightning, choose strategy="ddp_find_unused_parameters_true" for a '
             "method that has unused parameters."

@@ -1,4 +1,4 @@
-"""Who steps what: the head with the user's optimiser, the discriminator after it."""
+"""Steps the discriminator after the user's optimiser has stepped the head."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from lightly_dira.training.autograd import after_backward
 
 
 class DiscriminatorStep:
-    """Adam for the discriminator, blind to how the user's loop scales its loss.
+    """Adam for the discriminator, independent of the scale of the user's loss.
 
     The discriminator's gradients carry whatever factor the loop put on the loss: a
-    `GradScaler`'s, an accumulation's, a sum's. The gradient that arrives at the
-    returned scalar is that factor, so it is summed up beside the gradients and divided
-    out before Adam sees them. Nothing here waits for the device.
+    `GradScaler`'s, an accumulation's, a sum's. That factor is the gradient that arrives
+    at the returned scalar. It is accumulated along with the gradients, which are
+    divided by it before Adam sees them. Nothing here waits for the device.
 
-    A `zero_grad()` ends what was gathered, also where a scaler skipped the step before
-    it. It is noticed by the backbone's gradients, as the next backward pass begins: all
-    of them are gone, or all are zero and some were changed since the backward pass
-    before. What the `zero_grad()` did not reach is dropped then: the discriminator's
-    gradients and, after `model.zero_grad()`, the head's.
+    A `zero_grad()` ends an accumulation, even if a scaler skipped the step before it.
+    The next backward pass notices it from the backbone's gradients: all of them are
+    gone, or all are zero and some have changed since the previous backward pass. Then
+    the gradients that the `zero_grad()` did not reach are dropped: the discriminator's
+    and, after `model.zero_grad()`, the head's.
 
     Args:
         discriminator: The module to train.
@@ -36,8 +36,8 @@ class DiscriminatorStep:
         lr: Adam's learning rate.
 
     Attributes:
-        witnesses: Returns groups of parameters; the gradients of the first group that
-            has any tell of a `zero_grad()`.
+        witnesses: Returns groups of parameters; the first group that has any gradients
+            reveals a `zero_grad()`.
     """
 
     def __init__(self, discriminator: nn.Module, head: nn.Module, *, lr: float) -> None:
@@ -47,14 +47,14 @@ class DiscriminatorStep:
         self.witnesses: Callable[[], Sequence[list[Parameter]]] = lambda: ()
         self._out_of_reach = [*self.parameters, *head.parameters()]
         self._scale: Tensor | None = None
-        # What the latest backward pass gave gradients, and their places and versions.
+        # Parameters with gradients after the last pass; their addresses and versions.
         self._reached: list[Parameter] = []
         self._left: list[tuple[int, int] | None] = []
         self._in_backward = False
         self._handles: list[RemovableHandle] = []
 
     def __getstate__(self) -> dict[str, Any]:
-        """Returns all but what only the owner can give: see `witnesses`."""
+        """Returns all but `witnesses` and hooks, which only the owner can set."""
         return {**self.__dict__, "witnesses": tuple, "_handles": []}
 
     def watch(self, total: Tensor) -> None:
@@ -63,10 +63,10 @@ class DiscriminatorStep:
         total.register_hook(self._begin_backward)  # type: ignore[no-untyped-call]
 
     def step(self) -> None:
-        """Steps Adam with what has been gathered, if anything, and forgets it.
+        """Steps Adam with the gathered gradients, if any, and drops them.
 
-        Gradients that are not finite count as 0: a scaler looks at the user's
-        optimiser alone.
+        If some are not finite, all count as 0: a scaler checks only the user's
+        optimiser.
         """
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if self._scale is None or not gradients:
@@ -88,7 +88,7 @@ class DiscriminatorStep:
     def follow(self, parameters: Iterable[Parameter]) -> None:
         """Notes every backward pass that is about to reach one of these, as it begins.
 
-        Also one that `watch` knows nothing of, such as that of another loss.
+        This includes passes that `watch` does not see, such as that of another loss.
         """
         remove_handles(self._handles)
         self._handles = [
@@ -105,14 +105,14 @@ class DiscriminatorStep:
         self._scale = scale.detach() + (0 if self._scale is None else self._scale)
 
     def _reach(self, gradient: Tensor) -> None:
-        """Looks, before a backward pass adds to any gradient, what is left of them."""
+        """Checks what is left of the gradients before a backward pass adds to them."""
         if self._in_backward:
             return
         self._in_backward = True
         gathered = [p.grad for p in self._out_of_reach if p.grad is not None]
         if gathered and self._left != self._marks():
             self._drop_emptied(gathered)
-        # What averages or shards gradients may itself wait for the end: come last.
+        # Code that averages or shards gradients may wait for the end, too: come last.
         after_backward(lambda: after_backward(self._end_backward))
 
     def _end_backward(self) -> None:
@@ -123,14 +123,14 @@ class DiscriminatorStep:
         self._left = self._marks()
 
     def _marks(self) -> list[tuple[int, int] | None]:
-        """Tells gradients apart, and whether they were changed, by no value of them."""
+        """Returns what identifies gradients and their changes, without their values."""
         return [
             None if p.grad is None else (_own_part(p.grad).data_ptr(), p.grad._version)
             for p in self._reached
         ]
 
     def _drop_emptied(self, gathered: list[Tensor]) -> None:
-        """Drops what was gathered, if gradients of the witnesses are gone or zero."""
+        """Drops what was gathered, if the witnesses' gradients are all gone or zero."""
         left = [_own_part(p.grad) for p in self._reached if p.grad is not None]
         if not left:
             for parameter in self._out_of_reach:
@@ -138,7 +138,7 @@ class DiscriminatorStep:
             self._scale = None
             return
         if left[0].device.type == "cpu":
-            # Nothing has to be waited for, and the first that is not zero will do.
+            # Reading does not wait here, and the first that is not zero is enough.
             emptied = torch.tensor(not any(bool(part.any()) for part in left))
         else:
             emptied = ~torch.stack([part.any() for part in left]).any()
@@ -149,6 +149,6 @@ class DiscriminatorStep:
 
 
 def _own_part(tensor: Tensor) -> Tensor:
-    """Returns what this process has of a tensor that may be sharded."""
+    """Returns this process's part of a tensor that may be sharded."""
     to_local = getattr(tensor, "to_local", None)
     return tensor if to_local is None else to_local()

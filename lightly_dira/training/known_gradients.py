@@ -1,4 +1,4 @@
-"""Values whose gradients were taken before the backward pass asks for them."""
+"""Values whose gradients are computed before the backward pass needs them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def mean_with_gradients(
     sources: Sequence[Tensor],
     retain_graph: bool = False,
 ) -> Tensor:
-    """Returns the mean penalty; its gradients by `leaves` are given to `sources`."""
+    """Returns the mean penalty; `sources` receive its gradients by `leaves`."""
     mean = penalties.detach().mean()
     if not penalties.requires_grad:
         return mean
-    # In half precision the gradients of a mean vanish and those of a sum overflow. By
-    # `backward`, as PyTorch's counters and hooks of modules know no `autograd.grad`.
+    # In half precision the gradients of a mean vanish and those of a sum overflow. Use
+    # `backward`, as PyTorch's counters and hooks of modules ignore `autograd.grad`.
     images = penalties.shape[0] if penalties.ndim else 1
     scale = images / penalties.numel()
     whole = penalties.sum() / images

@@ -1,4 +1,4 @@
-"""Putting modules into evaluation mode, and back into what they were in."""
+"""Puts modules into evaluation mode, and back into their previous modes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import nn
 
 @contextlib.contextmanager
 def evaluating(*modules: nn.Module) -> Iterator[None]:
-    """Puts modules into evaluation mode, then each submodule back into its own."""
+    """Puts modules into evaluation mode, then restores the mode of each submodule."""
     modes = [(m, m.training) for module in modules for m in module.modules()]
-    # Not by `eval()`, which some modules extend by merging weights.
+    # Not by `eval()`, which some modules override to merge weights.
     for module, _ in modes:
         module.training = False
     try:

@@ -1,4 +1,4 @@
-"""What follows the user's optimiser: its steps, the stages, the saved state."""
+"""Follows the user's optimiser: counts steps, changes stages, keeps the state."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from lightly_dira.training.state import buffers_of, load_buffers
 class OptimizerFollower(nn.Module):
     """Trains a head with the user's optimiser, and a discriminator after its steps.
 
-    The part of `DiRA` that is the same whatever is restored: it counts the steps of
-    the user's optimiser, changes stages, and keeps what a resumed run needs.
+    This part of `DiRA` does not depend on what is restored. It counts the steps of the
+    user's optimiser, changes stages, and keeps what a resumed run needs.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class OptimizerFollower(nn.Module):
         self.features = features
         self.head = head
         self.discriminator = discriminator
-        # In a tuple, it is no part of this module.
+        # The tuple keeps PyTorch from registering it as a submodule.
         self._criterion = (criterion,)
         self.components: DiRALossComponents | None = None
         self._discriminator_step = DiscriminatorStep(
@@ -79,13 +79,13 @@ class OptimizerFollower(nn.Module):
     ) -> None:
         """Sets when restoration and adversary start, also in the middle of a run.
 
-        `state_dict()` remembers what was set here; when it is loaded, this replaces
-        what the wrapper was made with.
+        `state_dict()` remembers these values. Loading it replaces the values that the
+        wrapper was created with.
 
         Args:
             restorative_start: Steps of the optimiser before the restoration starts.
-            adversarial_start: Steps before the adversary starts, never before the
-                restoration does; `math.inf` for never.
+            adversarial_start: Steps before the adversary starts. It never starts before
+                the restoration does; `math.inf` leaves it out.
 
         Raises:
             ValueError: If a number is below 0.
@@ -103,16 +103,16 @@ class OptimizerFollower(nn.Module):
     def attach(self, optimizer: Optimizer) -> None:
         """Trains the head with this optimiser, and the discriminator after its steps.
 
-        The optimiser then holds every parameter of the head exactly once, in groups
-        of the backbone's (weights beside weights, biases and norms beside biases and
-        norms, so that weight decay applies as meant), and none of the discriminator's.
-        An optimiser attached before no longer counts.
+        The optimiser then holds every parameter of the head exactly once, and none of
+        the discriminator's. The head's weights join groups with weights of the
+        backbone, its biases and norms those with biases and norms, so that weight decay
+        applies as intended. DiRA stops following an optimiser attached before.
 
         Args:
             optimizer: The optimiser that holds the backbone's parameters.
 
         Raises:
-            TypeError: If it is no `torch.optim.Optimizer`.
+            TypeError: If it is not a `torch.optim.Optimizer`.
             ValueError: If it holds none of the backbone's parameters.
         """
         if not isinstance(optimizer, Optimizer):
@@ -139,15 +139,15 @@ class OptimizerFollower(nn.Module):
         """Clips the gradients of model and head together, by their common norm.
 
         `torch.nn.utils.clip_grad_norm_(model.parameters(), ...)` leaves the head out,
-        which the model does not hold. The discriminator needs no clipping: its Adam
-        does not see the scale of its gradients.
+        since the model does not hold it. The discriminator needs no clipping: the scale
+        of its gradients does not affect its Adam.
 
         Args:
             max_norm: Largest norm of all gradients that the optimiser will use.
             norm_type: Order of the norm.
 
         Returns:
-            The norm before, a scalar.
+            The norm before clipping, a scalar.
 
         Raises:
             RuntimeError: If no optimiser is attached.
@@ -158,7 +158,7 @@ class OptimizerFollower(nn.Module):
         return nn.utils.clip_grad_norm_(held, max_norm, norm_type)
 
     def _check_followed(self) -> None:
-        """Warns where nobody would train head and discriminator."""
+        """Warns if no optimiser step would train head and discriminator."""
         if self._optimizer is None:
             if self.components is None:
                 warnings.warn(_NO_OPTIMIZER, stacklevel=5)
@@ -175,7 +175,7 @@ class OptimizerFollower(nn.Module):
             self.attach(self._optimizer)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Returns what `state_dict()` holds beside head and discriminator."""
+        """Returns what `state_dict()` holds besides head and discriminator."""
         adam = self._discriminator_step.adam.state_dict()
         state = {"steps": self.steps, "discriminator_optimizer": adam}
         if self._starts_were_set:
@@ -186,8 +186,8 @@ class OptimizerFollower(nn.Module):
         return state
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Takes up what `get_extra_state` returned."""
-        # Optimisers take up the tensors themselves, modules take copies.
+        """Restores what `get_extra_state` returned."""
+        # Optimisers keep the loaded tensors themselves; modules copy them.
         adam = copy.deepcopy(state["discriminator_optimizer"])
         self._discriminator_step.adam.load_state_dict(adam)
         (criterion,) = self._criterion
@@ -198,7 +198,7 @@ class OptimizerFollower(nn.Module):
         self._count(state["steps"])
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Keeps head and discriminator from being replaced where nobody trains them."""
+        """Rejects a new head or discriminator, which no optimiser would train."""
         old = self.__dict__.get("_modules", {}).get(name)
         if name in ("head", "discriminator") and old is not None:
             ids = [
@@ -207,9 +207,9 @@ class OptimizerFollower(nn.Module):
             ]
             if ids[0] != ids[1]:
                 raise AttributeError(
-                    f"DiRA: `dira.{name} = ...` would never be trained, since "
-                    "optimisers hold the parameters of the old one. Make DiRA again: "
-                    f"DiRA(backbone, optimizer, {name}=...)."
+                    f"DiRA: a module assigned to `dira.{name}` would never be trained, "
+                    "since the optimisers hold the parameters of the old one. Create "
+                    f"a new wrapper: DiRA(backbone, optimizer, {name}=...)."
                 )
         super().__setattr__(name, value)
 
@@ -218,7 +218,7 @@ class OptimizerFollower(nn.Module):
         self.features.capturing = self.stage != "di"
 
     def _witnesses(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """What tells of a `zero_grad()`: the backbone, or else all that is trained."""
+        """Returns what reveals a `zero_grad()`: the backbone's parameters, then all."""
         assert self._optimizer is not None
         held = [p for g in self._optimizer.param_groups for p in g["params"]]
         backbone = {id(p) for p in self.features.backbone.parameters()}
@@ -227,10 +227,10 @@ class OptimizerFollower(nn.Module):
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Keeps the optimiser from a head that has not started.
+        """Keeps the optimiser from stepping a head that has not started.
 
-        Of several processes, its gradients are zero then, and not missing. They may
-        also come in a closure that the optimiser calls, as in Lightning.
+        With several processes, the head's gradients are zero then, not missing. A
+        closure that the optimiser calls may compute them, too, as in Lightning.
         """
         self._stepping = True
         self._before = self._versions()
@@ -266,7 +266,7 @@ class OptimizerFollower(nn.Module):
 
 
 _NO_OPTIMIZER = (
-    "DiRA: no optimiser is attached, so that neither head nor discriminator will be "
-    "stepped and stages stand still. Pass it, DiRA(backbone, optimizer), or call "
-    "`dira.attach(optimizer)`."
+    "DiRA: no optimiser is attached, so neither head nor discriminator will be "
+    "stepped, and the stage will not change. Pass one, DiRA(backbone, optimizer), or "
+    "call `dira.attach(optimizer)`."
 )

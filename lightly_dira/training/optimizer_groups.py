@@ -1,4 +1,4 @@
-"""What an optimiser holds: the head joins it, the discriminator leaves it."""
+"""Adds the head to an optimiser, and removes the discriminator from it."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ def held_by(optimizer: Optimizer) -> set[int]:
 def add_parameters(
     optimizer: Optimizer, module: nn.Module, *, beside: Iterable[Parameter]
 ) -> None:
-    """Adds a module's parameters to the groups that hold others already.
+    """Adds a module's parameters to existing groups of an optimiser.
 
-    No group is added, so schedulers made before go on to fit. Weights go to the group
-    that holds most weights of the others, vectors (biases and norms) to the one that
-    holds most vectors, so that weight decay applies as it was meant to. A parameter
-    that the optimiser holds already stays where it is.
+    No group is added, so existing schedulers still fit. Weights go to the group that
+    holds most weights of `beside`, vectors (biases and norms) to the one that holds
+    most of its vectors, so that weight decay applies as intended. A parameter that the
+    optimiser already holds stays where it is.
 
     Args:
         optimizer: The optimiser to extend.
-        module: Whose parameters are added.
+        module: The module whose parameters are added.
         beside: The parameters whose groups are extended.
 
     Raises:
-        ValueError: If the optimiser holds none of them.
+        ValueError: If the optimiser does not hold any of `beside`.
     """
     beside_ids = {id(parameter) for parameter in beside}
     held = held_by(optimizer)
     if not beside_ids & held:
         raise ValueError(
-            "DiRA: the optimiser holds no parameter of the backbone. Make it of the "
-            "model that contains the backbone (`model.parameters()`) and wrap that "
-            "very backbone, not a copy."
+            "DiRA: the optimiser holds no parameter of the backbone. Create it with "
+            "the parameters of the model that contains the backbone "
+            "(`model.parameters()`), and wrap that very backbone, not a copy."
         )
 
     def amount(group: dict[str, Any], *, vectors: bool) -> tuple[int, int]:
@@ -58,7 +58,7 @@ def add_parameters(
 
 
 def remove_parameters(optimizer: Optimizer, module: nn.Module) -> None:
-    """Takes a module's parameters, and what is known of them, out of an optimiser."""
+    """Removes a module's parameters and their state from an optimiser."""
     unwanted = {id(parameter) for parameter in module.parameters()}
     for group in optimizer.param_groups:
         keep = [id(p) not in unwanted for p in group["params"]]
@@ -74,15 +74,15 @@ def remove_parameters(optimizer: Optimizer, module: nn.Module) -> None:
 def without_gradients(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """Keeps a step of an optimiser from a module, also after a closure has run.
+    """Keeps an optimiser from stepping a module, also after a closure has run.
 
     Args:
-        module: Whose gradients are dropped.
+        module: The module whose gradients are dropped.
         args: What `Optimizer.step` is called with, the optimiser first.
-        kwargs: The same, by name.
+        kwargs: Its keyword arguments.
 
     Returns:
-        What to call it with instead, if there is a closure.
+        What to call `Optimizer.step` with instead; None if there is no closure.
     """
 
     def drop() -> None:
@@ -108,7 +108,7 @@ def without_gradients(
 def check_state_knows(
     head: nn.Module, optimizer: Optimizer, state: dict[str, Any]
 ) -> None:
-    """Tells of the head where PyTorch would only count parameters.
+    """Names the head in an error, where PyTorch would only count parameters.
 
     Raises:
         ValueError: If an optimiser's state lacks just the head's parameters.
@@ -120,7 +120,7 @@ def check_state_knows(
     own = len(list(head.parameters()))
     if len(then) == len(now) and sum(then) == sum(now) - own:
         raise ValueError(
-            "DiRA: this optimiser's state was written without DiRA: it does not "
-            "know the restoration head. To go on from it, load it before "
-            "wrapping; to resume a DiRA run, load what that run saved."
+            "DiRA: this optimiser's state was written without DiRA: it lacks the "
+            "restoration head. To continue from it, load it before wrapping; to "
+            "resume a DiRA run, load what that run saved."
         )

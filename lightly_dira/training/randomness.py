@@ -1,4 +1,4 @@
-"""The state of the random generators: kept, taken up again, left alone."""
+"""Keeps, returns and restores the state of the random generators."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Takes up what `random_state` returned."""
+    """Restores what `random_state` returned."""
     torch.set_rng_state(state["torch"].cpu())
     keys, *rest = state["numpy"]
     np.random.set_state(  # noqa: NPY002

@@ -1,4 +1,4 @@
-"""What a run needs, beside weights and optimisers, to go on as if never interrupted."""
+"""The buffers that a run needs, besides `state_dict()`, to resume exactly."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def buffers_of(module: nn.Module, *, left_out: bool = False) -> dict[str, Tensor
     """Returns copies of a module's buffers.
 
     Args:
-        module: Whose buffers are copied.
+        module: The module whose buffers are copied.
         left_out: Whether to return only those that `state_dict()` leaves out, such as
             the queue of Lightly's memory banks.
     """
@@ -26,7 +26,7 @@ def buffers_of(module: nn.Module, *, left_out: bool = False) -> dict[str, Tensor
 
 @torch.no_grad()
 def load_buffers(module: nn.Module, saved: Mapping[str, Tensor]) -> None:
-    """Takes up what `buffers_of` returned; names that are no longer there are left.
+    """Restores what `buffers_of` returned; names that no longer exist are ignored.
 
     Raises:
         ValueError: If a buffer has another shape.
@@ -36,7 +36,7 @@ def load_buffers(module: nn.Module, saved: Mapping[str, Tensor]) -> None:
             continue
         value = saved[name]
         if buffer.shape != value.shape:
-            # Banks whose size is known only at the first batch are empty before.
+            # Memory banks that get their size from the first batch are empty before it.
             if buffer.numel():
                 raise ValueError(
                     f"DiRA: the buffer {name} was saved with shape "

@@ -1,4 +1,4 @@
-"""Taking a transform apart: its steps, run on samples instead of images."""
+"""The steps of a base transform, run on samples instead of images."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from lightly_dira.transforms.kinds import WHOLE, Said, geometry_of
 class Draws:
     """The random draws that albumentations makes for one image.
 
-    Its transforms have generators of their own, which repeat themselves in the workers
-    of a data loader. Here they share one pair, seeded from PyTorch's generator.
+    Each of its transforms has generators of its own, whose draws repeat in the workers
+    of a data loader. Here all share one pair, seeded from PyTorch's generator.
     """
 
     def __init__(self) -> None:
-        """Draws the seed when it is first needed."""
+        """Starts without a seed, which is drawn when it is first needed."""
         self._generators: tuple[np.random.Generator, random.Random] | None = None
 
     def apply(
@@ -37,7 +37,7 @@ class Draws:
         """Applies a transform to every image, with the same draws.
 
         Args:
-            transform: Of albumentations.
+            transform: A transform of albumentations.
             images: The images.
             twin: Applied to all but the first image, in place of the transform.
         """
@@ -63,7 +63,7 @@ class Draws:
 
 @dataclass(frozen=True)
 class Sample:
-    """Goes through the base transform in the image's place."""
+    """A view and its target, which go through the base transform together."""
 
     view: Any
     target: Any
@@ -71,7 +71,7 @@ class Sample:
     distort: Callable[[Any, Draws], Any] | None
 
     def distorted(self) -> Sample:
-        """Distorts the view, unless that has been done."""
+        """Distorts the view, unless it is distorted already."""
         if self.distort is None:
             return self
         view = self.distort(self.view, self.draws)
@@ -81,8 +81,8 @@ class Sample:
 class Step(nn.Module):
     """One step of the base transform, for samples instead of images.
 
-    Whatever comes beside the sample, a mask or what the step makes beside the image,
-    passes through untouched.
+    Anything else that the step takes or returns, such as a mask, passes through
+    unchanged.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Step(nn.Module):
         kind: str,
         said: Said | None = None,
     ) -> None:
-        """Wraps a transform of images that is of the given kind."""
+        """Wraps an image transform of the given kind."""
         super().__init__()
         self.transform = transform
         self.kind = kind
@@ -100,17 +100,17 @@ class Step(nn.Module):
         self.after_distortion = False
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leaves out what is made when it is needed first."""
+        """Leaves out the twin, which is made again when it is needed."""
         return {k: v for k, v in self.__dict__.items() if k != "twin"}
 
     @functools.cached_property
     def twin(self) -> Any:
-        """What the target goes through: the same draws, and no change of pixels."""
+        """The step for the target: the same draws, but no change of pixel values."""
         mixed = self.kind == "mixed"
         return geometry_of(self.transform, self.said) if mixed else self.transform
 
     def forward(self, sample: Sample, *extras: Any) -> Any:
-        """Transforms the sample's view and, as the kind asks, its target."""
+        """Transforms the sample's view and, depending on the kind, its target."""
         if self.after_distortion:
             sample = sample.distorted()
         view_only = self.after_geometry or self.kind in ("photometric", "normalisation")
@@ -154,7 +154,7 @@ class Step(nn.Module):
 
 
 def name_of(transform: Any) -> str:
-    """Returns the name of a step: of its class, or of the function that it is."""
+    """Returns a step's name: that of its class, or its own if it is a function."""
     return getattr(transform, "__name__", type(transform).__name__)
 
 
@@ -166,14 +166,14 @@ def _failed(transform: Any, image: Any, error: Exception) -> str:
     kind = getattr(image, "mode", None) or getattr(image, "dtype", "")
     return (
         f"DiRATransform: {name_of(transform)} failed on {type(image).__name__} of type "
-        f"{kind}: {error}. Images of more than 8 bits, of 2 or 4 channels or with a "
-        "window reach a step as tensors of floats. Leave the step out for them, or "
-        "convert them to 8 bits and 1 or 3 channels before."
+        f"{kind}: {error}. A step gets images of more than 8 bits, of 2 or 4 channels "
+        "or with a window as tensors of floats. Leave the step out for such images, or "
+        "convert them to 8 bits and 1 or 3 channels first."
     )
 
 
 def _split(out: Any) -> tuple[Any, tuple[Any, ...]]:
-    """Separates an image from what a step made beside it."""
+    """Separates an image from what else a step returned."""
     return (out[0], tuple(out[1:])) if isinstance(out, tuple) else (out, ())
 
 
@@ -195,7 +195,7 @@ def _as_torchvision(image: Any) -> Any:
 
 
 def _blur_for_tensors(blur: Any) -> Callable[[Tensor], Tensor]:
-    """Lightly's `GaussianBlur` goes through 8 bits; this draws alike and does not."""
+    """Blurs like Lightly's `GaussianBlur`, with its draws, but not in 8 bits."""
 
     def apply(image: Tensor) -> Tensor:
         if np.random.random_sample() >= blur.prob:  # noqa: NPY002
@@ -209,7 +209,7 @@ def _blur_for_tensors(blur: Any) -> Callable[[Tensor], Tensor]:
 
 
 def _solarize_for_tensors(solarize: Any) -> Callable[[Tensor], Tensor]:
-    """Lightly's `RandomSolarization` takes PIL images only."""
+    """Solarises tensors; Lightly's `RandomSolarization` takes PIL images only."""
 
     def apply(image: Tensor) -> Tensor:
         if np.random.random_sample() >= solarize.prob:  # noqa: NPY002
@@ -222,7 +222,7 @@ def _solarize_for_tensors(solarize: Any) -> Callable[[Tensor], Tensor]:
 
 
 _FOR_TENSORS: dict[str, Callable[[Any], Callable[..., Any]]] = {
-    # Of torchvision's v1, which converts no tensors.
+    # These two are of torchvision's v1, which does not convert tensors.
     "ToTensor": lambda _: to_tensor,
     "PILToTensor": lambda _: lambda image: image,
     "GaussianBlur": lambda b: _blur_for_tensors(b) if hasattr(b, "sigmas") else b,

@@ -1,4 +1,4 @@
-"""DiRATransform: distorted views, and the clean target they are to be restored to."""
+"""DiRATransform: distorted views, and the clean targets to restore from them."""
 
 from __future__ import annotations
 
@@ -34,27 +34,27 @@ from lightly_dira.transforms.taking_apart import (
 
 
 class DiRATransform:
-    """Distorts the views of a transform and keeps a clean target of one [0].
+    """Distorts the views of a transform and keeps their clean targets [0].
 
     The base transform is taken apart into its steps. Geometry (crop, flip, rotation)
-    is drawn once and shared by a view and its target; photometric steps and the
-    distortion touch the view only, and the distortion comes last, before conversion
-    to a tensor and normalisation, so that black is black. Steps of unknown kind are
-    applied to view and target alike. A transform that cannot be taken apart at all is
-    left whole: its finished view, with the normalisation undone if there is one
-    inside, is the target, and what is distorted. What a transform returns beside its
-    views, grids or masks, passes through untouched.
+    is drawn once and shared by a view and its target. Photometric steps and the
+    distortion touch the view only. The distortion comes after them, but before
+    conversion to a tensor and normalisation, so that black is black. Steps of unknown
+    kind are applied to both view and target. A transform that cannot be taken apart is
+    left whole: its finished view, with any normalisation inside undone, is the target,
+    and is distorted for the view. Grids and masks that a transform returns beside its
+    views pass through unchanged.
 
-    Images of more than 8 bits go through as floats and keep their precision.
+    Images of more than 8 bits are processed as floats and keep their precision.
 
-    Without a base transform it is the published pipeline: for each of two views a
+    Without a base transform, the published pipeline is used: for each of two views a
     random resized crop (scale 0.2 to 1), a flip (p 0.5), colour jitter (0.4, 0.4, 0.4,
     0.1; p 0.8) and a Gaussian blur (sigma 0.1 to 2; p 0.5), not normalised, in three
     channels.
 
-    All randomness comes from the global generators that the base transform uses;
-    albumentations' own, which repeats itself in data loader workers, is seeded again
-    from PyTorch's for every image.
+    All randomness comes from the global generators that the base transform uses. The
+    generators of albumentations repeat their draws in data loader workers, so they are
+    seeded from PyTorch's for every image.
 
     - [0]: DiRA, 2022, https://arxiv.org/abs/2204.10437 (Section 4.1)
 
@@ -100,25 +100,25 @@ class DiRATransform:
             transform: Makes views of an image: a Lightly transform, a torchvision or
                 albumentations `Compose`, any other callable, a list of callables, one
                 for each view, or a `PublishedPipeline` with numbers of your own.
-            input_size: Side of the views of the published pipeline, in pixels; without
-                meaning for another base transform.
+            input_size: Side of the views of the published pipeline, in pixels; ignored
+                with another base transform.
             target_view: Index of the view to restore. By default every view carries its
-                target, and the first one that the trained encoder sees is restored, in
-                the order of the views.
+                target; of the views that the trained encoder sees, the first is
+                restored.
             target_channels: 1 for grey (luminance), or as many as the images have.
             distortion: Any albumentations transform; "published" for
-                `lightly_dira.transforms.published_mixture()`, None for none.
+                `lightly_dira.transforms.published_mixture()`, None for no distortion.
             aligned: False leaves horizontal flips out of the target, so that half of
                 the targets are mirrored, as in the published run. A
-                `PublishedPipeline` has its own.
+                `PublishedPipeline` uses its own `aligned`.
             window: Values of the image that become 0 and 1, in its own units, for
                 example (-1000, 400) for the lung in CT. Without one, integers are
                 divided by the largest value of 8 or 16 bits, and floats must lie in
                 [0, 1].
-            kinds: What steps of your own do, by class, name of a class or the step
-                itself: "geometric" (the target is moved alike), "photometric" (it stays
-                as it was), "conversion" or "normalisation". Those of torchvision,
-                Lightly and albumentations are known.
+            kinds: What your own steps do: "geometric" (the target is moved in the same
+                way), "photometric" (the target stays as it was), "conversion" or
+                "normalisation". Keys are classes, their names or the steps themselves.
+                Steps of torchvision, Lightly and albumentations are known.
 
         Raises:
             TypeError: If `transform` cannot be called, has a step that mixes images or
@@ -159,7 +159,7 @@ class DiRATransform:
         self.distortion = distortion
         self.window = window
         self._call = self.transform
-        # The published pipeline is in parts already, and makes colour of grey.
+        # The published pipeline takes samples itself, and its grey views become RGB.
         self._expand = isinstance(self.transform, PublishedPipeline)
         said = dict(kinds or {})
         if not set(said.values()) <= set(SAYABLE):
@@ -181,12 +181,12 @@ class DiRATransform:
 
         Args:
             image: The image.
-            extras: What the base transform takes beside it, for example a mask.
+            extras: What else the base transform takes, for example a mask.
 
         Raises:
-            TypeError: If it is not an image, or of an unsupported type.
-            ValueError: If it is too small, has values that cannot be used, or there
-                is no view `target_view`.
+            TypeError: If `image` is not an image, or of an unsupported type.
+            ValueError: If `image` is too small or has values that cannot be used, or
+                there is no view `target_view`.
         """
         if self._opaque:
             outputs, draws = self.transform(image, *extras), Draws()
@@ -213,7 +213,7 @@ class DiRATransform:
         targets = {
             index: to_target(sample.target, self.target_channels)
             for index, sample in samples.items()
-            # A stack of patches, as of Lightly's PIRL, is restored on no account.
+            # A stack of patches, as from Lightly's PIRL, has no target by default.
             if target_view is not None or getattr(sample.target, "ndim", 3) <= 3
         }
         views = map(self._finish, outputs)
@@ -228,11 +228,11 @@ class DiRATransform:
         )
 
     def preview(self, image: Any, n: int = 8) -> Any:
-        """Draws `n` examples of what becomes of an image: clean target and views.
+        """Plots `n` examples of a transformed image: clean target and views.
 
         Args:
             image: The image.
-            n: How often to transform it.
+            n: How often to transform the image.
 
         Returns:
             A `matplotlib.figure.Figure`; matplotlib must be installed.
@@ -259,9 +259,9 @@ class DiRATransform:
         if unknown:
             first = unknown[0]
             warnings.warn(
-                f"DiRATransform: {', '.join(unknown)}: what this does to an image is "
-                "not known, so the target goes through it as well, and keeps its "
-                "colours or holes. Say what it does: DiRATransform(transform, "
+                f"DiRATransform: the effect of {', '.join(unknown)} on an image "
+                "is not known, so it is applied to the target as well, with any change "
+                "of colours or holes. Say what it does: DiRATransform(transform, "
                 f'kinds={{"{first}": "photometric"}}), or "geometric".',
                 stacklevel=3,
             )
@@ -279,7 +279,7 @@ class DiRATransform:
         return image[..., :3] if image.shape[2] > 2 else image[..., [0, 0, 0]]
 
     def _finished(self, output: Any, draws: Draws) -> Any:
-        """Makes a sample of a finished view, and nothing of what else there is."""
+        """Makes samples of finished views, and leaves all else as it is."""
         if isinstance(output, tuple) and output:
             return self._finished(output[0], draws), *output[1:]
         if not isinstance(output, (Tensor, np.ndarray, Image.Image)):
@@ -320,6 +320,6 @@ class DiRATransform:
 
 
 def _sample_in(output: Any) -> Sample | None:
-    """Returns the view among what a transform made of it, masks and grids."""
+    """Returns the sample in an output, which may also hold masks and grids."""
     parts = output if isinstance(output, tuple) else (output,)
     return next((part for part in parts if isinstance(part, Sample)), None)

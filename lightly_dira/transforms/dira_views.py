@@ -17,12 +17,12 @@ class DiRAViews(list[Tensor]):
     """The views of one image or of a batch, with clean targets.
 
     It is the list of views that the base transform returns, and unpacks like it.
-    PyTorch's `default_collate` makes one `DiRAViews` of many; `DataLoader(
+    PyTorch's `default_collate` joins many `DiRAViews` into one; `DataLoader(
     pin_memory=True)` and Lightning move it as a whole. Lightly's `MultiViewCollate`
-    makes plain lists, which have lost the targets: leave the loader's `collate_fn` out.
+    makes plain lists and loses the targets: leave the loader's `collate_fn` out.
 
-    `to` moves the views at once and a target when it is asked for, so that targets that
-    nobody restores are not copied to the device.
+    `to` moves the views at once, but a target only when it is asked for. So targets
+    that are not restored are not copied to the device.
 
     Attributes:
         target_view: Index of the view to restore, or None for the first one that the
@@ -59,10 +59,10 @@ class DiRAViews(list[Tensor]):
             TypeError: If there is no target.
         """
         if target is None:
-            # Lightning, for one, makes every list again whose tensors it converts.
+            # Lightning, for example, rebuilds every list whose tensors it converts.
             raise TypeError(
-                "DiRAViews: expected a target. Something made the list of views again, "
-                "and lost it. Lightning does so where the Trainer has a precision of "
+                "DiRAViews: expected a target. Something rebuilt the list of views "
+                "and lost the target. Lightning does so if the Trainer's precision is "
                 "'64-true', '32-true', '16-true' or 'bf16-true': leave it at 32 or "
                 "choose '16-mixed' or 'bf16-mixed'."
             )
@@ -71,14 +71,14 @@ class DiRAViews(list[Tensor]):
             target = {target_view or 0: target}
         self.target_view = target_view
         self._targets = dict(target)
-        # What `to` was called with, and the targets that it has been done to since.
+        # The arguments of all calls of `to`, and the targets moved by them so far.
         self._moves: tuple[tuple[tuple[Any, ...], dict[str, Any]], ...] = ()
         self._moved: dict[int, Tensor] = {}
 
     def _is_fixed(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise TypeError(
-            "DiRAViews: taking views out or changing their order would give them the "
-            "targets of others. Change a list of them, `list(views)`."
+            "DiRAViews: views that are added, removed or reordered would get the "
+            "targets of others. Change a plain list instead, `list(views)`."
         )
 
     __delitem__ = clear = insert = pop = remove = reverse = sort = _is_fixed
@@ -117,15 +117,15 @@ class DiRAViews(list[Tensor]):
         return self._moved[index]
 
     def target_on(self, index: int, device: torch.device) -> Tensor:
-        """Returns the clean image of a view on a device, which is not waited for."""
+        """Returns the clean image of a view on a device, without waiting for it."""
         return moved(self._moved.get(index, self._targets[index]), device)
 
     def target_shape(self, index: int) -> torch.Size:
-        """Returns the shape of a view's target, which is not moved for it."""
+        """Returns the shape of a view's target, without moving the target."""
         return self._targets[index].shape
 
     def view_of(self, index: int) -> Tensor:
-        """Returns a view alone, where there is a mask or a grid beside it."""
+        """Returns a view without the mask or grid that may come with it."""
         view = self[index]
         return view if isinstance(view, Tensor) else view[0]
 
@@ -182,5 +182,5 @@ def _collate_views(
     )
 
 
-# PyTorch's own list of types and how to collate them, which it documents for this.
+# PyTorch's map from types to their collate functions, documented for such additions.
 default_collate_fn_map[DiRAViews] = _collate_views

@@ -16,7 +16,7 @@ Rectangle = tuple[int, int, int, int]
 
 
 class _Painting(A.ImageOnlyTransform):  # type: ignore[misc]
-    """Draws rectangles one after the other, until it stops by chance."""
+    """Draws rectangles one after the other, up to a random stop."""
 
     def __init__(
         self,
@@ -60,13 +60,13 @@ class _Painting(A.ImageOnlyTransform):  # type: ignore[misc]
 
 
 class InPainting(_Painting):
-    """Blackens rectangles of the image, to be painted in again [0, 1].
+    """Blackens rectangles of the image, which the model is to restore [0, 1].
 
     Up to `count` rectangles are drawn; after each, drawing stops with probability
     `stop`. Height and width are drawn independently and uniformly.
 
     Args:
-        count: Most rectangles to draw.
+        count: Largest number of rectangles to draw.
         side: Shortest and longest side, as fractions of the image's.
         margin: Least distance from the border, as a fraction of the image's side.
         stop: Probability to stop after a rectangle.
@@ -88,7 +88,7 @@ class InPainting(_Painting):
         >>> int(InPainting()(image=image)["image"].min())
         0
 
-    - [0]: DiRA, 2022, https://arxiv.org/abs/2204.10437 (published pixels are of 224)
+    - [0]: DiRA, 2022, https://arxiv.org/abs/2204.10437 (sizes for images of 224 x 224)
     - [1]: Models Genesis, 2019, https://arxiv.org/abs/1908.06912
     """
 
@@ -114,12 +114,12 @@ class InPainting(_Painting):
 
 
 class OutPainting(_Painting):
-    """Blackens the image but for a few windows, to be painted out from them [0, 1].
+    """Blackens the image outside a few windows, for the model to restore [0, 1].
 
     The windows are drawn like the rectangles of `InPainting` and may overlap.
 
     Args:
-        count: Most windows to draw.
+        count: Largest number of windows to draw.
         side: Shortest and longest side, as fractions of the image's.
         margin: Least distance from the border, as a fraction of the image's side.
         stop: Probability to stop after a window.
@@ -141,7 +141,7 @@ class OutPainting(_Painting):
         >>> int(OutPainting()(image=image)["image"][0].max())  # the border is black
         0
 
-    - [0]: DiRA, 2022, https://arxiv.org/abs/2204.10437 (published pixels are of 224)
+    - [0]: DiRA, 2022, https://arxiv.org/abs/2204.10437 (sizes for images of 224 x 224)
     - [1]: Models Genesis, 2019, https://arxiv.org/abs/1908.06912
     """
 
@@ -169,9 +169,9 @@ class OutPainting(_Painting):
 class PatchShuffling(A.ImageOnlyTransform):  # type: ignore[misc]
     """Exchanges pairs of small rectangles of the image [0, 1].
 
-    The two of a pair have one size. No rectangle overlaps another, of any pair, so
-    that every pixel is still there and appears once; in an image too crowded for
-    that, there are fewer exchanges.
+    The two rectangles of a pair have the same size. No two rectangles overlap, so
+    that every pixel is kept exactly once. If no free place is found for a pair, there
+    are fewer exchanges.
 
     Args:
         count: Exchanges to make.
@@ -195,7 +195,7 @@ class PatchShuffling(A.ImageOnlyTransform):  # type: ignore[misc]
         >>> bool((shuffled == image).all()), len(np.unique(shuffled)) == 64 * 64
         (False, True)
 
-    - [0]: DiRA, 2022, https://arxiv.org/abs/2204.10437 (published pixels are of 224)
+    - [0]: DiRA, 2022, https://arxiv.org/abs/2204.10437 (sizes for images of 224 x 224)
     - [1]: Models Genesis, 2019, https://arxiv.org/abs/1908.06912
     """
 
@@ -280,8 +280,8 @@ def published_mixture(
     probabilities = inpainting, outpainting, shuffling
     if min(probabilities) < 0 or not 0 < sum(probabilities) <= 1:
         raise ValueError(
-            "published_mixture: probabilities must be at least 0 and sum up to at most "
-            f"1, and more than 0; got {probabilities}."
+            "published_mixture: probabilities must be at least 0, and their sum above "
+            f"0 and at most 1, got {probabilities}."
         )
     return A.OneOf(
         [
@@ -297,8 +297,8 @@ def _check(transform: object, count: int, side: tuple[float, float]) -> None:
     low, high = side
     if count < 1 or not 0 < low <= high <= 1:
         raise ValueError(
-            f"{type(transform).__name__}: count must be at least 1 and side hold "
-            f"0 < shortest <= longest <= 1, got {count} and {side}."
+            f"{type(transform).__name__}: count must be at least 1 and side (shortest, "
+            f"longest) with 0 < shortest <= longest <= 1, got {count} and {side}."
         )
 
 

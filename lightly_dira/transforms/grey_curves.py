@@ -1,4 +1,4 @@
-"""Curves of grey levels: a distortion of how images look, not of where."""
+"""Curves of grey levels: a distortion of intensities, not of positions."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 class NonLinearIntensity(A.ImageOnlyTransform):  # type: ignore[misc]
     """Maps intensities through a random monotone Bezier curve [0].
 
-    The cubic curve runs from (0, 0) to (1, 1); the two control points between are
-    drawn uniformly and sorted, so that it never turns back, or, with probability
-    `inverted`, runs from (0, 1) to (1, 0) and never rises. It is no part of the
-    published mixture; put it before one:
+    The cubic curve runs from (0, 0) to (1, 1). Its two inner control points are drawn
+    uniformly and sorted, so that it never falls. With probability `inverted` it runs
+    from (0, 1) to (1, 0) instead and never rises. The published mixture does not
+    contain it; put it before the mixture:
     ``A.Sequential([NonLinearIntensity(), published_mixture()])``.
 
     Args:
@@ -29,7 +29,7 @@ class NonLinearIntensity(A.ImageOnlyTransform):  # type: ignore[misc]
         uint8, uint16, float32 (in [0, 1])
 
     Raises:
-        ValueError: If `inverted` is no probability.
+        ValueError: If `inverted` is not a probability.
 
     Examples:
         >>> import numpy as np

@@ -15,23 +15,24 @@ from numpy.typing import NDArray
 def read_image(file: str | Path | bytes) -> NDArray[Any]:
     """Reads an image file as it is: grey stays one channel and 16 bits stay 16 bits.
 
-    A loader for `torchvision.datasets.ImageFolder` and, as `LightlyDataset` has no
-    such argument, for `LightlyDataset.from_torch_dataset`.
+    It is a `loader` for `torchvision.datasets.ImageFolder`. `LightlyDataset` has no
+    such argument; give the `ImageFolder` to `LightlyDataset.from_torch_dataset`.
 
     Args:
         file: A PNG, TIFF, JPEG or any other file that OpenCV reads, a DICOM file of
-            one frame (`lightly-dira[medical]`), or the content of one, as from a shard.
+            one frame (`lightly-dira[medical]`), or the bytes of such a file, for
+            example from a shard.
 
     Returns:
         (H, W) for grey and (H, W, C) for colour, RGB or RGBA, of the file's own type.
-        A DICOM file whose values have units, such as those of CT, gives them as
-        float32 (Hounsfield units: `DiRATransform(..., window=(-1000, 400))`); others
-        give bytes or 16 bits of which the highest is white, with MONOCHROME1 inverted
-        (signed ones keep their values, or have -1 - value where inverted).
+        DICOM values with units, such as those of CT, are returned as float32
+        (Hounsfield units: `DiRATransform(..., window=(-1000, 400))`). Others are
+        returned in 8 or 16 bits with the highest value as white, and MONOCHROME1 is
+        inverted (signed values are kept, or become -1 - value if inverted).
 
     Warns:
-        UserWarning: If the lower half of an image is constant and the upper is not, as
-            in files whose content is damaged: decoders do not notice all damage. A
+        UserWarning: If the lower half of an image is constant and the upper half is
+            not, as in some damaged files. Decoders do not notice all damage; a
             manifest of checksums does (`evaluation.manifest`).
 
     Raises:
@@ -76,7 +77,7 @@ def _read_dicom(data: bytes, name: str) -> NDArray[Any]:
     if "PixelData" not in file or file.get("NumberOfFrames", 1) != 1:
         raise ValueError(
             f"read_image: expected a DICOM file with one image, got {name} with "
-            f"{file.get('NumberOfFrames', 0)}. Take the frames apart by pydicom."
+            f"{file.get('NumberOfFrames', 0)}. Separate its frames with pydicom."
         )
     pixels: NDArray[Any] = file.pixel_array
     rescaled = (file.get("RescaleSlope", 1), file.get("RescaleIntercept", 0)) != (1, 0)

@@ -15,29 +15,29 @@ from torch import Tensor
 
 Window = tuple[float, float]
 """The lowest and the highest value of interest, in the units of the image."""
-# Pixels along the shorter side of the smallest image.
+# Fewest pixels that an image may have along its shorter side.
 SMALLEST = 16
-# The highest value of 12 bits, which uses a sixteenth of the range of 16.
+# The highest value of 12 bits, which use a sixteenth of the range of 16 bits.
 _SIXTEENTH = 4095
-# Of red, green and blue, ITU-R BT.601.
+# Weights of red, green and blue, by ITU-R BT.601.
 _LUMINANCE = torch.tensor([0.299, 0.587, 0.114])
 
 
 def to_pixels(image: Any, window: Window | None = None) -> NDArray[Any]:
-    """Returns an image as uint8, or as float32 in [0, 1] where 8 bits do not hold it.
+    """Returns an image as uint8, or as float32 in [0, 1] if 8 bits are not enough.
 
     Args:
         image: PIL image, array (H, W) or (H, W, C) or tensor (C, H, W), of 1 to 4
             channels and at least 16 x 16 pixels.
         window: Values that become 0 and 1; values outside are clipped. Without one,
-            uint8 is divided by 255, uint16 and wider integers of 16 bits by 65535,
-            and floats must lie in [0, 1].
+            uint8 is divided by 255, uint16 and 16 bits stored in wider integers by
+            65535, and floats must lie in [0, 1].
 
     Returns:
         (H, W) or (H, W, C).
 
     Raises:
-        TypeError: If it is no image or of an unsupported type.
+        TypeError: If `image` is not an image, or of an unsupported type.
         ValueError: If its shape or its values cannot be used.
     """
     if isinstance(image, Image.Image):
@@ -74,10 +74,10 @@ def to_pixels(image: Any, window: Window | None = None) -> NDArray[Any]:
 def resize_area(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     """Averages over the area of each new pixel.
 
-    OpenCV's own area interpolation is fast by 2 x 2 only. Bilinear interpolation to
-    half the size is the same average, and fast along one side, too. So the image is
-    halved while it is twice as large, then enlarged to exactly twice the size and
-    halved once more.
+    OpenCV's own area interpolation is fast only if it halves both sides. Bilinear
+    interpolation to half the size gives the same average, and is also fast along one
+    side. So each side is halved while it is at least twice as long as wanted, then
+    enlarged to exactly twice the wanted length and halved once more.
     """
 
     def halvings(length: int, new: int) -> int:
@@ -92,7 +92,7 @@ def resize_area(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:
         (wide >> min(step, columns), high >> min(step, rows))
         for step in range(1, max(rows, columns) + 1)
     ]
-    # Only what is larger than it is to be is enlarged for the last halving.
+    # Only sides that are still too long are enlarged for the last halving.
     double = (
         width * (1 + (wide >> columns > width)),
         height * (1 + (high >> rows > height)),
@@ -105,7 +105,7 @@ def resize_area(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:
 def to_tensor(image: Any) -> Tensor:
     """Returns an image as float (C, H, W), integers divided by their largest value."""
     if isinstance(image, Tensor):
-        tensor = image.as_subclass(Tensor)  # rid of torchvision's own class
+        tensor = image.as_subclass(Tensor)  # without torchvision's own class
     else:
         array = np.asarray(image)
         array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
@@ -125,8 +125,8 @@ def to_target(image: Any, channels: int) -> Tensor:
     """Returns an image as a restoration target, (channels, H, W) in [0, 1].
 
     Raises:
-        ValueError: If it is no single image, has values outside [0, 1] or other
-            channels.
+        ValueError: If it is not a single image, has values outside [0, 1] or the wrong
+            number of channels.
     """
     if isinstance(image, Image.Image) and channels == 1:
         image = image.convert("L") if image.mode in ("RGB", "RGBA") else image
@@ -171,7 +171,7 @@ def _scale(image: NDArray[Any], window: Window | None) -> NDArray[Any]:
         return np.where(image, np.uint8(255), np.uint8(0))
     if image.dtype.kind not in "uif" or image.dtype.itemsize > 8:
         raise TypeError(
-            "DiRATransform: expected pixels of integers, of float16 to float64 or "
+            "DiRATransform: expected pixels that are integers, float16 to float64 or "
             f"bool, got {image.dtype}."
         )
     low, high = float(image.min()), float(image.max())
@@ -186,10 +186,10 @@ def _scale(image: NDArray[Any], window: Window | None) -> NDArray[Any]:
 
 
 def _top(image: NDArray[Any]) -> float:
-    """Returns the value that is white, which the type does not always tell.
+    """Returns the value of white, which the type alone does not always determine.
 
     Raises:
-        ValueError: If it cannot be told.
+        ValueError: If the value of white is unclear.
     """
     if image.dtype == np.bool_:
         return 1.0
@@ -214,8 +214,8 @@ def _top(image: NDArray[Any]) -> float:
 def _warn_of_few_bits() -> None:
     """Warns, once in a process."""
     warnings.warn(
-        "DiRATransform: an image of 16 bits uses a sixteenth of their range at most "
-        "(0 to 4095) and comes out almost black. If all do, as of 12 bits, give "
-        "their own: DiRATransform(..., window=(0, 4095)).",
+        "DiRATransform: an image of 16 bits uses at most a sixteenth of their range "
+        "(0 to 4095) and becomes almost black. If all images do, as those of 12 bits, "
+        "give their range: DiRATransform(..., window=(0, 4095)).",
         stacklevel=5,
     )

@@ -11,9 +11,9 @@ import albumentations as A
 from torch import nn
 
 # Names of classes of torchvision (v1 and v2 share them), Lightly and albumentations.
-# The first name that is found among a class and those it inherits from counts.
+# The name of a class counts before the names of those it inherits from.
 _NAMES = {
-    # Moves pixels: the target is moved alike.
+    # Moves pixels: the target is moved in the same way.
     "geometric": """
         CenterCrop ElasticTransform Pad RandomAffine RandomCrop RandomHorizontalFlip
         RandomHorizontalFlipWithLocation RandomIoUCrop RandomPerspective RandomResize
@@ -37,7 +37,7 @@ _NAMES = {
         BaseDropout CoarseDropout ConstrainedCoarseDropout Erasing GridDropout
         MaskDropout Morphological NoOp OverlayElements PixelDropout XYMasking
         """,
-    # Does both, by turns: the target is moved and no more.
+    # Does one or the other: the target is moved, but does not change otherwise.
     "mixed": "AutoAugment RandAugment TrivialAugmentWide",
     # Comes after the distortion, so that black is black.
     "conversion": """
@@ -45,14 +45,14 @@ _NAMES = {
         ToTensor3D ToTensorV2
         """,
     "normalisation": "LinearTransformation Normalize",
-    # Makes something else of the image, which cannot be a target.
+    # Turns the image into something that cannot be a target.
     "stack": "Jigsaw",
     # Cannot be a step of one view.
     "several images": "CutMix FiveCrop MixUp Mosaic TenCrop",
 }
 _KIND_OF = {name: kind for kind, names in _NAMES.items() for name in names.split()}
 
-# View and target go through these alike.
+# Both view and target go through these.
 WHOLE = ("unknown", "stack")
 # What users may say of their own steps.
 SAYABLE = ("geometric", "photometric", "conversion", "normalisation")
@@ -69,7 +69,7 @@ def kind_of(transform: Any, said: Said) -> str:
 
     Args:
         transform: The step.
-        said: What the user says of some steps, which counts first.
+        said: What the user says of some steps; it takes precedence.
 
     Returns:
         "geometric", "photometric", "mixed", "conversion", "normalisation", "stack" or
@@ -86,7 +86,7 @@ def kind_of(transform: Any, said: Said) -> str:
     if isinstance(transform, A.BaseCompose):
         return _kind_of_all({kind_of(part, said) for part in transform.transforms})
     if isinstance(transform, A.Lambda):
-        # What leaves masks alone leaves pixels where they are.
+        # A step that changes images only, and not masks, does not move pixels.
         default = A.Lambda().custom_apply_fns
         functions = {**transform.custom_apply_fns, "image": default["image"]}
         return "photometric" if functions == default else "unknown"
@@ -96,13 +96,13 @@ def kind_of(transform: Any, said: Said) -> str:
         raise TypeError(
             f"DiRATransform: {type(transform).__name__} mixes images or makes several "
             "of one, and cannot be a step of a view. Give a list of transforms, one "
-            "for each view, and mix images of a batch in the loop."
+            "for each view, and mix images of a batch in the training loop."
         )
     return kind
 
 
 def geometry_of(transform: Any, said: Said) -> Any:
-    """Returns a twin of a mixed step that draws the same and only moves pixels."""
+    """Returns a copy of a mixed step that has the same draws but only moves pixels."""
     if isinstance(transform, A.BaseCompose):
         twin = copy.copy(transform)
         twin.transforms = [geometry_of(part, said) for part in transform.transforms]
@@ -119,7 +119,7 @@ def geometry_of(transform: Any, said: Said) -> Any:
 
 
 def _kind_of_all(kinds: set[str]) -> str:
-    """Says what a step does that has others inside."""
+    """Returns the kind of a step that contains steps of these kinds."""
     if len(kinds) == 1:
         return kinds.pop()
     if not kinds or "unknown" in kinds:
@@ -147,7 +147,7 @@ def _only_move(self: Any, image: Any, operation: str, *args: Any, **kwargs: Any)
 
 
 def _with_moves_only(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns torchvision's v1 `forward`, which calls a function of its module."""
+    """Returns torchvision's v1 `forward` with an `_apply_op` that only moves pixels."""
     names = forward.__globals__
     apply = names["_apply_op"]
 

@@ -1,7 +1,7 @@
-"""The published pipeline for views, by OpenCV alone.
+"""The published pipeline for views, built on OpenCV.
 
-The same out of albumentations' transforms takes almost twice the time: their calls
-cost as much as the work.
+Built from albumentations' transforms it takes almost twice the time, since their calls
+cost as much as the work itself.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lightly_dira.transforms.images import resize_area, to_pixels, to_tensor
 
 _BYTES = np.arange(256, dtype=np.float32)
 _ORDERS = list(itertools.permutations(range(4)))
-# Parts to draw before the middle of the image is taken, as torchvision does.
+# Crops to draw before the centre of the image is taken, as torchvision does.
 _TRIES = 10
 
 
@@ -31,8 +31,8 @@ _TRIES = 10
 class PublishedPipeline:
     """Random resized crop, flip, colour jitter and blur, for each of two views.
 
-    The base of `DiRATransform()`; with other numbers, for example for images that lose
-    what they show in small crops, it is handed to it. Draws come from PyTorch's
+    It is the base of `DiRATransform()`. Pass one with other numbers if, for example,
+    small crops of your images lose what they show. Draws come from PyTorch's
     generator.
 
     Args:
@@ -43,7 +43,7 @@ class PublishedPipeline:
         flip: Probability of a horizontal flip.
         jitter: Greatest change of brightness, contrast and saturation, as factors, and
             of hue, in turns of the colour circle.
-        jitter_p: Probability of the change.
+        jitter_p: Probability of the colour jitter.
         sigma: Least and largest standard deviation of the blur, in pixels.
         blur_p: Probability of the blur.
 
@@ -158,7 +158,7 @@ def _between(draw: float, low: float, high: float) -> float:
 def _jitter_grey(
     image: NDArray[Any], brightness: float, contrast: float, order: tuple[int, ...]
 ) -> NDArray[Any]:
-    """Hue and saturation mean nothing in grey, nor in one of two or four channels."""
+    """Jitters one channel, in which hue and saturation have no meaning."""
     for step in order:
         if step == 0:
             image = _linear(image, brightness, 0.0)

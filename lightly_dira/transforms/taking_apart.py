@@ -1,4 +1,4 @@
-"""Taking a transform apart into steps, whoever made it."""
+"""Taking transforms of any supported library apart into their steps."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _take_view_apart(transform: Any, aligned: bool, said: Said) -> Any:
 
 def _replace_steps(transform: Any, steps: list[Step], said: Said) -> Any:
     if isinstance(transform, A.ReplayCompose):
-        # Its record of what it did would be lost here, and is in the way.
+        # Its replay record would be lost here, and causes errors.
         parts = copy.deepcopy(transform.transforms)
         for part in parts:
             part.set_deterministic(False)
@@ -103,10 +103,10 @@ def _replace_steps(transform: Any, steps: list[Step], said: Said) -> Any:
 
 
 def _is_container(transform: Any) -> bool:
-    """Whether a transform does nothing to an image but pass it to others.
+    """Whether a transform only passes an image on to other transforms.
 
-    True for those of torchvision and Lightly that keep others, and for classes that
-    inherit the call from them. Others might look into the image themselves.
+    True for containers of torchvision and Lightly, and for classes that inherit their
+    call. Other classes might look into the image themselves.
     """
     if _contents(transform)[0] == "" or name_of(transform) in _LOOK_INTO_THE_IMAGE:
         return False

@@ -1,4 +1,4 @@
-"""Weights out and in: torchvision, timm, smp, safetensors, the authors' files.
+"""Export and import of weights: torchvision, timm, smp, safetensors, authors' files.
 
 - `export_encoder(backbone, like)`: the encoder's weights under the names of a model of
   torchvision or timm
@@ -6,12 +6,11 @@
   output (`lightly-dira[smp]`)
 - `save_pretrained(folder, backbone, head)`, `from_pretrained(folder, backbone)`: both
   as safetensors and a small JSON (`lightly-dira[safetensors]`)
-- `load_dira_checkpoint(path)`: files of the authors' code into an encoder and a head,
-  with lists of what was used and left over; no code in a file is run
+- `load_dira_checkpoint(path)`: loads files of the authors' code into an encoder and a
+  head, and lists what was used and left over; it never runs code from a file
 
-A backbone that comes with ImageNet or other weights keeps them to the last bit when it
-is wrapped; the normalisation they expect is your transform's business and never reaches
-the targets.
+Wrapping a backbone leaves its ImageNet or other weights unchanged to the last bit. Your
+transform must apply the normalisation they expect, which never reaches the targets.
 """
 
 from lightly_dira.weights.encoders import export_encoder

@@ -1,4 +1,4 @@
-"""Weights that would load and be wrong; files that are damaged."""
+"""Checks for weights that would load but be wrong, and for damaged files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def load_weights(backbone: nn.Module, weights: Mapping[str, Tensor]) -> list[str
 
 @contextlib.contextmanager
 def reading(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Says of which file an error of safetensors speaks."""
+    """Adds the file's path to errors of safetensors."""
     try:
         yield
     except optional("safetensors", extra="safetensors").SafetensorError as error:
@@ -35,10 +35,10 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def check_values(weights: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> None:
-    """Looks for weights that would load and be wrong.
+    """Looks for weights that would load but be wrong.
 
     Raises:
-        ValueError: If weights are not finite, or integers in the place of floats.
+        ValueError: If weights are not finite, or are integers in place of floats.
     """
     rounded = set()
     for name, value in weights.items():
@@ -51,13 +51,13 @@ def check_values(weights: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> 
         if value.is_floating_point() != wanted.is_floating_point:
             raise ValueError(
                 f"The weights {name} are {value.dtype}, but the model's {wanted}. They "
-                "were quantised or are of something else."
+                "were quantised or belong to something else."
             )
         if value.is_floating_point() and value.dtype.itemsize < wanted.itemsize:
             rounded.add(str(value.dtype))
     if rounded:
         warnings.warn(
             f"The weights were stored as {', '.join(sorted(rounded))}, rounded from "
-            "what they were trained in; the model keeps its own precision.",
+            "the precision of training; the model keeps its own precision.",
             stacklevel=4,
         )

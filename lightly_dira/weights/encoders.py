@@ -19,19 +19,19 @@ from lightly_dira.weights.names import pair_names
 def export_encoder(backbone: nn.Module, like: nn.Module | str) -> dict[str, Tensor]:
     """Returns the backbone's weights under the names of another library's model.
 
-    Layers are recognised by name, behind any prefix, or else by order, kind and
+    Layers are recognised by name, after any prefix, or else by order, kind and
     shape: `nn.Sequential(*list(resnet.children())[:-1])` fits a torchvision or timm
-    ResNet. All of `like` must be found in the backbone but for a classifier at its
-    end, and all layers of the backbone in `like` but for one at its own end.
+    ResNet. Both must have the same layers, except for a classifier at the end of
+    either.
 
     Args:
         backbone: The trained encoder.
         like: A model of torchvision or timm, or the name of one.
 
     Returns:
-        A copy of the weights on the CPU, with which `like` has been seen to make the
-        backbone's feature maps. It loads into `like` with ``strict=True`` if
-        `like` has no classifier, and lacks nothing but the classifier if it has.
+        A copy of the weights on the CPU. A check has shown that `like` outputs the
+        backbone's feature maps with them. They load into `like` with ``strict=True``
+        if it has no classifier; otherwise only the classifier is missing.
 
     Raises:
         TypeError: If `like` is neither a model nor a name.
@@ -81,19 +81,20 @@ def _named_model(name: str) -> nn.Module:
 def _check_same_maps(
     backbone: nn.Module, model: nn.Module, weights: Mapping[str, Tensor]
 ) -> None:
-    """Compares all maps, so that equal shapes are not taken for the same."""
+    """Compares all maps, since layers of equal shape may still differ."""
     model = copy.deepcopy(model).to(next(backbone.parameters()))
     model.load_state_dict(weights, strict=False)
     ours, theirs = FeaturePyramid(backbone), FeaturePyramid(model)
     image = image_for(ours)
     with evaluating(backbone, model):
         maps = [*zip(ours(image), theirs(image), strict=False)]
-    # A map at the end may have been rectified in place by what follows in one of them.
+    # In one of the two, a later layer may have rectified the last map in place.
     equal = all(close(a.relu(), b.relu()) for a, b in maps)
     if not equal or len(ours.layers) != len(theirs.layers):
         raise ValueError(
             "export_encoder: the weights fit, but the feature maps differ: layers of "
-            "one shape come in another order, or one computes something else."
+            "the same shape come in another order, or one of them computes something "
+            "else."
         )
 
 

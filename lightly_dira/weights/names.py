@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-# What only training needs, and counts or fills in again.
+# Only training needs these, and counts or fills them in again.
 _DISPENSABLE = ("num_batches_tracked", "mask_token")
 
 
@@ -16,10 +16,10 @@ def pair_names(
 ) -> dict[str, str]:
     """Pairs the names of two state dicts of one architecture.
 
-    Names are the same, or the same behind a prefix of the source or of the target, or
-    differ in their first part alone while layers come in the same order, as in
-    `nn.Sequential(*resnet.children())`. Of either, a classifier may be left over: a
-    module of vectors and matrices that has no pair at all.
+    Names must be equal, or equal after a prefix of the source or of the target. Or they
+    differ in their first part only and layers come in the same order, as in
+    `nn.Sequential(*resnet.children())`. On either side a classifier may be left over: a
+    module of vectors and matrices in which nothing is paired.
 
     Args:
         source: Where the weights come from.
@@ -47,7 +47,7 @@ def pair_names(
     if len(complete) > 1:
         names = " and ".join(repr(old or new) for old, new in complete)
         raise ValueError(
-            f"The weights fit {into} behind {names}. Pass the part that is meant."
+            f"The weights fit {into} behind {names}. Pass the part that you mean."
         )
     if complete:
         return complete.popitem()[1]
@@ -68,7 +68,7 @@ def pair_names(
 def _behind(
     old: str, new: str, source: Mapping[str, Tensor], target: Mapping[str, Tensor]
 ) -> dict[str, str]:
-    """Pairs names that are the same without a prefix of source or target."""
+    """Pairs names that are equal once a prefix of source or target is removed."""
     pairs: dict[str, str] = {}
     start = [old + name.removeprefix(new) for name in list(target)[:9]]
     if not any(name in source for name in start):
@@ -84,7 +84,7 @@ def _behind(
 def _by_order(
     old: str, new: str, source: Mapping[str, Tensor], target: Mapping[str, Tensor]
 ) -> dict[str, str]:
-    """Pairs each name with the next one that differs in its first part alone."""
+    """Pairs each name with the next one that differs in its first part only."""
     pairs = {}
     names = iter(source)
     ours = next(names, None)
@@ -106,7 +106,7 @@ def _left_over(
     old: str,
     new: str,
 ) -> tuple[list[str], list[str]]:
-    """Lists what has no pair in source and target, but for a classifier."""
+    """Lists the names in source and target without a pair, except classifiers."""
     return _unpaired(source, set(pairs.values()), old), _unpaired(target, {*pairs}, new)
 
 
@@ -114,7 +114,7 @@ def _unpaired(state: Mapping[str, Tensor], paired: set[str], prefix: str) -> lis
     def first(name: str) -> str:
         return name.removeprefix(prefix).partition(".")[0]
 
-    # Such as "head.fc", beside a "head.norm" that encoders without classifier have too.
+    # Such as "head.fc" beside "head.norm", which encoders without classifier also have.
     last = [*state, ""][len(state) - 1].rpartition(".")[0]
     shared = {first(name) for name in paired}
 
@@ -145,7 +145,7 @@ def _listed(
 
 
 def _prefixes(names: Iterable[str]) -> list[str]:
-    """Lists everything up to a dot of some name: "a." and "a.b." of "a.b.c"."""
+    """Lists all beginnings of names up to a dot: "a." and "a.b." of "a.b.c"."""
     found = (
         name[: i + 1]
         for name in names

@@ -1,4 +1,4 @@
-"""Weights out and in: torchvision, timm, segmentation_models_pytorch, official DiRA."""
+"""Weights of the authors' published code, loaded into an encoder and a head."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _MARKS = {"encoder_q", "backbone"}
 
 
 class DiRACheckpoint(NamedTuple):
-    """What `load_dira_checkpoint` made of a file.
+    """What `load_dira_checkpoint` loaded from a file.
 
     Attributes:
         backbone: The encoder, with the file's weights.
         head: The decoder, with the file's weights; None if the file has none.
-        used: Names, as in the file, of what was loaded.
+        used: Names, as in the file, of the loaded tensors.
         left_over: Names of the file's other tensors.
     """
 
@@ -48,13 +48,13 @@ def load_dira_checkpoint(
 
     Files are state dicts, alone or under ``state_dict`` in a whole training
     checkpoint, with names ``encoder.*``, ``decoder.blocks.*`` and
-    ``segmentation_head.0.*``, or those of the encoder alone, behind any of the prefixes
+    ``segmentation_head.0.*``, or those of the encoder alone, after any of the prefixes
     ``module.``, ``encoder_q.`` and ``backbone.``. No code in a file is ever run.
 
     Args:
         path: A file of PyTorch or, by its suffix, of safetensors.
-        backbone: The encoder to take the weights up. By default the ResNet of
-            torchvision, without classifier, that they fit.
+        backbone: The encoder to load the weights into. By default the torchvision
+            ResNet that they fit, without classifier.
 
     Raises:
         ValueError: If the file has no such weights, or holds more than tensors and
@@ -85,7 +85,7 @@ def load_dira_checkpoint(
     weights = {new: file[old] for new, old in official.items()}
     encoder = below("encoder.", weights)
     if not encoder:
-        # Without that name, what the marks of the encoder in front tell.
+        # Without that name, the prefixes of an encoder mark its weights.
         marked = {
             n: v for n, v in weights.items() if _MARKS & {*official[n].split(".")}
         }
@@ -103,7 +103,7 @@ def load_dira_checkpoint(
         missing = [name for name in state if name not in weights]
         if missing:
             raise ValueError(
-                f"load_dira_checkpoint: {path} has a decoder but not all of it. "
+                f"load_dira_checkpoint: {path} has an incomplete decoder. "
                 f"Missing: {', '.join(missing)}."
             )
         decoder = {name: weights[name] for name in state}
@@ -133,10 +133,10 @@ def _resnet_like(weights: Mapping[str, Tensor], path: object) -> nn.Module:
         if all(k in weights and weights[k].shape == v.shape for k, v in wanted.items()):
             fitting[len(wanted)] = name
     if fitting:
-        # A smaller one may be part of a larger one.
+        # The weights of a larger ResNet may contain all of a smaller one.
         return make(fitting[max(fitting)])
     raise ValueError(
-        f"load_dira_checkpoint: the weights in {path} are of no ResNet of torchvision. "
+        f"load_dira_checkpoint: the weights in {path} fit no ResNet of torchvision. "
         f"Pass the encoder, `backbone=`. First names: {', '.join([*weights][:5])}."
     )
 
@@ -166,15 +166,16 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, EOFError, KeyError, RuntimeError) as error:
             raise ValueError(
-                f"{path} is no file of PyTorch, or holds more than tensors and plain "
-                "values, which only code from the file could restore; that is not run. "
-                "Where you trust it, load it with weights_only=False and save its "
-                f"state_dict alone. PyTorch says: {str(error).partition(chr(10))[0]}"
+                f"{path} is not a file of PyTorch, or holds more than tensors and "
+                "plain values. Only code from the file could restore the rest, and "
+                "such code is not run. If you trust the file, load it with "
+                "weights_only=False and save its state_dict alone. PyTorch says: "
+                f"{str(error).partition(chr(10))[0]}"
             ) from error
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
     if not isinstance(state, Mapping):
-        raise ValueError(f"{path} holds no state dict but {type(state).__name__}.")
+        raise ValueError(f"{path} holds a {type(state).__name__}, not a state dict.")
     tensors = {str(key): v for key, v in state.items() if isinstance(v, Tensor)}
     if not tensors:
         raise ValueError(f"{path} holds no tensors, nor does its `state_dict`.")

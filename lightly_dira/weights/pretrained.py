@@ -1,4 +1,4 @@
-"""Encoder and decoder written as safetensors, and read again."""
+"""Writing encoder and decoder as safetensors, and reading them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def save_pretrained(
 
     Raises:
         ImportError: If safetensors is not installed.
-        TypeError: If the head is no `RestorationHead`, whose settings are known.
+        TypeError: If the head is not a `RestorationHead`, whose settings are known.
 
     Examples:
         >>> import tempfile, torchvision
@@ -52,9 +52,9 @@ def save_pretrained(
     settings = {"lightly_dira": __version__, "head": head.settings}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    # Copies, because safetensors takes no two tensors that share memory.
+    # Copies, because safetensors rejects tensors that share memory.
     copies = {name: copied(value) for name, value in weights.items()}
-    # The file sorts its names; their order tells the layers of another library apart.
+    # safetensors sorts names, but pairing with another library's needs their order.
     metadata = {"format": "pt", "order": json.dumps(list(copies))}
     safetensors.save_file(copies, folder / _WEIGHTS, metadata)
     (folder / _SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
@@ -67,8 +67,8 @@ def from_pretrained(
 
     Args:
         folder: Where it was written.
-        backbone: An encoder to take the weights up, of the architecture that was
-            saved; names may differ as in `export_encoder`.
+        backbone: An encoder of the saved architecture, to load the weights into; names
+            may differ as in `export_encoder`.
 
     Returns:
         The head, with its weights, for ``DiRA(backbone, optimizer, head=head)``.
@@ -120,7 +120,7 @@ def from_pretrained(
 
 
 def below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Selects the names with a prefix, and takes it off."""
+    """Selects the names with a prefix, and removes it."""
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
@@ -129,5 +129,5 @@ def check_head(caller: str, head: nn.Module) -> None:
     if not isinstance(head, RestorationHead):
         raise TypeError(
             f"{caller}: expected a RestorationHead, whose settings are known, got "
-            f"{type(head).__name__}. Take another head's state_dict() yourself."
+            f"{type(head).__name__}. Save the state_dict() of another head yourself."
         )

@@ -29,21 +29,21 @@ def to_smp_unet(
 ) -> nn.Module:
     """Returns an `smp.Unet` with the weights, and hence the output, of both.
 
-    Needs ``pip install lightly-dira[smp]``. What it returns has been compared with
-    backbone and head on an image. Encoders that take their maps from the same places
-    are its ResNets, ResNeXts and MobileNetV2.
+    Needs ``pip install lightly-dira[smp]``. The result has been compared with backbone
+    and head on an image. The encoders of smp that take their maps from the same places
+    are ResNets, ResNeXts and MobileNetV2.
 
     Args:
         backbone: The trained encoder.
         head: The trained head, `dira.head`.
-        encoder_name: Its name there, for example "tu-resnet50"; by default the first
-            one into which the weights fit.
-        layers: What `DiRA` was given as `layers`, if anything.
+        encoder_name: Its name in smp, for example "tu-resnet50"; by default the first
+            encoder that the weights fit.
+        layers: The `layers` that `DiRA` was given, if any.
 
     Raises:
         ImportError: If segmentation_models_pytorch is not installed.
-        TypeError: If the head is no `RestorationHead`.
-        ValueError: If it has no such encoder or no such decoder.
+        TypeError: If the head is not a `RestorationHead`.
+        ValueError: If smp has no such encoder or decoder.
 
     Examples:
         >>> import torchvision
@@ -96,7 +96,7 @@ def to_smp_unet(
         return unet
     raise ValueError(
         "to_smp_unet: segmentation_models_pytorch has no encoder with maps of "
-        f"{channels} channels into which these weights fit; name it with "
+        f"{channels} channels that these weights fit. Name one with "
         "`encoder_name=` or use backbone and head as they are. " + " ".join(reasons[:1])
     )
 
@@ -125,6 +125,6 @@ def _check_equal(
         raise ValueError(
             "to_smp_unet: the weights fit, but the outputs differ by up to "
             f"{(restored - theirs).abs().max().item():.2g}: the encoder of smp.Unet "
-            "takes its maps from other places than the backbone's. Use backbone and "
+            "takes its maps from other places than the backbone. Use backbone and "
             "head as they are."
         )

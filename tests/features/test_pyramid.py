@@ -107,9 +107,7 @@ class TestDiscovery:
         ],
     )
     def test_too_few_maps(self, backbone: nn.Module, maps: int) -> None:
-        with pytest.raises(
-            ValueError, match=rf"(?s){maps} came by.*\(2, 4, 1, 1\)|4, 1"
-        ):
+        with pytest.raises(ValueError, match=rf"(?s)has {maps}\..*\(2, 4, 1, 1\)|4, 1"):
             FeaturePyramid(backbone)
 
     def test_no_images(self) -> None:

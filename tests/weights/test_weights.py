@@ -490,7 +490,7 @@ class TestOfficialCheckpoint:
     @pytest.mark.parametrize("content", [b"", b"hello"])
     def test_no_file_of_pytorch(self, content: bytes, tmp_path) -> None:
         (tmp_path / "dira.pth").write_bytes(content)
-        with pytest.raises(ValueError, match=r"dira.pth is no file of PyTorch"):
+        with pytest.raises(ValueError, match=r"dira.pth is not a file of PyTorch"):
             load_dira_checkpoint(tmp_path / "dira.pth")
 
     def test_safetensors_and_grey_images(self, tmp_path) -> None:
@@ -515,7 +515,7 @@ class TestOfficialCheckpoint:
         [
             ({"state_dict": {"weight": torch.rand(3)}}, "no ResNet.*weight"),
             ({}, "no tensors"),
-            ([1, 2], "no state dict but list"),
+            ([1, 2], "holds a list, not a state dict"),
         ],
     )
     def test_something_else(self, file, message: str, tmp_path) -> None:
