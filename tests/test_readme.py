@@ -17,8 +17,8 @@ README = (ROOT / "README.md").read_text()
 
 @pytest.fixture
 def compare_report(monkeypatch) -> ModuleType:
-    monkeypatch.syspath_prepend(ROOT / "examples")
-    return importlib.import_module("compare_report")
+    monkeypatch.syspath_prepend(ROOT / "examples/compare")
+    return importlib.import_module("report")
 
 
 def rows_of(head: str) -> list[tuple[str, str]]:

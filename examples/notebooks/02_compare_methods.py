@@ -18,26 +18,25 @@
 # twice on the same images: as they are, and as DiRA variants. Their encoders are then
 # evaluated with many labels and with few.
 #
-# The work is done by [`compare.py`](../compare.py), which is also a command. It keeps a
+# The work is done by [`compare`](../compare), which is also a command. It keeps a
 # row for each result and never repeats one, so that all results for the brain MRI below
 # are there already. With other data it starts to work, and resumes if it was stopped.
 
 # %%
 # %matplotlib inline
-import contextlib
+import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
 from IPython.display import Markdown
 
-sys.path.insert(0, "..")
-import compare
-from compare_report import as_markdown, draw_bars, draw_fractions
+sys.path.insert(0, "../compare")
+from report import as_markdown, draw_bars, draw_fractions
 
 data, results = None, Path("../results/brain")
 # data, results = "pneumoniamnist", Path("pneumoniamnist")  # MedMNIST: downloads
-# data, results = "/my/chest/x-rays", Path("mine")  # see compare_tasks.py
+# data, results = "/my/chest/x-rays", Path("mine")  # see compare/tasks.py
 
 # %%
 command = (
@@ -47,8 +46,9 @@ command = (
 ).split()
 if data is not None:
     command += ["--data", data]
-with contextlib.redirect_stdout(None):
-    compare.main(command)
+subprocess.run(
+    [sys.executable, "../compare", *command], check=True, stdout=subprocess.DEVNULL
+)
 summary = pd.read_csv(results / "summary.csv")
 
 # %% [markdown]
@@ -94,4 +94,4 @@ tests[columns].sort_values("p").head(12).style.hide(axis="index").format(precisi
 
 # %% [markdown]
 # These are short runs on one small brain. They show how to compare, not which method to
-# take: for that, run `compare.py` on images like your own.
+# take: for that, run `compare` on images like your own.

@@ -33,8 +33,9 @@ from pytorch_grad_cam.utils.image import show_cam_on_image
 from torch.utils.data import Subset, TensorDataset
 from tqdm import tqdm
 
-sys.path.insert(0, "..")
-import compare
+sys.path.insert(0, "../compare")
+from pretraining import make_encoder, pretrain
+from settings import Settings
 
 from lightly_dira import DiRATransform
 from lightly_dira.evaluation.finetuning import (
@@ -59,20 +60,20 @@ size, results = 48, Path("../results/notebooks")
 # %% [markdown]
 # ## Three encoders
 #
-# `compare.py` has the loop of the [first notebook](01_three_lines.ipynb) for several
+# `compare` has the loop of the [first notebook](01_three_lines.ipynb) for several
 # methods. It saves encoders as safetensors, which `from_pretrained` reads.
 
 # %%
-settings = compare.Settings(size=size, batch_size=32, epochs=8)
+settings = Settings(size=size, batch_size=32, epochs=8)
 folder = Path(tempfile.mkdtemp())
-encoders, heads = {"not trained": compare.make_encoder(settings, seed=0)}, {}
+encoders, heads = {"not trained": make_encoder(settings, seed=0)}, {}
 for name, stage in (("SimSiam", "di"), ("DiRA-SimSiam", "dira")):
     distortion = None if stage == "di" else "published"
     transform = DiRATransform(input_size=size, distortion=distortion)
     images = data.split("train").with_transform(transform)
     run, bar = folder / stage, tqdm(disable=True)
-    compare.pretrain(settings, "SimSiam", stage, 0, images, run, bar)
-    encoders[name] = compare.make_encoder(settings, seed=0)
+    pretrain(settings, "SimSiam", stage, 0, images, run, bar)
+    encoders[name] = make_encoder(settings, seed=0)
     heads[name] = from_pretrained(run, encoders[name])
 colours = dict(zip(encoders, ("0.6", "#5b8db8", "#b0413e"), strict=True))
 

@@ -17,7 +17,7 @@
 # This notebook starts from what a hospital has: 16-bit images or DICOM files, and a
 # table of labels. It trains a backbone that is not a ResNet, and ends with weights that
 # other libraries load. It first writes slices of the MNI152 brain to a folder, so that
-# it runs offline; replace them by your own folder and table.
+# it runs offline; replace them with your own folder and table.
 
 # %%
 # %matplotlib inline

@@ -23,10 +23,10 @@ class MNI152Slices(Dataset[tuple[Any, int, str]]):
 
     The template (voxels of 1 mm) and its maps of grey and white matter ship with
     nilearn: nothing is downloaded. The front 60 % of the brain is for training, the
-    back for testing. A gap separates the two slabs, so that they share no voxels, not
-    even neighbouring ones. Each slab is sliced in all three directions. Slices that
-    show brain on less than a tenth of their area are left out. Items are
-    `(image, direction, name)` like those of Lightly's `LightlyDataset`.
+    back for testing. A gap separates the two slabs, so that they neither share voxels
+    nor touch. Each slab is sliced in all three directions. Slices that show brain on
+    less than a tenth of their area are left out. Items are `(image, direction, name)`
+    like those of Lightly's `LightlyDataset`.
 
     - [0]: Unbiased average age-appropriate brain templates, 2009,
       https://doi.org/10.1016/S1053-8119(09)70884-5

@@ -1,4 +1,4 @@
-"""Images with their labels, masks and boxes, and tensors of them for networks."""
+"""Images with their labels, masks and boxes, and their tensors for networks."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ class Manifest:
             self._check(Path(path), _sum_of(Path(path)))
 
     def read_image(self, path: str | Path) -> NDArray[Any]:
-        """Reads an image file as `transforms.read_image` does, if its sum is right.
+        """Reads an image file as `transforms.read_image` does, if its checksum matches.
 
         Use it as the loader of `torchvision.datasets.ImageFolder`.
 

@@ -117,7 +117,7 @@ def knn_probe(
         train: Features (N, D) and targets (N,) or (N, L), from `encode`.
         test: The same of other images.
         neighbours: Number of neighbours; all training images if there are fewer.
-        temperature: Scale of the votes, above 0; the lower it is, the more do the
+        temperature: Scale of the votes, above 0; the lower it is, the more the
             nearest neighbours count.
 
     Returns:

@@ -220,6 +220,6 @@ class FeaturePyramid(Capture):
             raise RuntimeError(
                 f"DiRA: the map of {name} was made without gradients, though the "
                 "backbone trains: restoration could not train the layers before it. "
-                "Checkpoint activations with `use_reentrant=False`, or freeze the "
-                "layers that must not train with `requires_grad_(False)`."
+                "Checkpoint activations with `use_reentrant=False`, or use "
+                "`requires_grad_(False)` to freeze the layers that must not train."
             )

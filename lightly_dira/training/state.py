@@ -1,4 +1,4 @@
-"""The buffers that a run needs, besides `state_dict()`, to resume exactly."""
+"""Buffers that a run needs, besides weights and optimisers, to resume exactly."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ which value is white (8 bits in wider integers, signed integers):
 
     DiRATransform(MoCoV2Transform(), window=(-1000, 400))
     dataset = ImageFolder(
-        folder, DiRATransform(), loader=lightly_dira.transforms.images.read_image
+        folder, DiRATransform(), loader=lightly_dira.transforms.read_image
     )
     DiRATransform().preview(image).savefig("preview.png")  # look before you train
 

@@ -67,7 +67,7 @@ def data(tmp_path_factory) -> Path:
 
 
 def command(*arguments: object) -> list[str]:
-    return [sys.executable, str(EXAMPLES / "compare.py"), *SMALL, *map(str, arguments)]
+    return [sys.executable, str(EXAMPLES / "compare"), *SMALL, *map(str, arguments)]
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -195,10 +195,10 @@ def test_killed_and_started_again_gives_the_same_rows(data, tmp_path) -> None:
 
 
 def test_what_a_run_lacks(tmp_path, monkeypatch) -> None:
-    monkeypatch.syspath_prepend(EXAMPLES)
-    import compare
+    monkeypatch.syspath_prepend(EXAMPLES / "compare")
+    from results import Results
 
-    results = compare.Results(tmp_path / "results.csv")
+    results = Results(tmp_path / "results.csv")
     tasks = [Task("brain", read_mni152(), 32, ("linear", "dense"))]
     run = ("SimSiam", "dira", 1)
 
@@ -212,7 +212,7 @@ def test_what_a_run_lacks(tmp_path, monkeypatch) -> None:
     assert lacking("SimSiam", "dira", 0) == [["linear", "dense"]]
     assert lacking("baseline", "thumbnail", 1) == [["linear"]]
     assert lacking("baseline", "position", 1) == [["dense"]]
-    results = compare.Results(tmp_path / "results.csv")
+    results = Results(tmp_path / "results.csv")
     results.add("SimSiam", "dira", 1, [row | {"protocol": "dense"}])
     assert lacking(*run) == []
 
@@ -241,7 +241,7 @@ def test_summary_and_tests_are_of_the_rows(tmp_path) -> None:
         ]
     )
     rows.to_csv(tmp_path / "results.csv", index=False)
-    script = str(EXAMPLES / "compare_report.py")
+    script = str(EXAMPLES / "compare/report.py")
     done = subprocess.run(
         [sys.executable, script, str(tmp_path)], capture_output=True, text=True
     )
@@ -281,8 +281,8 @@ def test_errors(arguments: list[str], message: str, tmp_path) -> None:
 
 
 def test_mean_of_barlow_twins_is_its_loss_by_dimensions(monkeypatch) -> None:
-    monkeypatch.syspath_prepend(EXAMPLES)
-    from compare_methods import METHODS
+    monkeypatch.syspath_prepend(EXAMPLES / "compare")
+    from discriminative import METHODS
 
     losses = []
     for name in ("BarlowTwins", "MeanBarlowTwins"):
@@ -295,20 +295,22 @@ def test_mean_of_barlow_twins_is_its_loss_by_dimensions(monkeypatch) -> None:
 
 def test_committed_results_are_of_their_commands(monkeypatch) -> None:
     """Every folder of results was made by the command that the README there names."""
-    monkeypatch.syspath_prepend(EXAMPLES)
-    import compare
+    monkeypatch.syspath_prepend(EXAMPLES / "compare")
+    import results
+    import settings
+    from baselines import BASELINES
 
     table = (EXAMPLES / "results/README.md").read_text()
-    commands = re.findall(r"`python examples/compare.py (.+?)`", table)
+    commands = re.findall(r"`python examples/compare (.+?)`", table)
     folders = {path.parent for path in EXAMPLES.glob("results/*/settings.json")}
     for line in commands:
-        options = compare.parse(shlex.split(line))
+        options = settings.parse(shlex.split(line), "")
         folder = EXAMPLES.parent / options.out
         folders.remove(folder)
-        kept = compare.as_json(compare.Settings())
+        kept = results.as_json(settings.Settings())
         kept |= json.loads((folder / "settings.json").read_text())
-        asked = compare.as_json(options.settings)
-        for name in compare.JOINING:
+        asked = results.as_json(options.settings)
+        for name in results.JOINING:
             asked[name] = kept[name]
         assert asked == {name: kept[name] for name in asked}
         rows = pd.read_csv(folder / "results.csv")
@@ -316,7 +318,7 @@ def test_committed_results_are_of_their_commands(monkeypatch) -> None:
         for column, known in (
             ("seed", kept["seeds"]),
             ("method", [*kept["methods"], "random", "baseline"]),
-            ("stage", [*kept["stages"], "random", *compare.BASELINES]),
+            ("stage", [*kept["stages"], "random", *BASELINES]),
             ("protocol", kept["protocols"]),
         ):
             assert set(rows[column]) <= set(known)

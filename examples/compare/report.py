@@ -1,4 +1,4 @@
-"""Tables and pictures of a comparison: python examples/compare_report.py FOLDER."""
+"""Tables and pictures of a comparison: python examples/compare/report.py FOLDER."""
 
 from __future__ import annotations
 

@@ -1,0 +1,117 @@
+"""Compares methods, bare and as DiRA variants, by what their encoders are worth.
+
+    python examples/compare --preset smoke                 # 2 minutes, brain MRI
+    python examples/compare --preset cpu --data FOLDER     # hours, chest X-rays
+    python examples/compare --preset paper --data FOLDER   # days on a GPU
+    python examples/compare --data pneumoniamnist          # a set of MedMNIST
+
+Every method is pre-trained in every stage (`di`: the bare method on undistorted views,
+`dir`: with restoration, `dira`: with restoration and adversary) with every seed, then
+evaluated on every task. Untrained encoders and trivial baselines are evaluated as well.
+A finished run is never repeated. A killed run resumes after its last complete epoch and
+gives the same rows. The folder of results gets:
+
+    results.csv      a row for each result
+    settings.json    the settings; a folder holds results of one setting only
+    environment.txt  versions and machine
+    summary.csv      mean and 95 % interval over seeds
+    tests.csv        stages against each other: paired t-tests, corrected by Holm
+    outcomes.csv, outcome_tests.csv   the same for means over all tasks, few labels
+    *.png            the same as pictures, restored images, and what classifiers look at
+    runs/            encoders and decoders, as `save_pretrained` writes them
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+
+import torch
+from baselines import BASELINES
+from filelock import FileLock, Timeout
+from pictures import draw_pictures
+from pretraining import make_encoder, make_transforms, pretrain
+from report import report
+from results import Results, keep_settings, list_runs, restrict
+from settings import STAGES, parse
+from tasks import load_tasks
+from tqdm import tqdm
+
+from lightly_dira.evaluation.protocol import evaluate
+from lightly_dira.weights.pretrained import from_pretrained
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments, __doc__)
+    options.out.mkdir(parents=True, exist_ok=True)
+    # Two comparisons at once would overwrite each other's rows. The operating system
+    # releases the lock of a process that ends.
+    lock = FileLock(options.out / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"waiting for another comparison in {options.out}", flush=True)
+        lock.acquire()
+    try:
+        compare(options)
+    finally:
+        lock.release()
+
+
+def compare(options: argparse.Namespace) -> None:
+    settings, folder = options.settings, options.out
+    torch.set_num_threads(options.threads)
+    pool, tasks = load_tasks(
+        options.data,
+        size=settings.size,
+        fractions=settings.fractions,
+        steps=settings.finetuning_steps,
+    )
+    tasks = [dataclasses.replace(task, draws=settings.draws) for task in tasks]
+    tasks = restrict(tasks, lambda task, protocol: protocol in settings.protocols)
+    (folder / "runs").mkdir(parents=True, exist_ok=True)
+    results = Results(folder / "results.csv")
+    pending = {
+        run: lacking
+        for run in list_runs(settings)
+        if (lacking := results.lacking(run, tasks))
+    }
+    keep_settings(folder, settings, options.split, pool, changed=bool(pending))
+    transforms = make_transforms(settings)
+    epochs = sum(settings.epochs for method, stage, _ in pending if stage in STAGES)
+    with tqdm(total=epochs, unit="epoch", disable=None) as progress:
+        for (method, stage, seed), lacking in pending.items():
+            progress.set_description(f"{method} {stage} {seed}")
+            baseline, head = BASELINES.get(stage), None
+            backbone = baseline or make_encoder(settings, seed)
+            if stage in STAGES:
+                images = pool.with_transform(transforms[stage])
+                run = folder / "runs" / f"{method}-{stage}-{seed}"
+                pretrain(settings, method, stage, seed, images, run, progress)
+                head = from_pretrained(run, backbone)
+            # The bare method did not train its head: the U-Net gets a new decoder.
+            if stage == "di" or settings.decoder == "new":
+                head = None
+            rows = [
+                row
+                for task in lacking
+                for row in evaluate(
+                    task, backbone, head, split=options.split, seed=seed
+                )
+            ]
+            results.add(method, stage, seed, rows)
+    report(folder)
+    if not pending and (folder / "restored.png").exists():
+        return
+    encoders = {
+        path.name: (
+            backbone := make_encoder(settings, 0),
+            from_pretrained(path, backbone),
+        )
+        for path in sorted(folder.glob(f"runs/*-{settings.seeds[0]}"))
+    }
+    draw_pictures(folder, encoders, tasks, transforms["dira"])
+
+
+if __name__ == "__main__":
+    main()

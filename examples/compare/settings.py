@@ -1,0 +1,171 @@
+"""What a comparison does: its settings, presets and options of the command."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any, get_args
+
+from discriminative import METHODS
+
+from lightly_dira.evaluation.protocol import Protocol
+
+Run = tuple[str, str, int]  # method, stage, seed
+STAGES = ("di", "dir", "dira")
+# Settings whose values may be added to those of a folder of results.
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a comparison does.
+
+    Attributes:
+        methods: Names from `discriminative.METHODS`.
+        stages: "di", "dir" and "dira".
+        seeds: Every method and stage runs once for each.
+        encoder: A ResNet of torchvision, or, with a dash in its name ("resnet-9"),
+            Lightly's for small images, whose stem keeps their size.
+        width: Width of Lightly's ResNet.
+        size: Side of views, in pixels.
+        smallest_crop: Smallest area of a view, as a fraction of the image's area.
+        jitter: Strength of the colour jitter, 1 as published.
+        intensity: Probability of a curve of grey levels before the distortions.
+        batch_size: Images in a step.
+        epochs: Passes over the unlabelled images.
+        restorative_weight: Weight of the restoration loss.
+        adversarial_weight: Weight of the adversarial loss.
+        adversary_from: Fraction of a run after which `dira` gets its adversary.
+        critic: Width of the adversary's critic, 1 as published.
+        optimizer: "AdamW" or "SGD" (momentum 0.9).
+        lr: Highest learning rate. It rises in the first tenth of a run and then falls
+            as a cosine.
+        bare_lr: Factor on `lr` in stage `di`.
+        weight_decay: Weight decay of the optimiser.
+        fractions: Parts of the labels to learn from.
+        draws: Choices of those labels, over which scores are averaged.
+        protocols: How encoders are evaluated, see `Task`.
+        decoder: "pre-trained" or "new", for the U-Nets of `dir` and `dira`.
+        finetuning_steps: Steps of every fine-tuning.
+        precision: "32", or "bf16-mixed" for autocast.
+        workers: Processes that load images; another number gives other views.
+        options: Arguments of each method, by the method's name.
+    """
+
+    methods: tuple[str, ...] = ("MoCo", "BarlowTwins", "SimSiam")
+    stages: tuple[str, ...] = STAGES
+    seeds: tuple[int, ...] = (0, 1, 2)
+    encoder: str = "resnet18"
+    width: float = 1.0
+    size: int = 32
+    smallest_crop: float = 0.2
+    jitter: float = 1.0
+    intensity: float = 0.0
+    batch_size: int = 64
+    epochs: int = 20
+    restorative_weight: float = 10.0
+    adversarial_weight: float = 0.001
+    adversary_from: float = 1 / 3
+    critic: float = 1.0
+    optimizer: str = "AdamW"
+    lr: float = 1e-3
+    bare_lr: float = 1.0
+    weight_decay: float = 1e-4
+    fractions: tuple[float, ...] = (0.01, 0.1, 1.0)
+    draws: int = 1
+    protocols: tuple[str, ...] = (*get_args(Protocol),)
+    decoder: str = "pre-trained"
+    finetuning_steps: int = 100
+    precision: str = "32"
+    workers: int = 0
+    options: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+
+
+PRESETS = {
+    "smoke": Settings(
+        methods=("SimSiam",),
+        seeds=(0, 1),
+        epochs=2,
+        fractions=(0.05, 0.25),
+        finetuning_steps=20,
+    ),
+    # Settings of the study in examples/results/README.md, changed by its results.
+    "cpu": Settings(
+        methods=("MoCo", "MeanBarlowTwins", "SimSiam"),
+        seeds=(0, 1, 2, 3, 4),
+        encoder="resnet-9",
+        width=0.5,
+        intensity=0.5,
+        epochs=8,
+        restorative_weight=100.0,
+        adversarial_weight=0.01,
+        adversary_from=0.5,
+        critic=0.5,
+        fractions=(0.01, 0.05, 0.1, 0.25, 1.0),
+        draws=3,
+        decoder="new",
+        precision="bf16-mixed",
+    ),
+    "paper": Settings(
+        encoder="resnet50",
+        size=224,
+        batch_size=256,
+        epochs=400,
+        optimizer="SGD",
+        lr=0.03,
+        fractions=(0.01, 0.25, 0.5, 1.0),
+        finetuning_steps=5000,
+        workers=16,
+        options={"MoCo": {"queue": 65536, "momentum": 0.999}},
+    ),
+}
+
+
+def parse(arguments: list[str] | None, description: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--preset", choices=PRESETS, default="smoke")
+    parser.add_argument(
+        "--data",
+        help="folder of .npz files or of ChestX-ray14, or a set of MedMNIST, which is "
+        "downloaded; by default the MNI152 brain",
+    )
+    parser.add_argument("--out", type=Path, help="folder of results")
+    parser.add_argument(
+        "--split",
+        choices=("val", "test"),
+        default="test",
+        help="val while you choose settings; test once",
+    )
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    known = {
+        "methods": METHODS,
+        "stages": STAGES,
+        "protocols": get_args(Protocol),
+        "decoder": ("pre-trained", "new"),
+        "precision": ("32", "bf16-mixed"),
+    }
+    for field in dataclasses.fields(Settings):
+        if field.name != "options":
+            default = getattr(PRESETS["cpu"], field.name)
+            several = isinstance(default, tuple)
+            kind = type(default[0] if several else default)
+            parser.add_argument(
+                f"--{field.name.replace('_', '-')}",
+                type=kind,
+                nargs="+" if several else None,
+                choices=known.get(field.name),
+                help="instead of the preset's",
+            )
+    options = parser.parse_args(arguments)
+    changed = {
+        field.name: tuple(value) if isinstance(value, list) else value
+        for field in dataclasses.fields(Settings)
+        if (value := getattr(options, field.name, None)) is not None
+    }
+    options.settings = dataclasses.replace(PRESETS[options.preset], **changed)
+    if options.out is None:
+        options.out = Path(f"compare-{options.preset}")
+    return options
