@@ -8,16 +8,13 @@ from abc import ABCMeta
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule
 from torch import nn
 from torch.optim import Optimizer
 
 from lightly_dira.dira import DiRA
-from lightly_dira.lightning.mid_epoch import (
-    PlaceInData,
-    steps_in_an_epoch,
-    steps_taken_in_epoch,
-)
+from lightly_dira.lightning.mid_epoch import PlaceInData
+from lightly_dira.lightning.stages import Stages
 from lightly_dira.training.optimizer_groups import held_by
 from lightly_dira.training.state import buffers_of, load_buffers
 from lightly_dira.transforms.dira_views import find_views
@@ -162,7 +159,7 @@ class DiRAMixin(metaclass=_MadeAfterInit):
         callbacks = super().configure_callbacks()  # type: ignore[misc]
         several = isinstance(callbacks, (list, tuple))
         own = [*callbacks] if several else [callbacks]
-        return [*own, PlaceInData(), _Joining()]
+        return [*own, PlaceInData(), Stages()]
 
     def configure_optimizers(self) -> Any:
         """Hands the head to the optimiser that holds the backbone.
@@ -176,7 +173,7 @@ class DiRAMixin(metaclass=_MadeAfterInit):
                 "`manual_backward` yourself, use DiRA in the training step: "
                 "`loss = self.dira(loss, batch)`."
             )
-        if not any(isinstance(c, _Joining) for c in self.trainer.callbacks):
+        if not any(isinstance(c, Stages) for c in self.trainer.callbacks):
             raise RuntimeError(
                 f"DiRA: {type(self).__name__} overrides configure_callbacks and leaves "
                 "out what DiRAMixin returns there. Return "
@@ -268,48 +265,6 @@ class DiRAMixin(metaclass=_MadeAfterInit):
             # The backbone may be made later, in `setup` or `configure_model`.
             if required:
                 raise
-
-
-class _Joining(Callback):
-    """Starts stages given in epochs, and checks that the training step ran DiRA."""
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Turns epochs into steps."""
-        self._start_stages(trainer, cast(DiRAMixin, pl_module))
-        cast(DiRAMixin, pl_module).dira.components = None
-
-    def on_train_epoch_start(
-        self, trainer: Trainer, pl_module: LightningModule
-    ) -> None:
-        """Turns epochs into steps again, as their length may change."""
-        self._start_stages(trainer, cast(DiRAMixin, pl_module))
-
-    def _start_stages(self, trainer: Trainer, module: DiRAMixin) -> None:
-        epochs = module.restorative_start_epoch, module.adversarial_start_epoch
-        if epochs == (None, None):
-            return
-        steps = steps_in_an_epoch(trainer)
-        begun = module.dira.steps - steps_taken_in_epoch(trainer)
-        ahead = (max(0.0, (epoch or 0) - trainer.current_epoch) for epoch in epochs)
-        module.dira.start_stages(*(begun + epoch * steps for epoch in ahead))
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any
-    ) -> None:
-        """Checks that DiRA took part.
-
-        Raises:
-            RuntimeError: If a training step that overrides the mixin's left DiRA out.
-        """
-        if outputs and cast(DiRAMixin, pl_module).dira.components is None:
-            name = type(pl_module).__name__
-            raise RuntimeError(
-                f"DiRA: {name} was trained without DiRA, as its training_step "
-                "overrides DiRAMixin's. Put the method into a class of its own, "
-                f"class Method(LightningModule), and write class {name}(DiRAMixin, "
-                "Method): pass; or call `loss = self.dira(loss, batch)` in the "
-                "training step."
-            )
 
 
 def _then_dira(configure_model: Any) -> Any:

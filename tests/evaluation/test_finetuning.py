@@ -10,13 +10,13 @@ from small import bars, small_encoder
 from lightly_dira import DiRA
 from lightly_dira.evaluation import finetuning
 from lightly_dira.evaluation.finetuning import (
-    UNet,
     finetune_classifier,
     finetune_unet,
     score_classifier,
     score_unet,
 )
 from lightly_dira.evaluation.labelled import LabelledImages, Samples
+from lightly_dira.evaluation.networks import UNet
 
 
 class TestFinetuning:
