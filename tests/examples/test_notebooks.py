@@ -52,7 +52,14 @@ def test_tables_are_those_of_the_files(table: str) -> None:
     assert shown == [[*rows.to_numpy().flat]]
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(path, marks=[pytest.mark.slow] * (path.stem[:2] in ("03", "04")))
+        for path in SCRIPTS
+    ],
+    ids=lambda path: path.stem,
+)
 def test_runs(script: Path, tmp_path: Path, monkeypatch) -> None:
     """On a copy, since the second writes beside itself; one thread for each process."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

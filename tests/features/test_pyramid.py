@@ -426,6 +426,9 @@ class TestDiscovery:
         compiled(images())
         pyramid, x = FeaturePyramid(compiled), images()
         compiled(x)
+        if torch.__version__ < "2.6":  # which compiles again when a hook is added
+            assert len(pyramid.take(x)) == len(pyramid.channels)
+            return
         with pytest.raises(RuntimeError, match=r"first (compiled )?pass"):
             pyramid.take(x)
 

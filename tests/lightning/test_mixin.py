@@ -26,6 +26,7 @@ from lightly_dira import DiRA
 from lightly_dira.lightning.callbacks import CollapseWatch, RestorationLogger
 from lightly_dira.lightning.mixin import DiRAMixin
 from lightly_dira.training.modes import evaluating
+from lightly_dira.training.state import buffers_of, load_buffers
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pytorch_lightning")
 
@@ -55,7 +56,7 @@ def test_equals_the_plain_loop(tmp_path) -> None:
     plain.load_state_dict(
         {k: v for k, v in model.state_dict().items() if not k.startswith("dira.")}
     )
-    plain.criterion.memory_bank.bank.copy_(model.criterion.memory_bank.bank)
+    load_buffers(plain, buffers_of(model, left_out=True))
     (optimizer,), (plan,) = plain.configure_optimizers()
     dira = DiRA(plain.backbone, optimizer)
     dira.load_state_dict(model.dira.state_dict())

@@ -53,7 +53,7 @@ def test_all_differ_and_all_repeat(base: str, workers: int, persistent: bool) ->
         pytest.skip("no workers to persist")
     runs = []
     for _ in range(2):
-        seed_everything(7, workers=True, verbose=False)
+        seed_everything(7, workers=True)
         runs.append(draw(base, workers, persistent_workers=persistent))
     first, second = runs
     assert all(map(torch.equal, first, second)), "one seed, two results"

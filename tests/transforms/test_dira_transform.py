@@ -304,10 +304,13 @@ class TestViews:
         """Pinning needs an accelerator; what is asked to be pinned does not."""
         pinned = []
         monkeypatch.setattr(
-            torch.Tensor, "pin_memory", lambda self: pinned.append(self) or self
+            torch.Tensor, "pin_memory", lambda self, *_: pinned.append(self) or self
         )
         views, *_ = pin_memory(default_collate(samples))
         assert isinstance(views, DiRAViews)
+        if torch.__version__ < "2.6":  # which pins the items of any list instead
+            assert len(pinned) == 3
+            return
         assert len(pinned) == 4, "two views, the target and the labels"
         assert any(views.target is tensor for tensor in pinned)
 
