@@ -100,7 +100,7 @@ class DiRA(OptimizerFollower):
         loss: DiRALoss | None = None,
         criterion: nn.Module | None = None,
         target_channels: int = 1,
-        input_size: int | tuple[int, int] | None = None,
+        input_size: int | tuple[int, ...] | None = None,
         layers: Sequence[str] | None = None,
         discriminator_lr: float = 2e-4,
         restorative_start: float = 0,
@@ -153,9 +153,16 @@ class DiRA(OptimizerFollower):
         weight = next(backbone.parameters())
         with same_randomness(weight.device):
             if head is None:
-                head = head_for(features.channels, features.strides, target_channels)
+                head = head_for(
+                    features.channels,
+                    features.strides,
+                    target_channels,
+                    spatial_dims=features.spatial_dims,
+                )
             if discriminator is None:
-                discriminator = PatchDiscriminator(target_channels)
+                discriminator = PatchDiscriminator(
+                    target_channels, spatial_dims=features.spatial_dims
+                )
         # Losses and Adam's step are computed in at least 32 bits.
         precise = torch.promote_types(weight.dtype, torch.float32)
         super().__init__(

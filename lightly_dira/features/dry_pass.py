@@ -19,14 +19,18 @@ from lightly_dira.training.randomness import same_randomness
 # Sizes of the images of the dry pass, in pixels, tried in this order after those that
 # the backbone states itself. If height and width differ, every shape shows which of
 # its axes are those of the image.
-_SIZES = ((64, 96), (64, 64), (224, 224), (256, 256), (32, 32))
+_SIZES: dict[int, tuple[tuple[int, ...], ...]] = {
+    1: ((64,), (224,)),
+    2: ((64, 96), (64, 64), (224, 224), (256, 256), (32, 32)),
+    3: ((32, 64, 96), (64, 64, 64), (96, 96, 96), (32, 32, 32)),
+}
 # How many tokens to look at, of those that change most when one pixel changes.
 _WITNESSES = 5
 
 
 def find_levels(
     backbone: nn.Module,
-    input_size: int | tuple[int, int] | None = None,
+    input_size: int | tuple[int, ...] | None = None,
     layers: Sequence[str] | None = None,
 ) -> tuple[list[Level], tuple[int, ...], str]:
     """Finds the last feature map of every resolution, finest first.
@@ -57,13 +61,14 @@ def find_levels(
             "DiRA: a U-Net needs at least two feature maps, `layers=[finest, ..., "
             f"coarsest]`, got {layers!r}."
         )
-    if isinstance(input_size, int):
-        input_size = input_size, input_size
     dimensions, stated = _first_convolution(backbone)
-    sizes = [input_size] if input_size else [*_stated_sizes(backbone), *_SIZES]
+    if isinstance(input_size, int):
+        input_size = (input_size,) * dimensions
+    sizes = [*_stated_sizes(backbone, dimensions), *_SIZES[dimensions]]
+    sizes = [tuple(input_size)] if input_size else sizes
     failures: dict[str, tuple[Exception, list[Output]]] = {}
     for channels, size in itertools.product(dict.fromkeys((stated, 3, 1)), sizes):
-        shape = (channels, *size[:dimensions])
+        shape = (channels, *size)
         outputs: list[Output] = []
         try:
             entry = _dry_pass(backbone, shape, outputs)
@@ -93,19 +98,19 @@ def _first_convolution(backbone: nn.Module) -> tuple[int, int]:
         channels = getattr(module, "in_channels", None)
         kernel = getattr(module, "kernel_size", None)
         if isinstance(channels, int) and isinstance(kernel, tuple):
-            return min(len(kernel), 2), channels
+            return len(kernel), channels
     return 2, 3
 
 
-def _stated_sizes(backbone: nn.Module) -> Iterator[tuple[int, int]]:
+def _stated_sizes(backbone: nn.Module, dimensions: int) -> Iterator[tuple[int, ...]]:
     """Yields the image sizes that modules state as attributes."""
     for module in backbone.modules():
         for name in ("image_size", "img_size"):
             size = getattr(module, name, None)
             if isinstance(size, int):
-                yield size, size
-            elif isinstance(size, (tuple, list)) and len(size) == 2:
-                yield int(size[0]), int(size[1])
+                yield (size,) * dimensions
+            elif isinstance(size, (tuple, list)) and len(size) == dimensions:
+                yield tuple(map(int, size))
 
 
 def _dry_pass(

@@ -15,6 +15,7 @@ from lightly_dira.features.maps_and_tokens import (
     Map,
     images_in,
     in_place,
+    stride_of,
     tokens_in,
 )
 
@@ -40,14 +41,17 @@ def levels_of(
     layers: Sequence[str] | None,
 ) -> list[Level]:
     """Chooses the maps of a pyramid, finest first, or takes those named."""
-    maps = _read(outputs, size) if len(size) == 2 else {}
+    maps = _read(outputs, size) if len(size) in (2, 3) else {}
     counts = Counter(output.module for output in outputs)
     if layers is not None:
         chosen = [_named(layer, maps, outputs) for layer in layers]
     else:
         chosen = _last_of_each_octave(maps)
         if len(chosen) < 2:
-            chosen = _of_several_depths(maps, backbone, size) or chosen
+            # A U-Net of nested parts has coarser maps inside than it takes and outputs.
+            chosen = _of_several_depths(maps, backbone, size) or _last_of_each_octave(
+                maps, nested=True
+            )
     if len(chosen) < 2:
         raise ValueError(
             "DiRA: a U-Net needs feature maps (B, C, H, W) of at least two "
@@ -64,7 +68,7 @@ def levels_of(
             if counts[output.module] > 1
             else output.module,
             maps[output].channels,
-            round(size[0] / maps[output].sides[0]),
+            stride_of(maps[output].sides, size),
             maps[output].layout,
             maps[output].before,
             maps[output].after,
@@ -73,7 +77,8 @@ def levels_of(
         for output in chosen
     ]
     strides = [level.stride for level in levels]
-    if strides != sorted(strides):
+    by_axis = zip(*(level.strides(len(size)) for level in levels), strict=True)
+    if any(list(axis) != sorted(axis) for axis in by_axis):
         raise ValueError(
             "DiRA: expected `layers` from the finest map to the coarsest, got strides "
             f"{strides} for {layers}."
@@ -155,7 +160,9 @@ def _is_attention(shape: torch.Size, counts: set[int]) -> bool:
     return len(shape) == 4 and shape[2] == shape[3] and shape[2] in counts
 
 
-def _last_of_each_octave(maps: dict[Output, Map]) -> list[Output]:
+def _last_of_each_octave(
+    maps: dict[Output, Map], *, nested: bool = False
+) -> list[Output]:
     spans: dict[str, set[tuple[int, int]]] = defaultdict(set)
     for output, reading in maps.items():
         if reading.entered_octave is not None:
@@ -166,7 +173,7 @@ def _last_of_each_octave(maps: dict[Output, Map]) -> list[Output]:
         path = output.module.split(".")
         around = [spans[".".join(path[: i + 1])] for i in range(len(path))]
         # Its size differs from those around it: an attention matrix or a pooled key.
-        if any(
+        if not nested and any(
             span and not any(first <= reading.octave <= last for first, last in span)
             for span in around
         ):
@@ -190,7 +197,7 @@ def _of_several_depths(
     if not repeated:
         return []
     blocks = max(repeated.items(), key=lambda item: item[0][2] * len(item[1]))[1]
-    stride = size[0] // maps[blocks[0]].sides[0]
+    stride = max(full // s for full, s in zip(size, maps[blocks[0]].sides, strict=True))
     count = min(_DEPTHS, len(blocks), stride.bit_length())
     return [blocks[round(len(blocks) * (i + 1) / count) - 1] for i in range(count)]
 

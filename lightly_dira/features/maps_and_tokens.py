@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 # Number of images in the dry pass.
 BATCH = 2
+# Strides of a volume along two axes differ by at most this many doublings.
+_MOST_UNEQUAL = 4
 # At most this many class, distillation and register tokens join those of the image.
 _MOST_EXTRA_TOKENS = 9
 
@@ -28,7 +32,8 @@ class Level(NamedTuple):
         same: Another key of the very same tensor: that of the innermost module.
         name: The module's name, with the number where it outputs several.
         channels: Channels of the map.
-        stride: Pixels of the image, along each side, per position of the map.
+        stride: Pixels of the image, along each side, per position of the map; a tuple
+            if it differs by side.
         layout: "channels first", "channels last" or "tokens".
         before: Number of class and register tokens before those of the image.
         after: The same, after those of the image.
@@ -39,18 +44,23 @@ class Level(NamedTuple):
     same: tuple[str, int]
     name: str
     channels: int
-    stride: int
+    stride: int | tuple[int, ...]
     layout: str
     before: int
     after: int
     once: bool
 
+    def strides(self, dimensions: int) -> tuple[int, ...]:
+        """Returns the stride along each side."""
+        stride = self.stride
+        return (stride,) * dimensions if isinstance(stride, int) else stride
+
     def as_map(self, output: Tensor, size: Sequence[int]) -> Tensor:
-        """Returns the output as (B, C, h, w), without a copy.
+        """Returns the output as (B, C, h, w) or (B, C, d, h, w), without a copy.
 
         Args:
             output: What the module has output.
-            size: (H, W) of the images.
+            size: (H, W) or (D, H, W) of the images.
 
         Raises:
             DroppedTokensError: If tokens of the image are missing.
@@ -58,21 +68,24 @@ class Level(NamedTuple):
         """
         if self.layout == "tokens" and output.ndim == 3:
             tokens = output[:, self.before : output.shape[1] - self.after]
-            grid = _grid(tokens.shape[1], size[0] / size[1])
+            grid = _grid(tokens.shape[1], tuple(size), self.strides(len(size)))
             found = tokens.movedim(-1, 1).reshape(len(tokens), -1, *grid)
         else:
             found = output.movedim(-1, 1) if self.layout == "channels last" else output
-        expected = [side / self.stride for side in size]
+        expected = [
+            side / stride
+            for side, stride in zip(size, self.strides(len(size)), strict=True)
+        ]
         if found.shape[1:2] != (self.channels,) or any(
             abs(side - wanted) > max(1.5, 0.25 * wanted)
             for side, wanted in zip(found.shape[2:], expected, strict=True)
         ):
-            h, w = (round(side) for side in expected)
+            positions = " x ".join(str(round(side)) for side in expected)
             dropped = self.layout == "tokens" and found.shape[1] == self.channels
             raise (DroppedTokensError if dropped else RuntimeError)(
                 f"DiRA: {self.name} output {tuple(output.shape)} for an image of "
                 f"{tuple(size)} pixels, expected {self.channels} channels "
-                f"({self.layout}) at about {h} x {w} positions. In training the "
+                f"({self.layout}) at about {positions} positions. In training the "
                 "backbone must do what it does in evaluation. A pass that drops tokens "
                 "cannot be restored: pass one view whole, and name it as `target_view` "
                 "or let DiRATransform(target_view=None) choose."
@@ -93,14 +106,17 @@ class Map(NamedTuple):
 
 
 def images_in(shape: torch.Size, size: tuple[int, ...]) -> list[Map]:
-    """Reads (B, C, h, w) or (B, h, w, C), whichever fits better; a cube as both."""
-    if len(shape) != 4 or shape[0] != BATCH:
+    """Reads (B, C, h, w) or (B, h, w, C), whichever fits better; a cube as both.
+
+    Volumes have another side, d, before h.
+    """
+    if len(shape) != len(size) + 2 or shape[0] != BATCH:
         return []
     readings = [
         Map(layout, channels, tuple(sides), octave)
         for layout, channels, sides in (
             ("channels first", shape[1], shape[2:]),
-            ("channels last", shape[3], shape[1:3]),
+            ("channels last", shape[-1], shape[1:-1]),
         )
         if (octave := _octave(sides, size)) is not None
     ]
@@ -160,8 +176,11 @@ def in_place(
         p * n // side for p, n, side in zip(pixel, tokens.sides, size, strict=True)
     ]
     for index in changed:
-        found = divmod(index - tokens.before, tokens.sides[1])
-        distances = (abs(a - b) for a, b in zip(found, place, strict=True))
+        number = index - tokens.before
+        if not 0 <= number < math.prod(tokens.sides):
+            continue
+        found = np.unravel_index(number, tokens.sides)
+        distances = (abs(int(a) - b) for a, b in zip(found, place, strict=True))
         if max(distances) <= tolerance:
             return True
     return False
@@ -172,6 +191,8 @@ def _octave(sides: Sequence[int], size: tuple[int, ...]) -> int | None:
 
     Convolutions without padding cut some pixels off; this does not change the result.
     """
+    if len(size) == 3:
+        return _octave_of_volume(sides, size)
     if any(not 2 <= side <= full for side, full in zip(sides, size, strict=True)):
         return None
     # A square map of an image that is not square has been pooled.
@@ -182,20 +203,67 @@ def _octave(sides: Sequence[int], size: tuple[int, ...]) -> int | None:
     return round(math.log2(math.prod(size) / math.prod(sides)) / 2)
 
 
+def _octave_of_volume(sides: Sequence[int], size: tuple[int, ...]) -> int | None:
+    """How often the longest-halved side of a volume was halved.
+
+    Strides may differ by axis there, as slices are often further apart than pixels.
+    """
+    if any(not 1 <= side <= full for side, full in zip(sides, size, strict=True)):
+        return None
+    halvings = [
+        round(math.log2(full / side)) for side, full in zip(sides, size, strict=True)
+    ]
+    if max(halvings) - min(halvings) > _MOST_UNEQUAL or max(sides) == 1:
+        return None
+    # A cubic map of a volume that is not cubic has been pooled, unless patches say so.
+    pooled = len(set(sides)) == 1 < len(set(size))
+    if pooled and any(
+        full != side * 2**times
+        for side, full, times in zip(sides, size, halvings, strict=True)
+    ):
+        return None
+    for side, full, times in zip(sides, size, halvings, strict=True):
+        if abs(side - full / 2**times) > max(0.5, min(1.0, 0.25 * side), 0.1 * side):
+            return None
+    return max(halvings)
+
+
 def _misfit(sides: Sequence[int], size: tuple[int, ...]) -> float:
-    """By how many positions the height misses the image's proportions."""
-    return abs(sides[0] - sides[1] * size[0] / size[1])
+    """By how many positions the sides miss the image's proportions."""
+    return max(
+        abs(sides[0] - side * size[0] / full)
+        for side, full in zip(sides[1:], size[1:], strict=True)
+    )
 
 
 def _odd_stride(sides: Sequence[int], size: tuple[int, ...]) -> float:
     """How far the stride is from a power of two."""
-    octave = math.log2(size[0] / sides[0])
-    return abs(octave - round(octave))
+    octaves = [math.log2(full / side) for side, full in zip(sides, size, strict=True)]
+    return abs(octaves[0] - round(octaves[0]))
+
+
+def stride_of(sides: Sequence[int], size: tuple[int, ...]) -> int | tuple[int, ...]:
+    """Returns pixels per position, as one number if it is the same for every side."""
+    if len(size) == 2:
+        return round(size[0] / sides[0])
+    strides = tuple(round(full / side) for side, full in zip(sides, size, strict=True))
+    return strides[0] if len(set(strides)) == 1 else strides
 
 
 @functools.lru_cache
-def _grid(count: int, proportion: float) -> tuple[int, int]:
-    """Arranges tokens as (h, w), as close to the image's proportion as possible."""
-    heights = (height for height in range(1, count + 1) if count % height == 0)
-    height = min(heights, key=lambda h: abs(math.log(h * h / count / proportion)))
-    return height, count // height
+def _grid(
+    count: int, size: tuple[int, ...], strides: tuple[int, ...]
+) -> tuple[int, ...]:
+    """Arranges tokens in a grid, as close to the image's proportion as possible."""
+    if len(size) == 2:
+        proportion = size[0] / size[1]
+        heights = (height for height in range(1, count + 1) if count % height == 0)
+        height = min(heights, key=lambda h: abs(math.log(h * h / count / proportion)))
+        return height, count // height
+    # Patches may be cut off or padded at the border.
+    choices = [
+        sorted({full // stride, -(-full // stride)})
+        for full, stride in zip(size, strides, strict=True)
+    ]
+    grids = (grid for grid in itertools.product(*choices) if math.prod(grid) == count)
+    return next(grids, (count, 1, 1))

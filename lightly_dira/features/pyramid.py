@@ -30,7 +30,9 @@ class FeaturePyramid(Capture):
         backbone: The network that is watched.
         layers: Names of the modules whose outputs are the maps, finest to coarsest.
         channels: Channels of the maps.
-        strides: Pixels of the image, along each side, per position of the map.
+        strides: Pixels of the image, along each side, per position of the map; a tuple
+            if they differ by side.
+        spatial_dims: 2 for images, 3 for volumes.
         image_shape: (C, H, W) of the images of the dry pass.
         entry: Name of the module that receives the image first; empty for the backbone.
         capturing: Whether passes of the backbone are captured for `take`.
@@ -53,7 +55,7 @@ class FeaturePyramid(Capture):
         self,
         backbone: nn.Module,
         *,
-        input_size: int | tuple[int, int] | None = None,
+        input_size: int | tuple[int, ...] | None = None,
         layers: Sequence[str] | None = None,
     ) -> None:
         """Looks for the maps.
@@ -76,11 +78,13 @@ class FeaturePyramid(Capture):
         self.layers = [level.name for level in self._levels]
         self.channels = [level.channels for level in self._levels]
         self.strides = [level.stride for level in self._levels]
+        self.spatial_dims = len(self.image_shape) - 1
         self._recognition = Recognition()
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns what a copy needs; the copy watches its own backbone."""
         names = "backbone image_shape entry layers channels strides capturing _levels"
+        names += " spatial_dims"
         return {name: self.__dict__[name] for name in names.split()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -181,7 +185,7 @@ class FeaturePyramid(Capture):
         for number, level in enumerate(self._levels):
             rows.append(
                 f"  {number:5}  {level.name:{width}}  {level.channels:8}  "
-                f"{level.stride:6}"
+                f"{level.stride!s:>6}"
             )
         return "\n".join(["FeaturePyramid(", *rows, ")"])
 
