@@ -33,7 +33,7 @@ from lightly_dira.evaluation.data import MNI152Slices
 from lightly_dira.evaluation.dense import dense_probe, encode_pixels
 from lightly_dira.evaluation.labelled import Samples
 from lightly_dira.evaluation.read_volumes import read_mni152
-from lightly_dira.transforms.distortions import published_mixture
+from lightly_dira.transforms.mixtures import published_mixture
 
 TERMS = ("discriminative", "restorative", "adversarial", "discriminator")
 

@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from lightly_dira import DiRA, DiRALoss, DiRATransform, PatchDiscriminator
 from lightly_dira.evaluation.labelled import LabelledImages
-from lightly_dira.transforms.distortions import published_mixture
 from lightly_dira.transforms.grey_curves import NonLinearIntensity
+from lightly_dira.transforms.mixtures import published_mixture
 from lightly_dira.transforms.published_pipeline import PublishedPipeline
 from lightly_dira.weights.pretrained import save_pretrained
 

@@ -52,8 +52,11 @@ _HOMES = {
     "OutPainting": "distortions",
     "PatchShuffling": "distortions",
     "PublishedPipeline": "published_pipeline",
-    "published_mixture": "distortions",
+    "VolumePipeline": "volume_pipeline",
+    "published_mixture": "mixtures",
+    "published_volume_mixture": "mixtures",
     "read_image": "image_files",
+    "read_volume": "volume_files",
 }
 
 __all__ = list(_HOMES)

@@ -16,7 +16,6 @@ from torchvision import tv_tensors
 
 from lightly_dira.transforms.alignment import Draws, Sample, Step, as_array, name_of
 from lightly_dira.transforms.dira_views import DiRAViews
-from lightly_dira.transforms.distortions import published_mixture
 from lightly_dira.transforms.images import (
     SMALLEST,
     Window,
@@ -25,6 +24,7 @@ from lightly_dira.transforms.images import (
     to_tensor,
 )
 from lightly_dira.transforms.kinds import SAYABLE
+from lightly_dira.transforms.mixtures import published_mixture
 from lightly_dira.transforms.published_pipeline import PublishedPipeline
 from lightly_dira.transforms.taking_apart import (
     find_normalisation,

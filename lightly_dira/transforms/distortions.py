@@ -1,7 +1,11 @@
-"""The distortions that DiRA restores, as albumentations transforms."""
+"""The distortions that DiRA restores, as albumentations transforms.
+
+Each takes an image, or a volume, in which its blocks are drawn in three dimensions.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
@@ -9,54 +13,106 @@ import albumentations as A
 import numpy as np
 from numpy.typing import NDArray
 
-# Places to try before a rectangle is given up in a crowded image.
+# Places to try before a block is given up in a crowded image.
 _TRIES = 100
-Rectangle = tuple[int, int, int, int]
-"""Top, left, bottom and right of a rectangle, in pixels."""
+Block = tuple[int, ...]
+"""The first position of a block along each side, then the first behind it."""
 
 
-class _Painting(A.ImageOnlyTransform):  # type: ignore[misc]
-    """Draws rectangles one after the other, up to a random stop."""
+class _Blocks(A.ImageOnlyTransform):  # type: ignore[misc]
+    """Draws blocks: rectangles in images, cuboids in volumes (D, H, W)."""
 
-    def __init__(
-        self,
-        count: int,
-        side: tuple[float, float],
-        margin: float,
-        stop: float,
-        p: float,
-    ) -> None:
+    def __init__(self, count: int, side: tuple[float, float], p: float) -> None:
         super().__init__(p=p)
-        _check(self, count, side)
-        if not 0 <= margin < 0.5 or not 0 <= stop <= 1:
+        low, high = side
+        if count < 1 or not 0 < low <= high <= 1:
             raise ValueError(
-                f"{type(self).__name__}: margin must be in [0, 0.5) and stop in "
-                f"[0, 1], got {margin} and {stop}."
+                f"{type(self).__name__}: count must be at least 1 and side (shortest, "
+                "longest) with 0 < shortest <= longest <= 1, got "
+                f"{count} and {side}."
             )
         self.count = count
         self.side = side
-        self.margin = margin
-        self.stop = stop
 
     def get_params_dependent_on_data(
         self, params: dict[str, Any], data: dict[str, Any]
     ) -> dict[str, Any]:
-        (height, width), random = params["shape"][:2], self.py_random.random
-        rows, columns = _sides(self.side, height), _sides(self.side, width)
-        rectangles = []
-        for _ in range(self.count):
-            top, bottom = self._interval(height, rows)
-            left, right = self._interval(width, columns)
-            rectangles.append((top, left, bottom, right))
-            if random() < self.stop:
-                break
-        return {"rectangles": rectangles}
+        """Draws the blocks."""
+        volume = data.get("volume")
+        sizes = params["shape"][:2] if volume is None else volume.shape[:3]
+        # Shortest and longest side in pixels.
+        sides = [
+            tuple(max(1, round(part * size)) for part in self.side) for size in sizes
+        ]
+        return self._draw(sizes, sides)
 
-    def _interval(self, size: int, sides: tuple[int, int]) -> tuple[int, int]:
-        margin = round(self.margin * size)
+    def _draw(
+        self, sizes: Sequence[int], sides: list[tuple[int, ...]]
+    ) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def apply_to_volume(self, volume: NDArray[Any], **params: Any) -> NDArray[Any]:
+        """Applies the transform to a volume (D, H, W) or (D, H, W, C)."""
+        changed: NDArray[Any] = self.apply(volume, **params)
+        return changed
+
+
+class _Painting(_Blocks):
+    """Draws blocks one after the other, up to a random stop."""
+
+    default_side: tuple[float, float]
+
+    def __init__(
+        self,
+        count: int = 10,
+        side: tuple[float, float] | None = None,
+        margin: float = 3 / 224,
+        stop: float = 0.1,
+        fill: str = "black",
+        p: float = 1.0,
+    ) -> None:
+        """Creates the transform."""
+        super().__init__(count, side or self.default_side, p)
+        if not 0 <= margin < 0.5 or not 0 <= stop <= 1 or fill not in _FILLS:
+            raise ValueError(
+                f"{type(self).__name__}: margin must be in [0, 0.5), stop in [0, 1] "
+                f"and fill one of {', '.join(_FILLS)}, got {margin}, {stop} and "
+                f"{fill!r}."
+            )
+        self.margin = margin
+        self.stop = stop
+        self.fill = fill
+
+    def _draw(
+        self, sizes: Sequence[int], sides: list[tuple[int, ...]]
+    ) -> dict[str, Any]:
+        blocks = []
+        for _ in range(self.count):
+            axes = zip(sizes, sides, strict=True)
+            intervals = [self._interval(size, limits) for size, limits in axes]
+            starts, stops = zip(*intervals, strict=True)
+            blocks.append((*starts, *stops))
+            if self.py_random.random() < self.stop:
+                break
+        return {"rectangles": blocks}
+
+    def _interval(self, size: int, sides: tuple[int, ...]) -> tuple[int, int]:
+        margin = min(round(self.margin * size), (size - 1) // 2)
         length = min(_draw(self.py_random, *sides), size - 2 * margin)
         start = _draw(self.py_random, margin, size - margin - length)
         return start, start + length
+
+    def _filling(self, image: NDArray[Any]) -> NDArray[Any]:
+        """Returns an image of the same kind with nothing but the filling."""
+        if self.fill == "black":
+            return np.zeros_like(image)
+        noise = self.random_generator.random(image.shape, np.float32)
+        top = 1 if image.dtype.kind == "f" else np.iinfo(image.dtype).max
+        filling: NDArray[Any] = (noise * top).astype(image.dtype)
+        return filling
+
+
+_FILLS = ("black", "noise")
 
 
 class InPainting(_Painting):
@@ -70,6 +126,8 @@ class InPainting(_Painting):
         side: Shortest and longest side, as fractions of the image's.
         margin: Least distance from the border, as a fraction of the image's side.
         stop: Probability to stop after a rectangle.
+        fill: "black" (published for images) or "noise", uniform over all values
+            (published for volumes).
         p: Probability to apply the transform.
 
     Targets:
@@ -92,24 +150,15 @@ class InPainting(_Painting):
     - [1]: Models Genesis, 2019, https://arxiv.org/abs/1908.06912
     """
 
-    def __init__(
-        self,
-        count: int = 10,
-        side: tuple[float, float] = (10 / 224, 70 / 224),
-        margin: float = 3 / 224,
-        stop: float = 0.1,
-        p: float = 1.0,
-    ) -> None:
-        """Creates the transform."""
-        super().__init__(count, side, margin, stop, p)
+    default_side = (10 / 224, 70 / 224)
 
     def apply(
-        self, img: NDArray[Any], rectangles: list[Rectangle], **params: Any
+        self, img: NDArray[Any], rectangles: list[Block], **params: Any
     ) -> NDArray[Any]:
-        """Returns a copy with black rectangles."""
+        """Returns a copy with filled blocks."""
         img = img.copy()
-        for rectangle in rectangles:
-            img[_area(rectangle)] = 0
+        for block in rectangles:
+            img[_area(block)] = self._filling(img[_area(block)])
         return img
 
 
@@ -123,6 +172,8 @@ class OutPainting(_Painting):
         side: Shortest and longest side, as fractions of the image's.
         margin: Least distance from the border, as a fraction of the image's side.
         stop: Probability to stop after a window.
+        fill: "black" (published for images) or "noise", uniform over all values
+            (published for volumes).
         p: Probability to apply the transform.
 
     Targets:
@@ -145,28 +196,19 @@ class OutPainting(_Painting):
     - [1]: Models Genesis, 2019, https://arxiv.org/abs/1908.06912
     """
 
-    def __init__(
-        self,
-        count: int = 10,
-        side: tuple[float, float] = (154 / 224, 174 / 224),
-        margin: float = 3 / 224,
-        stop: float = 0.1,
-        p: float = 1.0,
-    ) -> None:
-        """Creates the transform."""
-        super().__init__(count, side, margin, stop, p)
+    default_side = (154 / 224, 174 / 224)
 
     def apply(
-        self, img: NDArray[Any], rectangles: list[Rectangle], **params: Any
+        self, img: NDArray[Any], rectangles: list[Block], **params: Any
     ) -> NDArray[Any]:
-        """Returns a black image with windows of the given one."""
-        out = np.zeros_like(img)
-        for rectangle in rectangles:
-            out[_area(rectangle)] = img[_area(rectangle)]
+        """Returns a filled image with windows of the given one."""
+        out = self._filling(img)
+        for block in rectangles:
+            out[_area(block)] = img[_area(block)]
         return out
 
 
-class PatchShuffling(A.ImageOnlyTransform):  # type: ignore[misc]
+class PatchShuffling(_Blocks):
     """Exchanges pairs of small rectangles of the image [0, 1].
 
     The two rectangles of a pair have the same size. No two rectangles overlap, so
@@ -206,35 +248,26 @@ class PatchShuffling(A.ImageOnlyTransform):  # type: ignore[misc]
         p: float = 1.0,
     ) -> None:
         """Creates the transform."""
-        super().__init__(p=p)
-        _check(self, count, side)
-        self.count = count
-        self.side = side
+        super().__init__(count, side, p)
 
-    def get_params_dependent_on_data(
-        self, params: dict[str, Any], data: dict[str, Any]
+    def _draw(
+        self, sizes: Sequence[int], sides: list[tuple[int, ...]]
     ) -> dict[str, Any]:
-        """Draws the pairs."""
-        height, width = params["shape"][:2]
-        rows, columns = _sides(self.side, height), _sides(self.side, width)
-        taken: list[Rectangle] = []
+        taken: list[Block] = []
         for _ in range(self.count):
-            h, w = _draw(self.py_random, *rows), _draw(self.py_random, *columns)
-            first = self._free_place(taken, h, w, height, width)
+            lengths = [_draw(self.py_random, *limits) for limits in sides]
+            first = self._free_place(taken, lengths, sizes)
             if first is None:
                 continue
-            second = self._free_place([*taken, first], h, w, height, width)
+            second = self._free_place([*taken, first], lengths, sizes)
             if second is not None:
                 taken += first, second
         return {"pairs": list(zip(taken[::2], taken[1::2], strict=True))}
 
     def apply(
-        self,
-        img: NDArray[Any],
-        pairs: list[tuple[Rectangle, Rectangle]],
-        **params: Any,
+        self, img: NDArray[Any], pairs: list[tuple[Block, Block]], **params: Any
     ) -> NDArray[Any]:
-        """Returns a copy with exchanged rectangles."""
+        """Returns a copy with exchanged blocks."""
         out = img.copy()
         for first, second in pairs:
             out[_area(first)] = img[_area(second)]
@@ -242,75 +275,32 @@ class PatchShuffling(A.ImageOnlyTransform):  # type: ignore[misc]
         return out
 
     def _free_place(
-        self, taken: list[Rectangle], h: int, w: int, height: int, width: int
-    ) -> Rectangle | None:
+        self, taken: list[Block], lengths: list[int], sizes: Sequence[int]
+    ) -> Block | None:
         for _ in range(_TRIES):
-            top = _draw(self.py_random, 0, height - h)
-            left = _draw(self.py_random, 0, width - w)
-            bottom, right = top + h, left + w
-            for upper, before, lower, after in taken:
-                if top < lower and bottom > upper and left < after and right > before:
-                    break
-            else:
-                return top, left, bottom, right
+            starts = [
+                _draw(self.py_random, 0, size - length)
+                for size, length in zip(sizes, lengths, strict=True)
+            ]
+            stops = [a + length for a, length in zip(starts, lengths, strict=True)]
+            if not any(_overlap(starts, stops, other) for other in taken):
+                return (*starts, *stops)
         return None
 
 
-def published_mixture(
-    inpainting: float = 0.30, outpainting: float = 0.05, shuffling: float = 0.30
-) -> A.OneOf:
-    """At most one of the three distortions, with the published probabilities [0].
+def _area(block: Block) -> tuple[slice, ...]:
+    half = len(block) // 2
+    return tuple(map(slice, block[:half], block[half:]))
 
-    Args:
-        inpainting: Probability of `InPainting`.
-        outpainting: Probability of `OutPainting`.
-        shuffling: Probability of `PatchShuffling`. What is left of 1 is the
-            probability of no distortion.
 
-    Raises:
-        ValueError: If a probability is negative, or their sum is not in (0, 1].
-
-    Examples:
-        >>> from lightly_dira import DiRATransform
-        >>> from lightly_dira.transforms import published_mixture
-        >>> transform = DiRATransform(distortion=published_mixture(shuffling=0.0))
-
-    - [0]: DiRA, 2022, https://arxiv.org/abs/2204.10437
-    """
-    probabilities = inpainting, outpainting, shuffling
-    if min(probabilities) < 0 or not 0 < sum(probabilities) <= 1:
-        raise ValueError(
-            "published_mixture: probabilities must be at least 0, and their sum above "
-            f"0 and at most 1, got {probabilities}."
+def _overlap(starts: list[int], stops: list[int], other: Block) -> bool:
+    half = len(starts)
+    return all(
+        start < after and stop > before
+        for start, stop, before, after in zip(
+            starts, stops, other[:half], other[half:], strict=True
         )
-    return A.OneOf(
-        [
-            InPainting(p=inpainting),
-            OutPainting(p=outpainting),
-            PatchShuffling(p=shuffling),
-        ],
-        p=sum(probabilities),
     )
-
-
-def _check(transform: object, count: int, side: tuple[float, float]) -> None:
-    low, high = side
-    if count < 1 or not 0 < low <= high <= 1:
-        raise ValueError(
-            f"{type(transform).__name__}: count must be at least 1 and side (shortest, "
-            f"longest) with 0 < shortest <= longest <= 1, got {count} and {side}."
-        )
-
-
-def _area(rectangle: Rectangle) -> tuple[slice, slice]:
-    top, left, bottom, right = rectangle
-    return slice(top, bottom), slice(left, right)
-
-
-def _sides(side: tuple[float, float], size: int) -> tuple[int, int]:
-    """Returns shortest and longest side in pixels."""
-    shortest, longest = side
-    return max(1, round(shortest * size)), max(1, round(longest * size))
 
 
 def _draw(random: Random, low: int, high: int) -> int:

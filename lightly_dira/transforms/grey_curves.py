@@ -71,3 +71,8 @@ class NonLinearIntensity(A.ImageOnlyTransform):  # type: ignore[misc]
         table = np.interp(np.arange(top + 1) / top, x, y)
         mapped: NDArray[Any] = np.round(table * top).astype(img.dtype)[img]
         return mapped
+
+    def apply_to_volume(self, volume: NDArray[Any], **params: Any) -> NDArray[Any]:
+        """Applies the one curve to a volume (D, H, W) or (D, H, W, C)."""
+        changed: NDArray[Any] = self.apply(volume, **params)
+        return changed

@@ -23,7 +23,8 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from lightly_dira import DiRATransform, DiRAViews
-from lightly_dira.transforms.distortions import InPainting, published_mixture
+from lightly_dira.transforms.distortions import InPainting
+from lightly_dira.transforms.mixtures import published_mixture
 from lightly_dira.transforms.published_pipeline import PublishedPipeline
 
 SIZE = 32

@@ -11,9 +11,9 @@ from lightly_dira.transforms.distortions import (
     InPainting,
     OutPainting,
     PatchShuffling,
-    published_mixture,
 )
 from lightly_dira.transforms.grey_curves import NonLinearIntensity
+from lightly_dira.transforms.mixtures import published_mixture
 
 DISTORTIONS = [InPainting, OutPainting, PatchShuffling]
 

@@ -1,0 +1,89 @@
+"""The published mixtures of distortions, with their probabilities and numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import albumentations as A
+import cv2
+
+from lightly_dira.transforms.distortions import (
+    InPainting,
+    OutPainting,
+    PatchShuffling,
+)
+from lightly_dira.transforms.grey_curves import NonLinearIntensity
+
+
+def published_mixture(
+    inpainting: float = 0.30, outpainting: float = 0.05, shuffling: float = 0.30
+) -> A.OneOf:
+    """At most one of the three distortions, with the published probabilities [0].
+
+    Args:
+        inpainting: Probability of `InPainting`.
+        outpainting: Probability of `OutPainting`.
+        shuffling: Probability of `PatchShuffling`. What is left of 1 is the
+            probability of no distortion.
+
+    Raises:
+        ValueError: If a probability is negative, or their sum is not in (0, 1].
+
+    Examples:
+        >>> from lightly_dira import DiRATransform
+        >>> from lightly_dira.transforms import published_mixture
+        >>> transform = DiRATransform(distortion=published_mixture(shuffling=0.0))
+
+    - [0]: DiRA, 2022, https://arxiv.org/abs/2204.10437
+    """
+    probabilities = inpainting, outpainting, shuffling
+    if min(probabilities) < 0 or not 0 < sum(probabilities) <= 1:
+        raise ValueError(
+            "published_mixture: probabilities must be at least 0, and their sum above "
+            f"0 and at most 1, got {probabilities}."
+        )
+    return A.OneOf(
+        [
+            InPainting(p=inpainting),
+            OutPainting(p=outpainting),
+            PatchShuffling(p=shuffling),
+        ],
+        p=sum(probabilities),
+    )
+
+
+def published_volume_mixture() -> A.Sequential:
+    """The distortions of volumes by TransVW [0], with its numbers.
+
+    An elastic deformation in plane (alpha 991, sigma 8), then one of four, each with
+    probability 0.25: 5 exchanges of blocks with sides up to 1/10 of the volume's, a
+    curve of grey levels (half of them inverted), one block of noise with sides of 1/6
+    to 1/3, or noise around one window with sides of 3/7 to 4/7.
+
+    Examples:
+        >>> import numpy as np
+        >>> from lightly_dira.transforms import published_volume_mixture
+        >>> cube = np.random.rand(32, 64, 64).astype(np.float32)
+        >>> published_volume_mixture()(volume=cube)["volume"].shape
+        (32, 64, 64)
+
+    - [0]: TransVW, 2021, https://arxiv.org/abs/2102.10680
+    """
+    one: dict[str, Any] = {"count": 1, "margin": 3 / 64, "fill": "noise"}
+    return A.Sequential(
+        [
+            A.ElasticTransform(
+                alpha=991, sigma=8, border_mode=cv2.BORDER_REFLECT_101, p=1
+            ),
+            A.OneOf(
+                [
+                    PatchShuffling(count=5, side=(1 / 64, 6 / 64)),
+                    NonLinearIntensity(inverted=0.5),
+                    InPainting(side=(1 / 6, 1 / 3), **one),
+                    OutPainting(side=(3 / 7, 4 / 7), **one),
+                ],
+                p=1,
+            ),
+        ],
+        p=1,
+    )
