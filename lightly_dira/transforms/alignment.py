@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import albumentations as A
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,6 +19,12 @@ from torchvision.transforms.v2 import functional as F
 
 from lightly_dira.transforms.images import to_tensor
 from lightly_dira.transforms.kinds import WHOLE, Said, geometry_of
+from lightly_dira.transforms.monai_steps import (
+    is_of_monai,
+    looks_into_the_volume,
+    run_seeded,
+)
+from lightly_dira.transforms.volumes import from_array
 
 
 class Draws:
@@ -31,6 +38,11 @@ class Draws:
         """Starts without a seed, which is drawn when it is first needed."""
         self._generators: tuple[np.random.Generator, random.Random] | None = None
 
+    def start(self) -> None:
+        """Draws the seed."""
+        seed = int(torch.randint(2**62, ()))
+        self._generators = np.random.default_rng(seed), random.Random(seed)
+
     def apply(
         self, transform: Any, *images: NDArray[Any], twin: Any = None
     ) -> list[NDArray[Any]]:
@@ -42,23 +54,43 @@ class Draws:
             twin: Applied to all but the first image, in place of the transform.
         """
         if self._generators is None:
-            seed = int(torch.randint(2**62, ()))
-            self._generators = np.random.default_rng(seed), random.Random(seed)
+            self.start()
+        assert self._generators is not None
         numpy, python = self._generators
         twin = transform if twin is None else twin
         for each in (transform, twin):
             if each.random_generator is not numpy:
                 each.set_random_state(numpy, python)
+        key = "volume" if images[0].ndim == 4 else "image"
         if len(images) == 1:
-            return [transform(image=images[0])["image"]]
+            return [_applied(transform, key, images[0])]
         states = numpy.bit_generator.state, python.getstate()
         results: list[NDArray[Any]] = []
         for image in images:
             numpy.bit_generator.state = states[0]
             python.setstate(states[1])
             step = twin if results else transform
-            results.append(step(image=image)["image"])
+            results.append(_applied(step, key, image))
         return results
+
+    def seed(self) -> int:
+        """Draws a seed of 32 bits for a step with a random state of its own."""
+        if self._generators is None:
+            self.start()
+        assert self._generators is not None
+        return int(self._generators[0].integers(2**32))
+
+
+def _applied(transform: Any, key: str, image: NDArray[Any]) -> Any:
+    try:
+        return transform(**{key: image})[key]
+    except KeyError as error:
+        if key == "image":
+            raise
+        raise ValueError(
+            f"DiRATransform: {name_of(transform)} of albumentations does not take "
+            "volumes. Leave it out, or use MONAI's steps."
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -132,7 +164,10 @@ class Step(nn.Module):
         """Applies the transform to every image, with the same draws."""
         if _is_albumentation(self.transform):
             arrays = map(as_array, images)
-            return draws.apply(self.transform, *arrays, twin=self.twin)
+            outputs = draws.apply(self.transform, *arrays, twin=self.twin)
+            return [from_array(output) for output in outputs]
+        if is_of_monai(self.transform):
+            return self._run_monai(draws, *images)
         call = self.transform
         if self.kind not in WHOLE:
             images = tuple(map(_as_torchvision, images))
@@ -152,6 +187,28 @@ class Step(nn.Module):
                 raise ValueError(_failed(self.transform, image, error)) from error
         return results
 
+    def _run_monai(self, draws: Draws, *images: Any) -> list[Any]:
+        if len(images) > 1 and looks_into_the_volume(self.transform):
+            raise ValueError(
+                f"DiRATransform: {name_of(self.transform)} looks at the voxels, which "
+                "differ in view and target once an intensity was changed, so that the "
+                "two would be cropped differently. Put it before such steps."
+            )
+        seed = draws.seed()
+        twins = [self.transform, *[self.twin] * (len(images) - 1)]
+        try:
+            return [
+                run_seeded(step, image, seed)
+                for step, image in zip(twins, images, strict=True)
+            ]
+        except (TypeError, ValueError) as error:
+            if str(error).startswith("DiRA"):
+                raise
+            raise ValueError(_failed(self.transform, images[0], error)) from error
+        except RuntimeError as error:
+            # MONAI wraps all errors of a step.
+            raise ValueError(_failed(self.transform, images[0], error)) from error
+
 
 def name_of(transform: Any) -> str:
     """Returns a step's name: that of its class, or its own if it is a function."""
@@ -159,7 +216,7 @@ def name_of(transform: Any) -> str:
 
 
 def _is_albumentation(transform: Any) -> bool:
-    return hasattr(transform, "set_random_state")
+    return isinstance(transform, (A.BasicTransform, A.BaseCompose))
 
 
 def _failed(transform: Any, image: Any, error: Exception) -> str:
@@ -178,7 +235,7 @@ def _split(out: Any) -> tuple[Any, tuple[Any, ...]]:
 
 
 def as_array(image: Any) -> NDArray[Any]:
-    """Returns an image as an array (H, W) or (H, W, C)."""
+    """Returns an image (H, W) or (H, W, C), or a volume (D, H, W, C), as an array."""
     if isinstance(image, Tensor):
         array: NDArray[Any] = image.movedim(0, -1).contiguous().numpy()
         return array

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -24,12 +25,22 @@ from lightly_dira.transforms.images import (
     to_tensor,
 )
 from lightly_dira.transforms.kinds import SAYABLE
-from lightly_dira.transforms.mixtures import published_mixture
+from lightly_dira.transforms.mixtures import published_mixture, published_volume_mixture
+from lightly_dira.transforms.monai_steps import keys_of
 from lightly_dira.transforms.published_pipeline import PublishedPipeline
 from lightly_dira.transforms.taking_apart import (
     find_normalisation,
     steps_in,
     take_apart,
+)
+from lightly_dira.transforms.volume_pipeline import VolumePipeline
+from lightly_dira.transforms.volumes import (
+    check_volume,
+    from_array,
+    orthogonal_slices,
+    to_volume_target,
+    to_volume_tensor,
+    to_voxels,
 )
 
 
@@ -71,6 +82,9 @@ class DiRATransform:
           to 4 channels, 8 or 16 bits or float, and at least 16 x 16 pixels.
         - output: `DiRAViews` of float (C, H, W), with targets (target_channels, H, W)
           in [0, 1].
+        - volume (spatial_dims=3): an array or a tensor (D, H, W) or (C, D, H, W); with
+          a base transform of MONAI also what that takes, such as a file. The views
+          are (C, D, H, W), with targets (target_channels, D, H, W).
 
     Examples:
         >>> from lightly.transforms import MoCoV2Transform
@@ -86,7 +100,8 @@ class DiRATransform:
         self,
         transform: Callable[..., Any] | Sequence[Callable[..., Any]] | None = None,
         *,
-        input_size: int = 224,
+        spatial_dims: int = 2,
+        input_size: int | tuple[int, int, int] | None = None,
         target_view: int | None = None,
         target_channels: int = 1,
         distortion: A.BasicTransform | A.BaseCompose | str | None = "published",
@@ -100,8 +115,9 @@ class DiRATransform:
             transform: Makes views of an image: a Lightly transform, a torchvision or
                 albumentations `Compose`, any other callable, a list of callables, one
                 for each view, or a `PublishedPipeline` with numbers of your own.
-            input_size: Side of the views of the published pipeline, in pixels; ignored
-                with another base transform.
+            spatial_dims: 2 for images, 3 for volumes.
+            input_size: Side of the views of the published pipeline, in pixels (224), or
+                (D, H, W) of volumes (32, 64, 64); ignored with another base transform.
             target_view: Index of the view to restore. By default every view carries its
                 target; of the views that the trained encoder sees, the first is
                 restored.
@@ -131,14 +147,21 @@ class DiRATransform:
                 "DiRATransform: transform must be callable, or a list of callables, "
                 f"got {transform!r}."
             )
+        if spatial_dims not in (2, 3):
+            raise ValueError(
+                "DiRATransform: spatial_dims must be 2 for images or 3 for volumes, "
+                f"got {spatial_dims}."
+            )
         if distortion == "published":
-            distortion = published_mixture()
+            images = spatial_dims == 2
+            distortion = published_mixture() if images else published_volume_mixture()
         if not isinstance(distortion, (A.BasicTransform, A.BaseCompose, type(None))):
             raise TypeError(
                 "DiRATransform: distortion must be an albumentations transform, "
                 f"'published' or None, got {distortion!r}."
             )
-        if not 1 <= target_channels <= 4 or (target_view or 0) < 0 or input_size < 1:
+        numbers = (input_size,) if isinstance(input_size, int) else input_size or (1,)
+        if not 1 <= target_channels <= 4 or (target_view or 0) < 0 or min(numbers) < 1:
             raise ValueError(
                 "DiRATransform: target_channels must be 1 to 4, target_view at least 0 "
                 f"or None and input_size at least 1, got {target_channels}, "
@@ -151,9 +174,10 @@ class DiRATransform:
             )
         self.transform: Any = transform
         if transform is None:
-            self.transform = PublishedPipeline(input_size, aligned)
+            self.transform = _published(spatial_dims, input_size, aligned)
         elif isinstance(transform, (list, tuple)):
             self.transform = MultiViewTransform(transform)
+        self.spatial_dims = spatial_dims
         self.target_view = target_view
         self.target_channels = target_channels
         self.distortion = distortion
@@ -161,20 +185,29 @@ class DiRATransform:
         self._call = self.transform
         # The published pipeline takes samples itself, and its grey views become RGB.
         self._expand = isinstance(self.transform, PublishedPipeline)
+        whole = self._expand or isinstance(self.transform, VolumePipeline)
+        if whole and self._expand != (spatial_dims == 2):
+            raise ValueError(
+                "DiRATransform: PublishedPipeline makes views of images, and "
+                f"VolumePipeline of volumes; spatial_dims is {spatial_dims}."
+            )
         said = dict(kinds or {})
         if not set(said.values()) <= set(SAYABLE):
             raise ValueError(
                 f"DiRATransform: kinds must be of {', '.join(SAYABLE)}, got "
                 f"{', '.join(map(repr, said.values()))}."
             )
-        if not self._expand:
+        if not whole:
             self._call = take_apart(self.transform, aligned, said)
         self._opaque = isinstance(self._call, Step) and self._call.kind == "unknown"
         self._normalisation = find_normalisation(self.transform)
-        if not (self._opaque or self._expand):
+        if not (self._opaque or whole):
             self._warn_of_unknown_steps()
         known = self._normalisation
-        self._colour = known is not None and len(known[0]) == 3
+        self._colour = known is not None and len(known[0]) == 3 and spatial_dims == 2
+        # Of the dictionaries that steps of MONAI take, what holds the volume.
+        keys = dict.fromkeys(keys_of(self.transform))
+        self._key = "image" if "image" in keys else next(iter(keys), None)
 
     def __call__(self, image: Any, *extras: Any) -> DiRAViews:
         """Returns the views of an image, with their targets.
@@ -189,7 +222,7 @@ class DiRATransform:
                 there is no view `target_view`.
         """
         if self._opaque:
-            outputs, draws = self.transform(image, *extras), Draws()
+            outputs, draws = self.transform(self._prepare(image), *extras), Draws()
             several = isinstance(outputs, (list, tuple))
             outputs = outputs if several else [outputs]
             outputs = [self._finished(output, draws) for output in outputs]
@@ -211,10 +244,11 @@ class DiRATransform:
             target_view = [*samples][target_view]
             samples = {target_view: samples[target_view]}
         targets = {
-            index: to_target(sample.target, self.target_channels)
+            index: self._target(sample.target)
             for index, sample in samples.items()
             # A stack of patches, as from Lightly's PIRL, has no target by default.
-            if target_view is not None or getattr(sample.target, "ndim", 3) <= 3
+            if target_view is not None
+            or getattr(sample.target, "ndim", 3) <= self.spatial_dims + 1
         }
         views = map(self._finish, outputs)
         return DiRAViews(views, targets, target_view=target_view)
@@ -245,6 +279,8 @@ class DiRATransform:
         grid = figure.subplots(len(rows), n, squeeze=False)
         for axes, views in zip(grid.T, columns, strict=True):
             pictures = [views.target, *map(self._denormalised, views)]
+            if self.spatial_dims == 3:
+                pictures = [orthogonal_slices(p[None])[0] for p in pictures]
             for axis, picture in zip(axes, pictures, strict=True):
                 colours = picture.clamp(0, 1)[:3] if len(picture) > 2 else picture[:1]
                 axis.imshow(colours.movedim(0, -1).numpy(), cmap="gray", vmin=0, vmax=1)
@@ -267,6 +303,10 @@ class DiRATransform:
             )
 
     def _prepare(self, image: Any) -> Any:
+        if self.spatial_dims == 3:
+            return self._prepare_volume(image)
+        if self._opaque:
+            return image
         plain = isinstance(image, Image.Image) and image.mode in ("L", "RGB")
         if not plain or self.window is not None or min(image.size) < SMALLEST:
             image = to_pixels(image, self.window)
@@ -278,15 +318,49 @@ class DiRATransform:
         image = np.atleast_3d(image)
         return image[..., :3] if image.shape[2] > 2 else image[..., [0, 0, 0]]
 
+    def _prepare_volume(self, volume: Any) -> Any:
+        if isinstance(self.transform, VolumePipeline):
+            checked = check_volume(volume)
+            self.transform.check(checked)
+            return checked, self.window
+        if isinstance(volume, Mapping):
+            if self._key is None or self._key not in volume:
+                raise ValueError(
+                    "DiRATransform: the base transform takes no dictionary with the "
+                    f"keys {', '.join(map(str, volume))}; it takes "
+                    f"{self._key or 'arrays'}."
+                )
+            value = self._prepare_volume(volume[self._key])
+            return {**volume, self._key: value}
+        # MONAI's own steps may read files, and scale the values that are in them.
+        if isinstance(volume, (str, os.PathLike)) or self._opaque:
+            return volume
+        checked = check_volume(volume)
+        return checked if self.window is None else to_voxels(checked, self.window)
+
+    def _volume_in(self, output: Any) -> Any:
+        """Returns the volume in a dictionary of MONAI's, or what it is given."""
+        return output[self._key] if isinstance(output, Mapping) else output
+
+    def _target(self, clean: Any) -> Tensor:
+        if self.spatial_dims == 3:
+            return to_volume_target(self._volume_in(clean), self.target_channels)
+        return to_target(clean, self.target_channels)
+
+    def _tensor(self, view: Any) -> Tensor:
+        if self.spatial_dims == 3:
+            return to_volume_tensor(self._volume_in(view))
+        return to_tensor(view)
+
     def _finished(self, output: Any, draws: Draws) -> Any:
         """Makes samples of finished views, and leaves all else as it is."""
         if isinstance(output, tuple) and output:
             return self._finished(output[0], draws), *output[1:]
-        if not isinstance(output, (Tensor, np.ndarray, Image.Image)):
+        if not isinstance(output, (Tensor, np.ndarray, Image.Image, Mapping)):
             return output
         if isinstance(output, tv_tensors.Mask):
             return output
-        view = to_tensor(output)
+        view = self._tensor(output)
         clean = self._denormalised(view)
         if view.ndim != 3 or clean is view:
             return Sample(view, view, draws, self._distort)
@@ -299,7 +373,7 @@ class DiRATransform:
             return tuple(map(self._finish, output))
         if not isinstance(output, Sample):
             return output
-        view = to_tensor(output.distorted().view)
+        view = self._tensor(output.distorted().view)
         return view.expand(3, -1, -1) if self._expand and len(view) == 1 else view
 
     def _denormalised(self, view: Tensor) -> Tensor:
@@ -308,8 +382,22 @@ class DiRATransform:
         mean, std = self._normalisation
         return view * std + mean
 
+    def _distort_volume(self, view: Any, draws: Draws) -> Any:
+        if isinstance(view, Mapping):
+            distorted = self._distort_volume(view[self._key], draws)
+            return {**view, self._key: distorted}
+        tensor = check_volume(view)
+        if tensor.dtype != torch.uint8:
+            tensor = tensor.to(torch.float32)
+        (array,) = draws.apply(self.distortion, as_array(tensor))
+        return from_array(array)
+
     def _distort(self, view: Any, draws: Draws) -> Any:
-        if self.distortion is None or (isinstance(view, Tensor) and view.ndim != 3):
+        if self.distortion is None:
+            return view
+        if self.spatial_dims == 3:
+            return self._distort_volume(view, draws)
+        if isinstance(view, Tensor) and view.ndim != 3:
             return view
         (array,) = draws.apply(self.distortion, as_array(view))
         if isinstance(view, Image.Image):
@@ -317,6 +405,21 @@ class DiRATransform:
         if isinstance(view, Tensor):
             return torch.from_numpy(array).movedim(-1, 0)
         return array
+
+
+def _published(
+    spatial_dims: int, size: int | tuple[int, int, int] | None, aligned: bool
+) -> PublishedPipeline | VolumePipeline:
+    if spatial_dims == 2:
+        if not isinstance(size, (int, type(None))):
+            raise ValueError(
+                "DiRATransform: input_size must be the side of the views, in pixels, "
+                f"got {size}. Volumes: spatial_dims=3."
+            )
+        return PublishedPipeline(224 if size is None else size, aligned)
+    if isinstance(size, int):
+        size = size, size, size
+    return VolumePipeline() if size is None else VolumePipeline(size)
 
 
 def _sample_in(output: Any) -> Sample | None:

@@ -9,6 +9,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def bezier_curve(
+    x0: float, x1: float, y0: float, y1: float, *, inverted: bool
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Returns 1,001 points of a monotone cubic Bezier curve.
+
+    Args:
+        x0: A coordinate of an inner control point, in [0, 1], as are the others.
+        x1: The same of the other point; they are sorted.
+        y0: Like `x0`, on the other axis.
+        y1: Like `x1`, on the other axis.
+        inverted: Whether the curve falls.
+    """
+    t = np.linspace(0, 1, 1001)
+    inner = 3 * (1 - t) ** 2 * t, 3 * (1 - t) * t**2
+    x, y = (
+        a * inner[0] + b * inner[1] + t**3
+        for a, b in (sorted((x0, x1)), sorted((y0, y1)))
+    )
+    return x, 1 - y if inverted else y
+
+
 class NonLinearIntensity(A.ImageOnlyTransform):  # type: ignore[misc]
     """Maps intensities through a random monotone Bezier curve [0].
 
@@ -54,11 +75,9 @@ class NonLinearIntensity(A.ImageOnlyTransform):  # type: ignore[misc]
     def get_params(self) -> dict[str, Any]:
         """Draws the curve, as 1,001 of its points."""
         draw = self.py_random.random
-        xs, ys = (sorted((draw(), draw())) for _ in range(2))
-        t = np.linspace(0, 1, 1001)
-        inner = 3 * (1 - t) ** 2 * t, 3 * (1 - t) * t**2
-        x, y = (a * inner[0] + b * inner[1] + t**3 for a, b in (xs, ys))
-        return {"x": x, "y": 1 - y if draw() < self.inverted else y}
+        points = [draw() for _ in range(4)]
+        x, y = bezier_curve(*points, inverted=draw() < self.inverted)
+        return {"x": x, "y": y}
 
     def apply(
         self, img: NDArray[Any], x: NDArray[Any], y: NDArray[Any], **params: Any

@@ -66,9 +66,7 @@ def to_pixels(image: Any, window: Window | None = None) -> NDArray[Any]:
             f"DiRATransform: expected at least {SMALLEST} x {SMALLEST} pixels, got "
             f"{shape[0]} x {shape[1]}. Enlarge the image or leave it out."
         )
-    return (
-        image if image.dtype == np.uint8 and window is None else _scale(image, window)
-    )
+    return image if image.dtype == np.uint8 and window is None else scale(image, window)
 
 
 def resize_area(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:
@@ -111,13 +109,13 @@ def to_tensor(image: Any) -> Tensor:
         array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
         known = {"f": 1.0, "b": 1.0}.get(array.dtype.kind)
         known = 255.0 if array.dtype == np.uint8 else known
-        top = _top(array) if known is None else known
+        top = white_of(array) if known is None else known
         return torch.from_numpy(
             np.divide(array, np.float32(top), dtype=np.float32, order="C")
         )
     if tensor.dtype.is_floating_point:
         return tensor
-    top = 255.0 if tensor.dtype == torch.uint8 else _top(tensor.numpy())
+    top = 255.0 if tensor.dtype == torch.uint8 else white_of(tensor.numpy())
     return tensor.to(torch.float32) / top
 
 
@@ -166,7 +164,8 @@ def to_target(image: Any, channels: int) -> Tensor:
     return target.clamp(0, 1)
 
 
-def _scale(image: NDArray[Any], window: Window | None) -> NDArray[Any]:
+def scale(image: NDArray[Any], window: Window | None) -> NDArray[Any]:
+    """Returns pixels as float32 in [0, 1], or bits as uint8; see `to_pixels`."""
     if image.dtype == np.bool_:
         return np.where(image, np.uint8(255), np.uint8(0))
     if image.dtype.kind not in "uif" or image.dtype.itemsize > 8:
@@ -180,12 +179,12 @@ def _scale(image: NDArray[Any], window: Window | None) -> NDArray[Any]:
             "DiRATransform: the image holds NaN or infinite pixels. Replace them, for "
             "example with `numpy.nan_to_num`."
         )
-    black, white = (0.0, _top(image)) if window is None else window
+    black, white = (0.0, white_of(image)) if window is None else window
     scaled = (image.astype(np.float32) - np.float32(black)) / np.float32(white - black)
     return scaled.clip(0, 1)
 
 
-def _top(image: NDArray[Any]) -> float:
+def white_of(image: NDArray[Any]) -> float:
     """Returns the value of white, which the type alone does not always determine.
 
     Raises:

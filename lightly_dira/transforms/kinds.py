@@ -10,6 +10,12 @@ from typing import Any
 import albumentations as A
 from torch import nn
 
+from lightly_dira.transforms.monai_steps import (
+    choices_of,
+    geometry_of_choices,
+    kind_of_volume_step,
+)
+
 # Names of classes of torchvision (v1 and v2 share them), Lightly and albumentations.
 # The name of a class counts before the names of those it inherits from.
 _NAMES = {
@@ -21,7 +27,7 @@ _NAMES = {
         RandomRotate RandomRotation RandomShortestSize RandomVerticalFlip
         RandomVerticalFlipWithLocation RandomZoomOut Resize ScaleJitter
         UniformTemporalSubsample
-        DualTransform
+        DualTransform Transform3D
         """,
     # Changes pixels where they are: the target stays as it was.
     "photometric": """
@@ -34,8 +40,9 @@ _NAMES = {
         RandomPhotometricDistort RandomPosterize RandomSolarization RandomSolarize
         RFFT2DTransform RGB SanitizeBoundingBoxes SanitizeKeyPoints SetClampingMode
         ImageOnlyTransform
-        BaseDropout CoarseDropout ConstrainedCoarseDropout Erasing GridDropout
-        MaskDropout Morphological NoOp OverlayElements PixelDropout XYMasking
+        BaseDropout CoarseDropout CoarseDropout3D ConstrainedCoarseDropout Erasing
+        GridDropout MaskDropout Morphological NoOp OverlayElements PixelDropout
+        XYMasking
         """,
     # Does one or the other: the target is moved, but does not change otherwise.
     "mixed": "AutoAugment RandAugment TrivialAugmentWide",
@@ -83,15 +90,20 @@ def kind_of(transform: Any, said: Said) -> str:
     for key in (*hashable, *classes, *(cls.__name__ for cls in classes)):
         if key in said:
             return said[key]
+    choices = choices_of(transform)
     if isinstance(transform, A.BaseCompose):
-        return _kind_of_all({kind_of(part, said) for part in transform.transforms})
+        choices = transform.transforms
+    if choices is not None:
+        return _kind_of_all({kind_of(part, said) for part in choices})
     if isinstance(transform, A.Lambda):
         # A step that changes images only, and not masks, does not move pixels.
         default = A.Lambda().custom_apply_fns
         functions = {**transform.custom_apply_fns, "image": default["image"]}
         return "photometric" if functions == default else "unknown"
-    names = (cls.__name__ for cls in classes)
-    kind = next((_KIND_OF[name] for name in names if name in _KIND_OF), "unknown")
+    kind = kind_of_volume_step(transform)
+    if kind is None:
+        names = (cls.__name__ for cls in classes)
+        kind = next((_KIND_OF[name] for name in names if name in _KIND_OF), "unknown")
     if kind == "several images":
         raise TypeError(
             f"DiRATransform: {type(transform).__name__} mixes images or makes several "
@@ -103,6 +115,10 @@ def kind_of(transform: Any, said: Said) -> str:
 
 def geometry_of(transform: Any, said: Said) -> Any:
     """Returns a copy of a mixed step that has the same draws but only moves pixels."""
+    if choices_of(transform) is not None:
+        return geometry_of_choices(
+            transform, lambda part: _geometry_or_none(part, said)
+        )
     if isinstance(transform, A.BaseCompose):
         twin = copy.copy(transform)
         twin.transforms = [geometry_of(part, said) for part in transform.transforms]
@@ -116,6 +132,13 @@ def geometry_of(transform: Any, said: Said) -> Any:
     ):
         return _of_class(transform, _apply_image_or_video_transform=_only_move)
     return types.MethodType(_with_moves_only(type(transform).forward), transform)
+
+
+def _geometry_or_none(transform: Any, said: Said) -> Any:
+    kind = kind_of(transform, said)
+    if kind == "mixed":
+        return geometry_of(transform, said)
+    return transform if kind == "geometric" else None
 
 
 def _kind_of_all(kinds: set[str]) -> str:

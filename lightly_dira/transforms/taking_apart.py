@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lightly_dira.transforms.alignment import Sample, Step, _is_albumentation, name_of
 from lightly_dira.transforms.kinds import WHOLE, Said, kind_of
+from lightly_dira.transforms.monai_steps import parts_of
 
 
 def take_apart(transform: Any, aligned: bool, said: Said) -> Any:
@@ -80,6 +81,9 @@ def _replace_steps(transform: Any, steps: list[Step], said: Said) -> Any:
         for part in parts:
             part.set_deterministic(False)
         transform = A.Compose(parts, p=transform.p)
+    parts = parts_of(transform)
+    if parts is not None:
+        return nn.Sequential(*(_replace_steps(part, steps, said) for part in parts))
     if _is_albumentation(transform):
         if name_of(transform) in ("Compose", "Sequential") and transform.p == 1:
             parts = [_replace_steps(part, steps, said) for part in transform.transforms]

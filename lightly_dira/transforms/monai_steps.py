@@ -1,0 +1,176 @@
+"""What steps of MONAI and torchio do, told by the modules that define them.
+
+MONAI keeps its steps apart: `spatial` and `croppad` move voxels, `intensity` changes
+them, and what draws at random is `Randomizable`. Nothing here imports MONAI.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+# Parts of the modules' names, in the order in which they are looked for.
+_KINDS = {
+    "monai.transforms": {
+        ".spatial.": "geometric",
+        ".croppad.": "geometric",
+        ".intensity.": "photometric",
+        ".io.": "geometric",
+    },
+    "torchio.transforms": {
+        ".preprocessing.": "geometric",
+        ".spatial.": "geometric",
+        ".intensity.": "photometric",
+    },
+}
+# Classes that their modules do not tell of, without MONAI's suffix of dictionaries.
+_NAMES = {
+    "geometric": """
+        AddCoordinateChannels AsChannelLast EnsureChannelFirst RandSmoothDeform
+        RepeatChannel SqueezeDim Transpose
+        """,
+    "photometric": """
+        Identity RandSimulateLowResolution RandSmoothFieldAdjustContrast
+        RandSmoothFieldAdjustIntensity
+        """,
+    "conversion": """
+        CastToType EnsureType ToCupy ToDevice ToNumpy ToPIL ToTensor
+        """,
+    "normalisation": "NormalizeIntensity ZNormalization",
+    "several images": """
+        CutMix CutOut MixUp RandCropByLabelClasses RandCropByPosNegLabel
+        RandSpatialCropSamples RandWeightedCrop SplitDim
+        """,
+}
+_KIND_OF = {name: kind for kind, names in _NAMES.items() for name in names.split()}
+
+
+def is_of_monai(transform: Any) -> bool:
+    """Whether a step is MONAI's, or inherits from one that is."""
+    return _library(transform) == "monai.transforms"
+
+
+def kind_of_volume_step(transform: Any) -> str | None:
+    """Says what a step of MONAI or torchio does; None for one of other libraries.
+
+    Intensities that are changed by a fixed rule, such as `ScaleIntensityRange`, are
+    changed in the target, too, like a step that moves voxels.
+    """
+    library = _library(transform)
+    if library == "":
+        return None
+    for cls in type(transform).__mro__:
+        if not cls.__module__.startswith(library):
+            continue
+        plain = cls.__name__
+        for suffix in ("Dict", "D", "d"):
+            if cls.__module__.endswith(".dictionary"):
+                plain = plain.removesuffix(suffix)
+        if plain in _KIND_OF:
+            return _KIND_OF[plain]
+        for part, kind in _KINDS[library].items():
+            if part in f"{cls.__module__}.":
+                fixed = kind == "photometric" and not _is_random(transform)
+                return "geometric" if fixed else kind
+    return "unknown"
+
+
+def parts_of(transform: Any) -> list[Any] | None:
+    """Returns the steps of a `Compose` of MONAI or torchio that runs all in order.
+
+    Raises:
+        TypeError: If it is lazy: its steps are then not run one by one.
+    """
+    if _library(transform) == "" or type(transform).__name__ != "Compose":
+        return None
+    if getattr(transform, "lazy", False):
+        raise TypeError(
+            "DiRATransform: a lazy Compose of MONAI runs its steps together, so that "
+            "none can be left out for the target. Make it with lazy=False."
+        )
+    return [*transform.transforms]
+
+
+def choices_of(transform: Any) -> list[Any] | None:
+    """Returns the steps among which MONAI's `OneOf`, `SomeOf` or `RandomOrder` draw."""
+    if is_of_monai(transform) and hasattr(transform, "transforms"):
+        return [*transform.transforms]
+    return None
+
+
+def keys_of(transform: Any) -> Iterator[str]:
+    """Yields the keys of the dictionaries that a step of MONAI takes."""
+    for part in getattr(transform, "transforms", None) or ():
+        yield from keys_of(part)
+    if is_of_monai(transform):
+        yield from map(str, getattr(transform, "keys", ()))
+
+
+def run_seeded(transform: Any, volume: Any, seed: int) -> Any:
+    """Runs a step of MONAI with all its draws from a seed.
+
+    It gets a copy, as some steps change what they are given in place.
+    """
+    if hasattr(transform, "set_random_state"):
+        transform.set_random_state(seed=seed)
+    if isinstance(volume, Mapping):
+        volume = {k: _copied(value) for k, value in volume.items()}
+    outputs = transform(_copied(volume))
+    if isinstance(outputs, (list, tuple)):
+        raise TypeError(
+            f"DiRATransform: {type(transform).__name__} makes several volumes of one, "
+            "and cannot be a step of a view. Give a list of transforms, one for each "
+            "view."
+        )
+    return outputs
+
+
+def geometry_of_choices(transform: Any, geometry: Callable[[Any], Any]) -> Any:
+    """Returns a copy of `OneOf` and the like with the same draws, which only moves."""
+    from monai.transforms.transform import Randomizable, Transform
+
+    class Nothing(Randomizable, Transform):
+        """Takes a random state, as the step does that it replaces."""
+
+        def __call__(self, data: Any, *args: Any, **kwargs: Any) -> Any:
+            return data
+
+    class FixedNothing(Transform):
+        def __call__(self, data: Any, *args: Any, **kwargs: Any) -> Any:
+            return data
+
+    twin = copy.copy(transform)
+    twin.transforms = [
+        geometry(part)
+        or (Nothing() if isinstance(part, Randomizable) else FixedNothing())
+        for part in transform.transforms
+    ]
+    return twin
+
+
+def looks_into_the_volume(transform: Any) -> bool:
+    """Whether a step that moves voxels decides by their values where to."""
+    return any(cls.__name__ == "CropForeground" for cls in type(transform).__mro__) or (
+        is_of_monai(transform)
+        and hasattr(transform, "cropper")
+        and type(transform.cropper).__name__ == "CropForeground"
+    )
+
+
+def _library(transform: Any) -> str:
+    modules = [cls.__module__ for cls in type(transform).__mro__]
+    found = (name for name in _KINDS if any(m.startswith(name) for m in modules))
+    return next(found, "")
+
+
+def _is_random(transform: Any) -> bool:
+    if is_of_monai(transform):
+        return hasattr(transform, "set_random_state")
+    return any("Random" in cls.__name__ for cls in type(transform).__mro__)
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else copy.copy(value)

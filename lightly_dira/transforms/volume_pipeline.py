@@ -1,0 +1,122 @@
+"""A fast pipeline of views for volumes: crop, flips and curves of grey levels."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lightly_dira.transforms.alignment import Sample
+from lightly_dira.transforms.grey_curves import bezier_curve
+from lightly_dira.transforms.images import Window
+from lightly_dira.transforms.volumes import check_volume, to_voxels
+
+
+@dataclass
+class VolumePipeline:
+    """Random crop, flips and grey curve, for each of two views of a volume.
+
+    It is the base of `DiRATransform(spatial_dims=3)`. Only the cropped voxels are
+    scaled, flipped and mapped. Draws come from PyTorch's generator.
+
+    Args:
+        size: (D, H, W) of the views, in voxels [0].
+        scale: Least and largest side of the crop, as multiples of the view's; the crop
+            is resized (trilinear) to the view's size. The default is that of [0], 50 to
+            79 voxels for 64. Sides never exceed those of the volume.
+        flip: Probability of a flip along a random axis, each of three times [1].
+        curve: Probability of a Bezier curve of grey levels, which the target does not
+            get [1].
+        inverted: Probability that a curve falls.
+
+    Raises:
+        ValueError: If a number is out of range.
+
+    Examples:
+        >>> import numpy as np
+        >>> from lightly_dira import DiRATransform
+        >>> from lightly_dira.transforms import VolumePipeline
+        >>> transform = DiRATransform(VolumePipeline((16, 32, 32)), spatial_dims=3)
+        >>> views = transform(np.random.rand(20, 40, 40).astype(np.float32))
+        >>> [tuple(view.shape) for view in views], tuple(views.target.shape)
+        ([(1, 16, 32, 32), (1, 16, 32, 32)], (1, 16, 32, 32))
+
+    - [0]: TransVW, 2021, https://arxiv.org/abs/2102.10680
+    - [1]: Models Genesis, 2019, https://arxiv.org/abs/1908.06912
+    """
+
+    size: tuple[int, int, int] = (32, 64, 64)
+    scale: tuple[float, float] = (50 / 64, 79 / 64)
+    flip: float = 0.4
+    curve: float = 0.9
+    inverted: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Checks the numbers."""
+        if len(self.size) != 3 or min(self.size) < 2:
+            raise ValueError(
+                "VolumePipeline: size must be (D, H, W) with at least 2 voxels each, "
+                f"got {self.size}."
+            )
+        low, high = self.scale
+        if not 0 < low <= high < math.inf:
+            raise ValueError(
+                "VolumePipeline: scale must be (low, high) with 0 < low <= high, got "
+                f"{self.scale}."
+            )
+        probabilities = self.flip, self.curve, self.inverted
+        if not all(0 <= p <= 1 for p in probabilities):
+            raise ValueError(
+                "VolumePipeline: flip, curve and inverted must be in [0, 1], got "
+                f"{probabilities}."
+            )
+
+    def __call__(self, volume: Any) -> list[Any]:
+        """Returns two views (C, D, H, W) of a volume, or two samples of a sample."""
+        if isinstance(volume, Sample):
+            return [
+                Sample(*self._view(*volume.view), volume.draws, volume.distort)
+                for _ in "12"
+            ]
+        return [self._view(check_volume(volume), None)[0] for _ in "12"]
+
+    def check(self, volume: Tensor) -> None:
+        """Raises a ValueError if the volume (C, D, H, W) is smaller than a view."""
+        sides = tuple(volume.shape[1:])
+        if any(side < own for side, own in zip(sides, self.size, strict=True)):
+            raise ValueError(
+                f"DiRATransform: a volume of {sides} voxels is smaller than a view of "
+                f"{tuple(self.size)}. Choose a smaller input_size=(D, H, W), or pad "
+                "the volume first."
+            )
+
+    def _view(self, volume: Tensor, window: Window | None) -> tuple[Tensor, Tensor]:
+        """Returns a view and its target."""
+        self.check(volume)
+        draws = iter(torch.rand(17).tolist())
+        factor = self.scale[0] + next(draws) * (self.scale[1] - self.scale[0])
+        part = volume
+        for axis, (side, own) in enumerate(
+            zip(volume.shape[1:], self.size, strict=True), start=1
+        ):
+            length = min(side, max(2, round(factor * own)))
+            part = part.narrow(axis, int(next(draws) * (side - length + 1)), length)
+        voxels = to_voxels(part.contiguous(), window)
+        if voxels.dtype == torch.uint8:
+            voxels = voxels.to(torch.float32).div_(255)
+        if voxels.shape[1:] != tuple(self.size):
+            voxels = F.interpolate(voxels[None], self.size, mode="trilinear")[0]
+        flips = [int(next(draws) * 3) for _ in "123" if next(draws) < self.flip]
+        axes = [axis + 1 for axis in range(3) if flips.count(axis) % 2]
+        clean = voxels.flip(axes) if axes else voxels
+        if next(draws) >= self.curve:
+            return clean, clean
+        points = [next(draws) for _ in range(4)]
+        x, y = bezier_curve(*points, inverted=next(draws) < self.inverted)
+        mapped = np.interp(clean.numpy(), x, y).astype(np.float32)
+        return torch.from_numpy(mapped), clean
