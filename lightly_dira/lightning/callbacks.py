@@ -15,6 +15,7 @@ from torchvision.utils import make_grid, save_image
 from lightly_dira.dira import DiRA
 from lightly_dira.training.modes import evaluating
 from lightly_dira.transforms.dira_views import DiRAViews, find_views
+from lightly_dira.transforms.volumes import orthogonal_slices
 
 
 class _HeldOutCallback(Callback):
@@ -93,8 +94,9 @@ class RestorationLogger(_HeldOutCallback):
     """Shows images: clean, distorted, restored and the difference.
 
     Every logger of the Trainer that takes images (TensorBoard, Weights & Biases) gets
-    one row for each image. For other loggers, or without any, PNG files are written to
-    ``restorations/`` in the logger's or the Trainer's folder. Views are shown in grey,
+    one row for each image; volumes show their three middle slices. For other loggers,
+    or without any, PNG files are written to ``restorations/`` in the logger's or the
+    Trainer's folder. Views are shown in grey,
     scaled from their darkest to their brightest value, since they may be normalised.
 
     Examples:
@@ -124,7 +126,9 @@ class RestorationLogger(_HeldOutCallback):
             return
         view, clean = views.view[: self.n], views.target[: self.n]
         restored = dira.restore(view)
-        columns = (clean, view, restored, (restored - clean).abs())
+        columns = [clean, view, restored, (restored - clean).abs()]
+        if view.ndim == 5:
+            columns = [orthogonal_slices(column) for column in columns]
         cells = torch.stack([_grey(column) for column in columns], dim=1)
         grid = make_grid(cells.flatten(0, 1), nrow=len(columns)).cpu()
         name, epoch = "dira/restorations", trainer.current_epoch
