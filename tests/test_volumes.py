@@ -1,4 +1,4 @@
-"""What holds for images holds for volumes: gradients, resuming, precision, Lightning."""
+"""What holds for images holds for volumes: gradients, resuming, Lightning."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_one_backward_equals_two_alternating_passes() -> None:
             + 10 * F.mse_loss(restored, views.target)
             + 0.5 * (critic(restored) - 1).square().mean()
         )
-        # The pass above was for the maps only: statistics move once for each view.
+        # The pass for the maps moves running statistics, which training does not use.
         generator_step.zero_grad()
         theirs_total.backward()
         generator_step.step()
@@ -102,21 +102,19 @@ def test_one_backward_equals_two_alternating_passes() -> None:
             torch.testing.assert_close(one, other, rtol=0, atol=1e-8, msg=name)
 
 
-def run(steps, model, optimizer, dira) -> list[Tensor]:
+def run(steps, model, optimizer, dira) -> None:
     for seed in steps:
         views = batch_of(seed, torch.float32)
         total = dira(model.loss(*views), views)
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
-    return [*map(torch.clone, (*model.parameters(), *dira.state_dict().values()))][:-1]
 
 
 def made():
     torch.manual_seed(0)
-    model = MoCo(
-        nets.resnet10(n_input_channels=1, feed_forward=False, widen_factor=1 / 16), 32
-    )
+    resnet = nets.resnet10(n_input_channels=1, feed_forward=False, widen_factor=1 / 16)
+    model = MoCo(resnet, 32)
     optimizer = sgd([p for p in model.parameters() if p.requires_grad])
     dira = DiRA(
         model.backbone, optimizer, criterion=model.criterion, adversarial_start=2
@@ -133,8 +131,8 @@ def test_resumes_bit_for_bit() -> None:
     for part, kept in zip(again, saved, strict=True):
         part.load_state_dict(kept)
     run(range(3, 5), *again)
-    for one, other in zip(parts, again, strict=True):
-        assert_same(state(one), state(other)) if isinstance(one, nn.Module) else None
+    for one, other in ((parts[0], again[0]), (parts[2], again[2])):
+        assert_same(state(one), state(other))
 
 
 @pytest.mark.parametrize("way", ["autocast", "compiled", "channels last", "checkpoint"])
