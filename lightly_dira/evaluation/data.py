@@ -1,9 +1,11 @@
-"""Data that need no download: slices of the MNI152 brain."""
+"""Data to look at: slices and cubes of the MNI152 brain, and folders of volumes."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -11,6 +13,8 @@ from nilearn import datasets
 from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import Dataset
+
+from lightly_dira.transforms.volume_files import read_volume
 
 # The fraction of the brain, from the back, that is held out, and the gap between the
 # slabs in voxels: neighbours a millimetre apart are almost equal.
@@ -96,12 +100,7 @@ def slice_brain(start: float, stop: float) -> Slices:
             not start at the back, a gap is left before it.
         stop: Where the slab stops.
     """
-    brain, tissue = _load_brain()
-    box = [slice(int(i.min()), int(i.max()) + 1) for i in np.nonzero(brain)]
-    back, length = box[1].start, box[1].stop - box[1].start
-    gap = _GAP if start > 0 else 0
-    box[1] = slice(back + round(start * length) + gap, back + round(stop * length))
-    brain, tissue = brain[tuple(box)], tissue[tuple(box)]
+    brain, tissue = _slab(start, stop)
     side = max(brain.shape)
     images, tissues, directions, names = [], [], [], []
     for direction, name in enumerate(("sagittal", "coronal", "axial")):
@@ -114,6 +113,144 @@ def slice_brain(start: float, stop: float) -> Slices:
             directions.append(direction)
             names.append(f"{name}-{number}")
     return Slices(np.stack(images), np.stack(tissues), directions, names)
+
+
+class MNI152Cubes(Dataset[tuple[Any, int, str]]):
+    """Cubes of the MNI152 brain MRI template, from the slabs of `MNI152Slices`.
+
+    Cubes overlap by half; those with less than a third of brain are left out. Items are
+    `(cube, number, name)`.
+
+    Attributes:
+        cubes: The cubes, (N, D, H, W) uint8; D points to the head, H to the back and W
+            to the left.
+        tissues: The tissue of each voxel: 1 is grey matter, 2 is white matter and 0 is
+            anything else, (N, D, H, W) uint8.
+
+    Examples:
+        >>> from lightly_dira.evaluation.data import MNI152Cubes
+        >>> MNI152Cubes("train").cubes.shape, MNI152Cubes("test").cubes.shape
+        ((72, 48, 64, 64), (48, 48, 64, 64))
+    """
+
+    def __init__(
+        self,
+        split: Literal["train", "test"],
+        transform: Callable[[NDArray[np.uint8]], Any] | None = None,
+        *,
+        size: tuple[int, int, int] = (48, 64, 64),
+    ) -> None:
+        """Cuts the cubes.
+
+        Args:
+            split: "train" or "test".
+            transform: Applied to each cube.
+            size: (D, H, W) of the cubes, in voxels of 1 mm.
+
+        Raises:
+            ValueError: If there is no such split, or the slab is smaller than a cube.
+        """
+        if split not in ("train", "test"):
+            raise ValueError(f"split must be 'train' or 'test', got {split!r}.")
+        self.transform = transform
+        slab = _slab(*((0, _HELD_OUT) if split == "test" else (_HELD_OUT, 1)))
+        # From (right, front, head) to (head, back, left).
+        brain, tissue = (part.transpose(2, 1, 0)[:, ::-1, ::-1] for part in slab)
+        if any(own > side for own, side in zip(size, brain.shape, strict=True)):
+            raise ValueError(
+                f"MNI152Cubes: size must be at most {brain.shape}, got {size}."
+            )
+        steps = [
+            range(0, side - own + 1, max(1, own // 2))
+            for own, side in zip(size, brain.shape, strict=True)
+        ]
+        cubes, tissues = [], []
+        for start in itertools.product(*steps):
+            place = tuple(slice(a, a + own) for a, own in zip(start, size, strict=True))
+            if (brain[place] > 0).mean() >= 1 / 3:
+                cubes.append(brain[place])
+                tissues.append(tissue[place])
+        self.cubes, self.tissues = np.stack(cubes), np.stack(tissues)
+
+    def __len__(self) -> int:
+        """Counts the cubes."""
+        return len(self.cubes)
+
+    def __getitem__(self, index: int) -> tuple[Any, int, str]:
+        """Returns cube, number and name."""
+        cube: Any = self.cubes[index]
+        if self.transform is not None:
+            cube = self.transform(cube)
+        return cube, index, f"cube-{index}"
+
+
+class VolumeFolder(Dataset[tuple[Any, int, str]]):
+    """Volumes of a folder: NIfTI and NumPy files, and folders of DICOM series.
+
+    Items are `(volume, number, name)`, like those of Lightly's `LightlyDataset`.
+
+    Examples:
+        >>> import numpy as np, tempfile
+        >>> from lightly_dira import DiRATransform
+        >>> from lightly_dira.evaluation.data import VolumeFolder
+        >>> folder = tempfile.mkdtemp()
+        >>> np.save(f"{folder}/scan.npy", np.zeros((40, 80, 80), np.uint8))
+        >>> views, _, name = VolumeFolder(folder, DiRATransform(spatial_dims=3))[0]
+        >>> name, views[0].shape
+        ('scan.npy', torch.Size([1, 32, 64, 64]))
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        transform: Callable[[NDArray[Any]], Any] | None = None,
+        *,
+        spacing: tuple[float, float, float] | None = None,
+    ) -> None:
+        """Lists the volumes.
+
+        Args:
+            folder: The folder; see `read_volume` for what it may hold.
+            transform: Applied to each volume.
+            spacing: As in `read_volume`.
+
+        Raises:
+            ValueError: If there are none.
+        """
+        self.transform = transform
+        self.spacing = spacing
+        kinds = (".nii", ".nii.gz", ".npy", ".npz")
+        self.paths = sorted(
+            path
+            for path in Path(folder).iterdir()
+            if path.name.endswith(kinds) or path.is_dir()
+        )
+        if not self.paths:
+            raise ValueError(
+                f"VolumeFolder: {folder} holds no volumes: {', '.join(kinds)} files, "
+                "or folders of DICOM series."
+            )
+
+    def __len__(self) -> int:
+        """Counts the volumes."""
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Any, int, str]:
+        """Returns volume, number and name."""
+        volume: Any = read_volume(self.paths[index], spacing=self.spacing)
+        if self.transform is not None:
+            volume = self.transform(volume)
+        return volume, index, self.paths[index].name
+
+
+def _slab(start: float, stop: float) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Returns brain and tissue of a slab; see `slice_brain`."""
+    brain, tissue = _load_brain()
+    box = [slice(int(i.min()), int(i.max()) + 1) for i in np.nonzero(brain)]
+    back, length = box[1].start, box[1].stop - box[1].start
+    gap = _GAP if start > 0 else 0
+    box[1] = slice(back + round(start * length) + gap, back + round(stop * length))
+    return brain[tuple(box)], tissue[tuple(box)]
 
 
 @functools.cache

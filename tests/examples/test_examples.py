@@ -42,6 +42,20 @@ def test_loops(method: str, folder: Path, tmp_path: Path) -> None:
     assert "epoch: 00, loss: " in output
 
 
+@pytest.mark.parametrize("method", ["moco", "simsiam"])
+def test_volumes(method: str, tmp_path: Path) -> None:
+    volumes = tmp_path / "volumes"
+    volumes.mkdir()
+    random = np.random.default_rng(0)
+    for number in range(5):
+        scan = random.integers(-1000, 400, (20, 36, 40), dtype=np.int16)
+        np.save(volumes / f"{number}.npy", scan)
+    options = ("--epochs", 1, "--batch-size", 4, "--input-size", 16, 32, 32)
+    options += ("--data", volumes, "--window", -1000, 400)
+    output = run(f"volumes/{method}.py", *options, cwd=tmp_path)
+    assert "epoch: 00, loss: " in output
+
+
 METHODS = ["moco", "barlowtwins", "simsiam", "simclr", "vicreg", "byol", "dino"]
 
 
@@ -94,8 +108,9 @@ def test_shards(folder: Path, tmp_path: Path) -> None:
 
 
 def test_three_lines_are_all() -> None:
-    for path in (EXAMPLES / "pytorch").glob("*.py"):
+    for path in [*EXAMPLES.glob("pytorch/*.py"), *EXAMPLES.glob("volumes/*.py")]:
         code = path.read_text().split("from lightly_dira.evaluation")[1]
+        code = "\n".join(part for part in code.splitlines() if " import " not in part)
         lines = [line for line in code.splitlines() if "dira" in line.lower()]
         assert len(lines) == 3, path
         for line, number in zip(lines, ("first", "second", "third"), strict=True):
