@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import albumentations as A
 import numpy as np
-import torch
 from lightly.transforms.multi_view_transform import MultiViewTransform
 from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 
-from lightly_dira.transforms.alignment import Draws, Sample, Step, as_array, name_of
+from lightly_dira.transforms.alignment import Draws, Sample, Step, name_of
 from lightly_dira.transforms.dira_views import DiRAViews
-from lightly_dira.transforms.images import (
-    SMALLEST,
-    Window,
-    to_pixels,
-    to_target,
-    to_tensor,
-)
+from lightly_dira.transforms.images import Window
+from lightly_dira.transforms.images_or_volumes import Images, Volumes
 from lightly_dira.transforms.kinds import SAYABLE
 from lightly_dira.transforms.mixtures import published_mixture, published_volume_mixture
-from lightly_dira.transforms.monai_steps import keys_of
+from lightly_dira.transforms.preview import draw_preview
 from lightly_dira.transforms.published_pipeline import PublishedPipeline
 from lightly_dira.transforms.taking_apart import (
     find_normalisation,
@@ -34,14 +27,6 @@ from lightly_dira.transforms.taking_apart import (
     take_apart,
 )
 from lightly_dira.transforms.volume_pipeline import VolumePipeline
-from lightly_dira.transforms.volumes import (
-    check_volume,
-    from_array,
-    orthogonal_slices,
-    to_volume_target,
-    to_volume_tensor,
-    to_voxels,
-)
 
 
 class DiRATransform:
@@ -183,10 +168,9 @@ class DiRATransform:
         self.distortion = distortion
         self.window = window
         self._call = self.transform
-        # The published pipeline takes samples itself, and its grey views become RGB.
-        self._expand = isinstance(self.transform, PublishedPipeline)
-        whole = self._expand or isinstance(self.transform, VolumePipeline)
-        if whole and self._expand != (spatial_dims == 2):
+        # The published pipelines take samples themselves.
+        whole = isinstance(self.transform, (PublishedPipeline, VolumePipeline))
+        if whole and isinstance(self.transform, VolumePipeline) != (spatial_dims == 3):
             raise ValueError(
                 "DiRATransform: PublishedPipeline makes views of images, and "
                 f"VolumePipeline of volumes; spatial_dims is {spatial_dims}."
@@ -204,10 +188,16 @@ class DiRATransform:
         if not (self._opaque or whole):
             self._warn_of_unknown_steps()
         known = self._normalisation
-        self._colour = known is not None and len(known[0]) == 3 and spatial_dims == 2
-        # Of the dictionaries that steps of MONAI take, what holds the volume.
-        keys = dict.fromkeys(keys_of(self.transform))
-        self._key = "image" if "image" in keys else next(iter(keys), None)
+        self._of = (
+            Volumes(window, self.transform)
+            if spatial_dims == 3
+            else Images(
+                window,
+                colour=known is not None and len(known[0]) == 3,
+                # Grey views of the published pipeline become RGB.
+                expand=isinstance(self.transform, PublishedPipeline),
+            )
+        )
 
     def __call__(self, image: Any, *extras: Any) -> DiRAViews:
         """Returns the views of an image, with their targets.
@@ -222,12 +212,13 @@ class DiRATransform:
                 there is no view `target_view`.
         """
         if self._opaque:
-            outputs, draws = self.transform(self._prepare(image), *extras), Draws()
+            image = self._of.prepare_whole(image)
+            outputs, draws = self.transform(image, *extras), Draws()
             several = isinstance(outputs, (list, tuple))
             outputs = outputs if several else [outputs]
             outputs = [self._finished(output, draws) for output in outputs]
         else:
-            image = self._prepare(image)
+            image = self._of.prepare(image)
             sample = Sample(image, image, Draws(), self._distort)
             outputs = self._call(sample, *extras)
             if not isinstance(outputs, list):
@@ -244,11 +235,11 @@ class DiRATransform:
             target_view = [*samples][target_view]
             samples = {target_view: samples[target_view]}
         targets = {
-            index: self._target(sample.target)
+            index: self._of.target(sample.target, self.target_channels)
             for index, sample in samples.items()
             # A stack of patches, as from Lightly's PIRL, has no target by default.
             if target_view is not None
-            or getattr(sample.target, "ndim", 3) <= self.spatial_dims + 1
+            or getattr(sample.target, "ndim", 3) <= self._of.dimensions
         }
         views = map(self._finish, outputs)
         return DiRAViews(views, targets, target_view=target_view)
@@ -271,23 +262,10 @@ class DiRATransform:
         Returns:
             A `matplotlib.figure.Figure`; matplotlib must be installed.
         """
-        from matplotlib.figure import Figure
+        return draw_preview([self(image) for _ in range(n)], self._shown)
 
-        columns = [self(image) for _ in range(n)]
-        rows = ["clean target", *(f"view {i}" for i in range(len(columns[0])))]
-        figure = Figure(figsize=(1.3 * n, 1.3 * len(rows)), layout="constrained")
-        grid = figure.subplots(len(rows), n, squeeze=False)
-        for axes, views in zip(grid.T, columns, strict=True):
-            pictures = [views.target, *map(self._denormalised, views)]
-            if self.spatial_dims == 3:
-                pictures = [orthogonal_slices(p[None])[0] for p in pictures]
-            for axis, picture in zip(axes, pictures, strict=True):
-                colours = picture.clamp(0, 1)[:3] if len(picture) > 2 else picture[:1]
-                axis.imshow(colours.movedim(0, -1).numpy(), cmap="gray", vmin=0, vmax=1)
-                axis.set(xticks=[], yticks=[])
-        for axis, row in zip(grid[:, 0], rows, strict=True):
-            axis.set_ylabel(row)
-        return figure
+    def _shown(self, view: Tensor) -> Tensor:
+        return self._of.picture(self._denormalised(view))
 
     def _warn_of_unknown_steps(self) -> None:
         kinds = {name_of(s.transform): s.kind for s in steps_in(self._call)}
@@ -302,56 +280,6 @@ class DiRATransform:
                 stacklevel=3,
             )
 
-    def _prepare(self, image: Any) -> Any:
-        if self.spatial_dims == 3:
-            return self._prepare_volume(image)
-        if self._opaque:
-            return image
-        plain = isinstance(image, Image.Image) and image.mode in ("L", "RGB")
-        if not plain or self.window is not None or min(image.size) < SMALLEST:
-            image = to_pixels(image, self.window)
-        if not self._colour:
-            return image
-        if isinstance(image, Image.Image):
-            return image if image.mode == "RGB" else image.convert("RGB")
-        # The normalisation is for three channels.
-        image = np.atleast_3d(image)
-        return image[..., :3] if image.shape[2] > 2 else image[..., [0, 0, 0]]
-
-    def _prepare_volume(self, volume: Any) -> Any:
-        if isinstance(self.transform, VolumePipeline):
-            checked = check_volume(volume)
-            self.transform.check(checked)
-            return checked, self.window
-        if isinstance(volume, Mapping):
-            if self._key is None or self._key not in volume:
-                raise ValueError(
-                    "DiRATransform: the base transform takes no dictionary with the "
-                    f"keys {', '.join(map(str, volume))}; it takes "
-                    f"{self._key or 'arrays'}."
-                )
-            value = self._prepare_volume(volume[self._key])
-            return {**volume, self._key: value}
-        # MONAI's own steps may read files, and scale the values that are in them.
-        if isinstance(volume, (str, os.PathLike)) or self._opaque:
-            return volume
-        checked = check_volume(volume)
-        return checked if self.window is None else to_voxels(checked, self.window)
-
-    def _volume_in(self, output: Any) -> Any:
-        """Returns the volume in a dictionary of MONAI's, or what it is given."""
-        return output[self._key] if isinstance(output, Mapping) else output
-
-    def _target(self, clean: Any) -> Tensor:
-        if self.spatial_dims == 3:
-            return to_volume_target(self._volume_in(clean), self.target_channels)
-        return to_target(clean, self.target_channels)
-
-    def _tensor(self, view: Any) -> Tensor:
-        if self.spatial_dims == 3:
-            return to_volume_tensor(self._volume_in(view))
-        return to_tensor(view)
-
     def _finished(self, output: Any, draws: Draws) -> Any:
         """Makes samples of finished views, and leaves all else as it is."""
         if isinstance(output, tuple) and output:
@@ -360,7 +288,7 @@ class DiRATransform:
             return output
         if isinstance(output, tv_tensors.Mask):
             return output
-        view = self._tensor(output)
+        view = self._of.tensor(output)
         clean = self._denormalised(view)
         if view.ndim != 3 or clean is view:
             return Sample(view, view, draws, self._distort)
@@ -373,8 +301,7 @@ class DiRATransform:
             return tuple(map(self._finish, output))
         if not isinstance(output, Sample):
             return output
-        view = self._tensor(output.distorted().view)
-        return view.expand(3, -1, -1) if self._expand and len(view) == 1 else view
+        return self._of.finish(output.distorted().view)
 
     def _denormalised(self, view: Tensor) -> Tensor:
         if self._normalisation is None or len(view) != len(self._normalisation[0]):
@@ -382,29 +309,10 @@ class DiRATransform:
         mean, std = self._normalisation
         return view * std + mean
 
-    def _distort_volume(self, view: Any, draws: Draws) -> Any:
-        if isinstance(view, Mapping):
-            distorted = self._distort_volume(view[self._key], draws)
-            return {**view, self._key: distorted}
-        tensor = check_volume(view)
-        if tensor.dtype != torch.uint8:
-            tensor = tensor.to(torch.float32)
-        (array,) = draws.apply(self.distortion, as_array(tensor))
-        return from_array(array)
-
     def _distort(self, view: Any, draws: Draws) -> Any:
         if self.distortion is None:
             return view
-        if self.spatial_dims == 3:
-            return self._distort_volume(view, draws)
-        if isinstance(view, Tensor) and view.ndim != 3:
-            return view
-        (array,) = draws.apply(self.distortion, as_array(view))
-        if isinstance(view, Image.Image):
-            return Image.fromarray(array)
-        if isinstance(view, Tensor):
-            return torch.from_numpy(array).movedim(-1, 0)
-        return array
+        return self._of.distort(self.distortion, view, draws)
 
 
 def _published(

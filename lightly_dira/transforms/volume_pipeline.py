@@ -6,10 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from lightly_dira.transforms.alignment import Sample
 from lightly_dira.transforms.grey_curves import bezier_curve
@@ -110,7 +111,8 @@ class VolumePipeline:
         if voxels.dtype == torch.uint8:
             voxels = voxels.to(torch.float32).div_(255)
         if voxels.shape[1:] != tuple(self.size):
-            voxels = F.interpolate(voxels[None], self.size, mode="trilinear")[0]
+            resized = [_resized(channel, self.size) for channel in voxels.numpy()]
+            voxels = torch.from_numpy(np.stack(resized))
         flips = [int(next(draws) * 3) for _ in "123" if next(draws) < self.flip]
         axes = [axis + 1 for axis in range(3) if flips.count(axis) % 2]
         clean = voxels.flip(axes) if axes else voxels
@@ -118,5 +120,23 @@ class VolumePipeline:
             return clean, clean
         points = [next(draws) for _ in range(4)]
         x, y = bezier_curve(*points, inverted=next(draws) < self.inverted)
-        mapped = np.interp(clean.numpy(), x, y).astype(np.float32)
-        return torch.from_numpy(mapped), clean
+        # A table of 14 bits, beyond those of CT, is many times faster than `interp`.
+        table = np.interp(_LEVELS, x, y).astype(np.float32)
+        steps = (clean.numpy() * (len(_LEVELS) - 1) + 0.5).astype(np.int32)
+        return torch.from_numpy(table.take(steps)), clean
+
+
+_LEVELS = np.linspace(0, 1, 2**14 + 1)
+
+
+def _resized(channel: NDArray[Any], size: tuple[int, int, int]) -> NDArray[Any]:
+    """Resizes (D, H, W) by trilinear interpolation, one slice after the other."""
+    depth, height, width = size
+    slices = np.empty((len(channel), height, width), np.float32)
+    for plane, out in zip(channel, slices, strict=True):
+        cv2.resize(plane, (width, height), dst=out, interpolation=cv2.INTER_LINEAR)
+    if len(slices) == depth:
+        return slices
+    rows = slices.reshape(len(slices), -1)
+    resized = cv2.resize(rows, (rows.shape[1], depth), interpolation=cv2.INTER_LINEAR)
+    return resized.reshape(size)

@@ -435,3 +435,32 @@ def test_no_warnings_about_known_steps() -> None:
         warnings.simplefilter("error")
         for name in ("monai", "monai dictionary", "albumentations", "torchio"):
             DiRATransform(PHOTOMETRIC[name][0](), spatial_dims=3)
+
+
+def test_crops_are_resized_trilinearly() -> None:
+    """As PyTorch does it."""
+    for scale in (0.6, 1.3):
+        pipeline = VolumePipeline((12, 16, 20), (scale, scale), flip=0.0, curve=0.0)
+        volume = cube((round(12 * scale), round(16 * scale), round(20 * scale)))
+        padded = np.zeros(np.maximum(volume.shape, (12, 16, 20)), np.float32)
+        padded[tuple(map(slice, volume.shape))] = volume
+        if scale < 1:
+            pipeline.check = lambda _: None
+            padded = volume
+        view, _ = pipeline._view(torch.from_numpy(padded)[None], None)
+        expected = torch.nn.functional.interpolate(
+            torch.from_numpy(padded)[None, None], (12, 16, 20), mode="trilinear"
+        )
+        torch.testing.assert_close(view, expected[0], rtol=0, atol=1e-5)
+
+
+def test_curves_map_every_voxel_alike() -> None:
+    torch.manual_seed(0)
+    pipeline = VolumePipeline(SIZE, curve=1.0, inverted=0.0)
+    for _ in range(5):
+        view, clean = pipeline._view(torch.from_numpy(cube())[None], None)
+        order = clean.ravel().argsort()
+        mapped = view.ravel()[order]
+        assert (mapped.diff() >= 0).all()
+        assert mapped[0] >= 0
+        assert mapped[-1] <= 1

@@ -1,0 +1,117 @@
+"""What volumes cost: pytest tests/benchmarks/test_volume_speed.py --benchmark-only
+
+Cubes of 32 x 64 x 64 voxels, MONAI's ResNet-18, SimSiam, batches of 2, two threads.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from methods import SimSiam
+from monai import transforms as mt
+from monai.networks.nets import resnet18
+from test_step_speed import multiply_adds
+
+from lightly_dira import DiRA, DiRATransform, DiRAViews, RestorationHead
+
+SIZE = 32, 64, 64
+
+
+def make_step(*, dira: bool, checkpoint: bool = False) -> Callable[[], object]:
+    torch.manual_seed(0)
+    model = SimSiam(resnet18(n_input_channels=1, feed_forward=False), 512, width=128)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    views = DiRAViews(torch.rand(2, 2, 1, *SIZE), torch.rand(2, 1, *SIZE))
+    wrapper = None
+    if dira:
+        wrapper = DiRA(model.backbone, optimizer)
+        if checkpoint:
+            assert isinstance(wrapper.head, RestorationHead)
+            wrapper.head.checkpoint = True
+
+    def step() -> None:
+        loss = model.loss(*views)
+        loss = loss if wrapper is None else wrapper(loss, views)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+@pytest.mark.threads(2)
+def test_step(compare, record) -> None:
+    ours, bare = make_step(dira=True), make_step(dira=False)
+    predicted = multiply_adds(ours) / multiply_adds(bare)
+    measured = compare(
+        "step of volumes, DiRA-SimSiam / bare",
+        ours,
+        bare,
+        goal="",
+        rounds=5,
+        inverse=True,
+    )
+    name = "step of volumes, DiRA-SimSiam / bare, over multiply-adds"
+    record(name, measured / predicted, "<= 1.10")
+
+
+def test_pipeline(compare) -> None:
+    """Crop, resize, three flips and a grey curve of a CT, for two views."""
+    random = np.random.default_rng(0)
+    volume = random.integers(-1000, 2000, (96, 192, 192), dtype=np.int16)
+    ours = DiRATransform(spatial_dims=3, distortion=None, window=(-1000, 400))
+    steps = mt.Compose(
+        [
+            mt.RandSpatialCrop((25, 50, 50), (39, 79, 79)),
+            mt.ScaleIntensityRange(-1000, 400, 0, 1, clip=True),
+            mt.Resize(SIZE, mode="trilinear"),
+            *(mt.RandFlip(0.4, axis) for axis in range(3)),
+            mt.RandHistogramShift(4, prob=0.9),
+            mt.ToTensor(track_meta=False),
+        ]
+    )
+    compare(
+        "pipeline of volumes, speed against MONAI's steps one by one",
+        lambda: ours(volume),
+        lambda: [steps(volume[None]) for _ in "12"],
+        goal=">= 5",
+        rounds=30,
+    )
+
+
+def peak(which: str) -> float:
+    """Peak memory of two steps in a process of its own, in MiB."""
+    code = (
+        "import torch; torch.set_num_threads(2)\n"
+        "import re, pathlib\n"
+        "from test_volume_speed import make_step\n"
+        f"step = make_step(dira=True, checkpoint={which == 'checkpoint'})\n"
+        "read = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', "
+        "pathlib.Path('/proc/self/status').read_text())[1])\n"
+        "before = read(); step(); step(); print((read() - before) / 1024)"
+    )
+    here = Path(__file__).parent
+    paths = os.pathsep.join([str(here), str(here.parent / "support")])
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([paths, os.environ.get("PYTHONPATH", "")]),
+        "MALLOC_MMAP_THRESHOLD_": "65536",
+    }
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=True
+    )
+    return float(re.findall(r"[\d.]+", done.stdout)[-1])
+
+
+def test_memory(benchmark, record) -> None:
+    less = benchmark.pedantic(peak, ("checkpoint",))
+    name = "peak memory of volumes beyond imports, checkpoint / published"
+    record(name, less / peak("published"), "<= 0.80")
