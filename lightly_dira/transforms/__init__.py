@@ -36,15 +36,15 @@ In our pilots DiRA-MoCo segmented lungs in films of a hospital from which it had
 masks. The Dice was 0.786 with the curves and 0.742 without (one seed, validation
 images; all rows).
 
-Volumes are (D, H, W) or (C, D, H, W), as `read_volume` reads them from NIfTI files, DICOM
-series and NumPy files; `spatial_dims=3` says so:
+Volumes are (D, H, W) or (C, D, H, W), as `read_volume` reads them from NIfTI files,
+DICOM series and NumPy files; `spatial_dims=3` says so:
 
     transform = DiRATransform(spatial_dims=3, window=(-1000, 400))  # or of MONAI:
     transform = DiRATransform([compose, compose], spatial_dims=3)
 
-What a step of MONAI or torchio does follows from its module: `spatial` and `croppad` move
-the target as well, `intensity` does not, unless it follows a fixed rule. A volume that no
-window and no such rule scales to [0, 1] is an error.
+What a step of MONAI or torchio does follows from its module: `spatial` and `croppad`
+move the target as well, `intensity` does not, unless it follows a fixed rule. A volume
+that no window and no such rule scales to [0, 1] is an error.
 
 Random draws follow PyTorch's seeds. They differ in every worker, epoch and image, and
 `seed_everything(seed, workers=True)` makes them repeatable.

@@ -173,15 +173,17 @@ def scale(image: NDArray[Any], window: Window | None) -> NDArray[Any]:
             "DiRATransform: expected pixels that are integers, float16 to float64 or "
             f"bool, got {image.dtype}."
         )
-    low, high = float(image.min()), float(image.max())
-    if not np.isfinite([low, high]).all():
+    limits = [float(image.min()), float(image.max())] if image.dtype.kind == "f" else 0
+    if not np.isfinite(limits).all():
         raise ValueError(
             "DiRATransform: the image holds NaN or infinite pixels. Replace them, for "
             "example with `numpy.nan_to_num`."
         )
     black, white = (0.0, white_of(image)) if window is None else window
-    scaled = (image.astype(np.float32) - np.float32(black)) / np.float32(white - black)
-    return scaled.clip(0, 1)
+    scaled = image.astype(np.float32)
+    scaled -= np.float32(black)
+    scaled /= np.float32(white - black)
+    return scaled.clip(0, 1, out=scaled)
 
 
 def white_of(image: NDArray[Any]) -> float:

@@ -26,14 +26,18 @@ def to_voxels(volume: Any, window: Window | None = None) -> Tensor:
         TypeError: If `volume` is not a volume, or of an unsupported type.
         ValueError: If its shape or its values cannot be used.
     """
-    voxels = check_volume(volume)
+    voxels = check_volume(volume, finite=False)
     if voxels.dtype == torch.uint8 and window is None:
         return voxels
-    return torch.from_numpy(scale(voxels.numpy(), window))
+    return torch.from_numpy(np.ascontiguousarray(scale(voxels.numpy(), window)))
 
 
-def check_volume(volume: Any) -> Tensor:
+def check_volume(volume: Any, *, finite: bool = True) -> Tensor:
     """Returns a volume as (C, D, H, W), of its own type.
+
+    Args:
+        volume: The volume.
+        finite: Whether to look at its voxels, too.
 
     Raises:
         TypeError: If it is not an array or a tensor.
@@ -71,8 +75,8 @@ def check_volume(volume: Any) -> Tensor:
             "DiRATransform: expected at least two voxels along every axis of a "
             f"volume, got shape {shape}. Images: leave spatial_dims at 2."
         )
-    # NaN is the least and the largest of values that hold it.
-    if volume.is_floating_point() and not volume.sum().isfinite():
+    # Sums that are finite have finite terms only.
+    if finite and volume.is_floating_point() and not volume.sum().isfinite():
         limits = torch.stack(volume.aminmax())
         if not limits.isfinite().all():
             raise ValueError(_NOT_FINITE)
@@ -88,9 +92,9 @@ _NOT_FINITE = (
 
 def to_volume_tensor(volume: Any) -> Tensor:
     """Returns a view as float (C, D, H, W), integers divided by their largest value."""
-    tensor = check_volume(volume)
+    tensor = check_volume(volume, finite=False)
     if tensor.is_floating_point():
-        return tensor
+        return tensor.to(torch.float32)
     top = 255.0 if tensor.dtype == torch.uint8 else white_of(tensor.numpy())
     return tensor.to(torch.float32) / top
 
