@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -31,7 +32,7 @@ def encode_pixels(
     batch_size: int = 16,
     num_workers: int = 0,
 ) -> TensorDataset:
-    """Runs a frozen encoder over images and draws pixels from each.
+    """Runs a frozen encoder over images or volumes and draws pixels from each.
 
     The features of a pixel are the maps of all resolutions, interpolated bilinearly at
     its centre.
@@ -72,27 +73,29 @@ def encode_pixels(
     values, classes = [], []
     with evaluating(*modules):
         for images, masks, *_ in loader:
-            height, width = images.shape[2:]
-            if masks.shape != (len(images), height, width):
+            sides = images.shape[2:]
+            if masks.shape != (len(images), *sides):
                 raise ValueError(
                     f"encode_pixels: images {tuple(images.shape)} need masks "
-                    f"{(len(images), height, width)}, got {tuple(masks.shape)}."
+                    f"{(len(images), *sides)}, got {tuple(masks.shape)}."
                 )
+            count = math.prod(sides)
             drawn = torch.from_numpy(
-                np.stack([random.permutation(height * width)[:pixels] for _ in images])
+                np.stack([random.permutation(count)[:pixels] for _ in images])
             )
-            # Centres of the pixels, (x, y), from 0 to 1 between the image's edges.
-            centres = torch.stack(
-                [(drawn % width + 0.5) / width, (drawn // width + 0.5) / height], dim=-1
-            )
-            grid = (2 * centres - 1).float()[:, None].to(device)
+            # Centres of the pixels, (x, y) or (x, y, z), from 0 to 1 between the edges.
+            places = zip(torch.unravel_index(drawn, sides), sides, strict=True)
+            centres = [(place + 0.5) / side for place, side in places]
+            grid = (2 * torch.stack(centres[::-1], dim=-1) - 1).float()
+            ones = [1] * (len(sides) - 1)
+            grid = grid.reshape(len(drawn), *ones, -1, len(sides)).to(device)
             at_pixels = [
                 F.grid_sample(
                     m.float(), grid, padding_mode="border", align_corners=False
                 )
                 for m in features(images.to(device))
             ]
-            values.append(torch.cat(at_pixels, dim=1)[:, :, 0].movedim(1, 2).cpu())
+            values.append(torch.cat(at_pixels, dim=1).flatten(2).movedim(1, 2).cpu())
             classes.append(masks.flatten(1).long().gather(1, drawn))
     return TensorDataset(torch.cat(values), torch.cat(classes))
 

@@ -76,7 +76,11 @@ class UNet(nn.Module):
         self.features = FeaturePyramid(self.encoder)
         if head is None:
             self.head = head_for(
-                self.features.channels, self.features.strides, classes, activation=None
+                self.features.channels,
+                self.features.strides,
+                classes,
+                activation=None,
+                spatial_dims=self.features.spatial_dims,
             )
         else:
             changed: dict[str, Any] = dict(out_channels=classes, activation=None)

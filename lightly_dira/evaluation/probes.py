@@ -65,7 +65,7 @@ def encode(
 def pooled(output: Any) -> Tensor:
     """Turns whatever a backbone outputs into one vector for each image."""
     last: Tensor = list(tensors_in(output))[-1]
-    return last.float().flatten(2).mean(dim=2) if last.ndim == 4 else last.flatten(1)
+    return last.float().flatten(2).mean(dim=2) if last.ndim > 3 else last.flatten(1)
 
 
 def linear_probe(
