@@ -123,8 +123,9 @@ class DiRA(OptimizerFollower):
                 example in MoCo's queue. `state_dict()` then also holds its buffers,
                 which Lightly leaves out of its own `state_dict()`.
             target_channels: Channels of the targets, 1 for grey.
-            input_size: Side of the images, or (height, width), in pixels, for backbones
-                that accept only one size.
+            input_size: Side of the images, (height, width) or (depth, height, width),
+                in pixels, for backbones that accept only one size. Volumes are known
+                by the backbone's convolutions.
             layers: Names of the modules whose outputs are the feature maps, finest to
                 coarsest, in place of those found; `print(dira.features)` shows them.
             discriminator_lr: Learning rate of the discriminator's Adam, above 0.

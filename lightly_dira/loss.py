@@ -105,7 +105,8 @@ class DiRALoss(nn.Module):
 
     Shape:
         - discriminative: a scalar.
-        - restored and target: both (B, C, H, W), values in [0, 1].
+        - restored and target: both (B, C, H, W), or (B, C, D, H, W) of volumes, values
+          in [0, 1].
         - output: a scalar.
 
     Examples:
