@@ -63,9 +63,9 @@ class FeaturePyramid(Capture):
         Args:
             backbone: Any network of images that has feature maps inside.
             input_size: Side of the images of the dry pass, (height, width) or
-                (depth, height, width), in pixels, for backbones that accept no other size. By default, the sizes
-                that the backbone states (`image_size`, `img_size`) and a few usual
-                ones are tried.
+                (depth, height, width), in pixels, for backbones that accept no other
+                size. By default, the sizes that the backbone states (`image_size`,
+                `img_size`) and a few usual ones are tried.
             layers: Names of the modules to take instead of those found, finest map to
                 coarsest, as `layers` and the table show them.
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
+from lightly_dira.features.tensors_in_outputs import tensors_in
 from lightly_dira.transforms.images import to_tensor
 from lightly_dira.transforms.kinds import WHOLE, Said, geometry_of
 from lightly_dira.transforms.monai_steps import (
@@ -106,6 +107,18 @@ class Sample:
         """Distorts the view, unless it is distorted already."""
         if self.distort is None:
             return self
+        pairs = zip(tensors_in(self.view), tensors_in(self.target), strict=False)
+        if any(
+            view.is_floating_point() and not target.is_floating_point()
+            for view, target in pairs
+            if view.ndim == 4
+        ):
+            raise ValueError(
+                "DiRATransform: steps of the base transform made floats of the view's "
+                "integers and left the target's, so that the scales of the two differ. "
+                "Scale the volume first: DiRATransform(..., window=(low, high)), or "
+                "MONAI's ScaleIntensityRange as the first step."
+            )
         view = self.distort(self.view, self.draws)
         return Sample(view, self.target, self.draws, None)
 

@@ -254,6 +254,23 @@ def test_scaling_by_a_fixed_rule_is_for_both() -> None:
     assert views[0].std() == pytest.approx(1, abs=1e-3)
 
 
+def test_scales_of_view_and_target_that_differ_are_loud() -> None:
+    """Noise makes floats from 0 to 255 of bytes, which the target would keep."""
+    volume = (255 * cube()[None]).astype(np.uint8)
+    for noise, wrapped in (
+        (mt.RandGaussianNoise(1.0), volume),
+        (mt.RandGaussianNoised("image", prob=1.0), {"image": volume}),
+    ):
+        transform = DiRATransform(mt.Compose([noise]), spatial_dims=3)
+        with pytest.raises(ValueError, match=r"scales of the two differ.*window="):
+            transform(wrapped)
+        transform = DiRATransform(mt.Compose([noise]), spatial_dims=3, window=(0, 255))
+        assert transform(wrapped)[0].abs().max() < 3
+    # What normalises comes after the distortion and may well make floats.
+    transform = DiRATransform(mt.Compose([mt.NormalizeIntensity()]), spatial_dims=3)
+    assert transform(volume).target.max() <= 1
+
+
 def test_files_read_by_monai(tmp_path) -> None:
     path = tmp_path / "volume.npy"
     np.save(path, cube())
