@@ -130,7 +130,7 @@ class MNI152Cubes(Dataset[tuple[Any, int, str]]):
     Examples:
         >>> from lightly_dira.evaluation.data import MNI152Cubes
         >>> MNI152Cubes("train").cubes.shape, MNI152Cubes("test").cubes.shape
-        ((72, 48, 64, 64), (48, 48, 64, 64))
+        ((23, 48, 64, 64), (15, 48, 64, 64))
     """
 
     def __init__(
