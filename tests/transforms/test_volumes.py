@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import subprocess
+import sys
 import warnings
 from typing import Any
 
@@ -481,3 +483,16 @@ def test_curves_map_every_voxel_alike() -> None:
         assert (mapped.diff() >= 0).all()
         assert mapped[0] >= 0
         assert mapped[-1] <= 1
+
+
+def test_images_need_neither_monai_nor_torchio() -> None:
+    code = (
+        "import sys, numpy as np\n"
+        "from lightly.transforms import MoCoV2Transform\n"
+        "import lightly_dira.evaluation.data, lightly_dira.lightning\n"
+        "from lightly_dira import DiRATransform\n"
+        "DiRATransform(MoCoV2Transform(32))(np.zeros((64, 64, 3), np.uint8))\n"
+        "DiRATransform(spatial_dims=3)(np.zeros((40, 70, 70), np.uint8))\n"
+        "assert not {'monai', 'torchio'} & {*sys.modules}, sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
