@@ -64,10 +64,8 @@ class MNI152Slices(Dataset[tuple[Any, int, str]]):
         Raises:
             ValueError: If there is no such split.
         """
-        if split not in ("train", "test"):
-            raise ValueError(f"split must be 'train' or 'test', got {split!r}.")
         self.transform = transform
-        slices = slice_brain(*((0, _HELD_OUT) if split == "test" else (_HELD_OUT, 1)))
+        slices = slice_brain(*_limits_of(split))
         self.images, self.tissues = slices.images, slices.tissues
         self.directions, self.names = slices.directions, slices.names
 
@@ -150,12 +148,11 @@ class MNI152Cubes(Dataset[tuple[Any, int, str]]):
         Raises:
             ValueError: If there is no such split, or the slab is smaller than a cube.
         """
-        if split not in ("train", "test"):
-            raise ValueError(f"split must be 'train' or 'test', got {split!r}.")
         self.transform = transform
-        slab = _slab(*((0, _HELD_OUT) if split == "test" else (_HELD_OUT, 1)))
         # From (right, front, head) to (head, back, left).
-        brain, tissue = (part.transpose(2, 1, 0)[:, ::-1, ::-1] for part in slab)
+        brain, tissue = (
+            part.transpose(2, 1, 0)[:, ::-1, ::-1] for part in _slab(*_limits_of(split))
+        )
         if any(own > side for own, side in zip(size, brain.shape, strict=True)):
             raise ValueError(
                 f"MNI152Cubes: size must be at most {brain.shape}, got {size}."
@@ -241,6 +238,13 @@ class VolumeFolder(Dataset[tuple[Any, int, str]]):
         if self.transform is not None:
             volume = self.transform(volume)
         return volume, index, self.paths[index].name
+
+
+def _limits_of(split: str) -> tuple[float, float]:
+    """Returns where the slab of a split starts and stops; see `slice_brain`."""
+    if split not in ("train", "test"):
+        raise ValueError(f"split must be 'train' or 'test', got {split!r}.")
+    return (0, _HELD_OUT) if split == "test" else (_HELD_OUT, 1)
 
 
 def _slab(start: float, stop: float) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

@@ -10,13 +10,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lightly_dira.evaluation.damaged_files import DAMAGED
 from lightly_dira.evaluation.data import slice_brain
 from lightly_dira.evaluation.labelled import LabelledImages
 from lightly_dira.evaluation.manifest import Manifest
 from lightly_dira.evaluation.splits import draw_splits
-from lightly_dira.extras import optional
 from lightly_dira.transforms.images import Window
+from lightly_dira.transforms.volume_files import load_canonical
 
 
 def read_mni152() -> LabelledImages:
@@ -85,7 +84,6 @@ def read_nifti(
             is on another grid or holds fractions, or if a patient's name is missing. By
             default also if two volumes have the same name.
     """
-    nibabel = optional("nibabel", extra="medical")
     if masks is not None and len(masks) != len(volumes):
         raise ValueError(
             f"read_nifti: {len(volumes)} volumes need as many masks, got {len(masks)}."
@@ -94,16 +92,7 @@ def read_nifti(
         manifest.check([*volumes, *(masks or ())])
 
     def load(path: str | Path) -> tuple[NDArray[Any], NDArray[Any]]:
-        # The closest orientation with axes that point right, to the front and up.
-        try:
-            image = nibabel.as_closest_canonical(nibabel.load(path))
-            volume: NDArray[Any] = np.asanyarray(image.dataobj)
-        except FileNotFoundError:
-            raise
-        except (nibabel.filebasedimages.ImageFileError, *DAMAGED) as error:
-            raise ValueError(
-                f"read_nifti: {path} is not a NIfTI file, or is damaged ({error})."
-            ) from error
+        image, volume = load_canonical(path, reader="read_nifti", extra="medical")
         if volume.ndim != 3:
             raise ValueError(
                 f"read_nifti: expected a volume of three dimensions, got {path} of "

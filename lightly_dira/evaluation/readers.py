@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lightly_dira.evaluation.damaged_files import DAMAGED
 from lightly_dira.evaluation.labelled import LabelledImages
 from lightly_dira.evaluation.manifest import Manifest
 from lightly_dira.extras import optional
+from lightly_dira.transforms.damaged_files import DAMAGED
 
 
 def read_medmnist(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -14,15 +14,31 @@ from torch.nn import functional as F
 class Layers(NamedTuple):
     """What differs between images and volumes."""
 
-    convolution: type[nn.Module]
-    transposed: type[nn.Module]
-    batch_norm: type[nn.Module]
+    convolution: Any
+    transposed: Any
+    batch_norm: Any
+    convolve: Callable[..., Tensor]
+    convolve_transposed: Callable[..., Tensor]
     channels_last: torch.memory_format
 
 
 LAYERS = {
-    2: Layers(nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, torch.channels_last),
-    3: Layers(nn.Conv3d, nn.ConvTranspose3d, nn.BatchNorm3d, torch.channels_last_3d),
+    2: Layers(
+        nn.Conv2d,
+        nn.ConvTranspose2d,
+        nn.BatchNorm2d,
+        F.conv2d,
+        F.conv_transpose2d,
+        torch.channels_last,
+    ),
+    3: Layers(
+        nn.Conv3d,
+        nn.ConvTranspose3d,
+        nn.BatchNorm3d,
+        F.conv3d,
+        F.conv_transpose3d,
+        torch.channels_last_3d,
+    ),
 }
 
 
@@ -74,7 +90,7 @@ class DecoderBlock(nn.Module):
                 x = x.contiguous(memory_format=LAYERS[len(size)].channels_last)
             joined = convolve_enlarged(x, weight, self.spread, factors)
             if skip is not None:
-                joined += _CONVOLVE[len(size)](skip, of_skip, padding=1)
+                joined += LAYERS[len(size)].convolve(skip, of_skip, padding=1)
             for layer in rest:
                 joined = layer(joined)
         else:
@@ -87,9 +103,6 @@ class DecoderBlock(nn.Module):
 # After doubling, each position has an equal neighbour: along the axis, every weight of
 # a convolution of width 3 occurs twice in the kernel of the transposed convolution.
 _SPREAD = torch.tensor([[0.0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
-
-_CONVOLVE: dict[int, Any] = {2: F.conv2d, 3: F.conv3d}
-_TRANSPOSED: dict[int, Any] = {2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
 def convolve_enlarged(
@@ -113,8 +126,8 @@ def convolve_enlarged(
         else:
             weight = weight.flip(axis)
     stride = [int(factor) for factor in factors]
-    enlarged: Tensor = _TRANSPOSED[len(stride)](x, weight, stride=stride, padding=1)
-    return enlarged
+    convolve = LAYERS[len(stride)].convolve_transposed
+    return convolve(x, weight, stride=stride, padding=1)
 
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
@@ -127,7 +140,7 @@ def convolution(
     in_channels: int, out_channels: int, spatial_dims: int
 ) -> list[nn.Module]:
     """Returns a convolution of width 3, BatchNorm and ReLU."""
-    layers: Any = LAYERS[spatial_dims]
+    layers = LAYERS[spatial_dims]
     return [
         layers.convolution(in_channels, out_channels, 3, padding=1, bias=False),
         layers.batch_norm(out_channels),
@@ -148,7 +161,7 @@ def enlargement(
     """
     if not any(doublings):
         return nn.Identity()
-    layers: Any = LAYERS[len(doublings)]
+    layers = LAYERS[len(doublings)]
     steps: list[nn.Module] = []
     for step in range(max(doublings)):
         width = tuple(2 if step < times else 1 for times in doublings)
@@ -168,7 +181,7 @@ def runs_of(block: nn.Module) -> tuple[AbstractContextManager[None], Any]:
 @contextmanager
 def _statistics_kept(block: nn.Module) -> Iterator[None]:
     """Keeps running statistics unchanged: the first run has updated them already."""
-    kinds = nn.BatchNorm2d, nn.BatchNorm3d
+    kinds = tuple(layers.batch_norm for layers in LAYERS.values())
     norms = [module for module in block.modules() if isinstance(module, kinds)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor, nn
 
-_CONVOLUTIONS: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
+from lightly_dira.models.decoder_block import LAYERS
 
 
 class PatchDiscriminator(nn.Module):
@@ -62,7 +61,7 @@ class PatchDiscriminator(nn.Module):
                 anything below 1.
         """
         super().__init__()
-        if spatial_dims not in _CONVOLUTIONS:
+        if spatial_dims not in LAYERS:
             raise ValueError(
                 "PatchDiscriminator: spatial_dims must be 2 for images or 3 for "
                 f"volumes, got {spatial_dims}."
@@ -81,7 +80,7 @@ class PatchDiscriminator(nn.Module):
         self.in_channels = in_channels
         self.spatial_dims = spatial_dims
         self.stride = math.prod(strides)
-        convolution = _CONVOLUTIONS[spatial_dims]
+        convolution = LAYERS[spatial_dims].convolution
         layers: list[nn.Module] = []
         width = in_channels
         for depth, (out, stride) in enumerate(zip(channels, strides, strict=True)):

@@ -181,7 +181,7 @@ class RestorationHead(nn.Module):
                 skip = out if any(times) else skip
             self.blocks.append(DecoderBlock(width, skip, out, spatial_dims))
             width = out
-        layers: Any = LAYERS[spatial_dims]
+        layers = LAYERS[spatial_dims]
         self.to_image = layers.convolution(width, out_channels, 3, padding=1)
         self.activation = nn.Sigmoid() if activation == "sigmoid" else nn.Identity()
         for module in (*self.enlarge.modules(), *self.blocks.modules()):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 
 @contextlib.contextmanager
@@ -22,13 +23,25 @@ def same_randomness(device: torch.device) -> Iterator[None]:
         yield
 
 
+def states_on_cpu() -> tuple[Tensor, Any, Any]:
+    """Returns the states of the generators of PyTorch (CPU), NumPy and Python."""
+    return torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+
+
+def set_states_on_cpu(states: tuple[Tensor, Any, Any]) -> None:
+    """Restores what `states_on_cpu` returned."""
+    torch.set_rng_state(states[0])
+    np.random.set_state(states[1])  # noqa: NPY002
+    random.setstate(states[2])
+
+
 def random_state() -> dict[str, Any]:
     """Returns the state of all global generators, as tensors and plain numbers."""
-    _, keys, *rest = cast(tuple[Any, ...], np.random.get_state())  # noqa: NPY002
+    of_torch, (_, keys, *rest), of_python = states_on_cpu()
     state = {
-        "torch": torch.get_rng_state(),
+        "torch": of_torch,
         "numpy": (torch.tensor(keys.astype(np.int64)), *rest),
-        "python": random.getstate(),
+        "python": of_python,
     }
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state_all()
@@ -37,11 +50,8 @@ def random_state() -> dict[str, Any]:
 
 def set_random_state(state: Mapping[str, Any]) -> None:
     """Restores what `random_state` returned."""
-    torch.set_rng_state(state["torch"].cpu())
     keys, *rest = state["numpy"]
-    np.random.set_state(  # noqa: NPY002
-        ("MT19937", keys.numpy(force=True).astype(np.uint32), *rest)
-    )
-    random.setstate(state["python"])
+    of_numpy = ("MT19937", keys.numpy(force=True).astype(np.uint32), *rest)
+    set_states_on_cpu((state["torch"].cpu(), of_numpy, state["python"]))
     if "cuda" in state and torch.cuda.device_count() == len(state["cuda"]):
         torch.cuda.set_rng_state_all([each.cpu() for each in state["cuda"]])

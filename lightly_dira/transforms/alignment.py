@@ -18,6 +18,7 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
 from lightly_dira.features.tensors_in_outputs import tensors_in
+from lightly_dira.training.randomness import set_states_on_cpu, states_on_cpu
 from lightly_dira.transforms.images import to_tensor
 from lightly_dira.transforms.kinds import WHOLE, Said, geometry_of
 from lightly_dira.transforms.monai_steps import (
@@ -35,14 +36,11 @@ class Draws:
     of a data loader. Here all share one pair, seeded from PyTorch's generator.
     """
 
-    def __init__(self) -> None:
-        """Starts without a seed, which is drawn when it is first needed."""
-        self._generators: tuple[np.random.Generator, random.Random] | None = None
-
-    def start(self) -> None:
-        """Draws the seed."""
+    @functools.cached_property
+    def _generators(self) -> tuple[np.random.Generator, random.Random]:
+        """Draws their seed when they are first needed."""
         seed = int(torch.randint(2**62, ()))
-        self._generators = np.random.default_rng(seed), random.Random(seed)
+        return np.random.default_rng(seed), random.Random(seed)
 
     def apply(
         self, transform: Any, *images: NDArray[Any], twin: Any = None
@@ -54,9 +52,6 @@ class Draws:
             images: The images.
             twin: Applied to all but the first image, in place of the transform.
         """
-        if self._generators is None:
-            self.start()
-        assert self._generators is not None
         numpy, python = self._generators
         twin = transform if twin is None else twin
         for each in (transform, twin):
@@ -76,9 +71,6 @@ class Draws:
 
     def seed(self) -> int:
         """Draws a seed of 32 bits for a step with a random state of its own."""
-        if self._generators is None:
-            self.start()
-        assert self._generators is not None
         return int(self._generators[0].integers(2**32))
 
 
@@ -187,10 +179,10 @@ class Step(nn.Module):
             if isinstance(images[0], Tensor) and name_of(call) in _FOR_TENSORS:
                 call = _FOR_TENSORS[name_of(call)](call)
         results: list[Any] = []
-        state = _random_state() if len(images) > 1 else None
+        states = states_on_cpu() if len(images) > 1 else None
         for image in images:
-            if results and state is not None:
-                _set_random_state(state)
+            if results and states is not None:
+                set_states_on_cpu(states)
             step = self.twin if results and self.kind == "mixed" else call
             try:
                 results.append(step(image, *extras))
@@ -214,12 +206,9 @@ class Step(nn.Module):
                 run_seeded(step, image, seed)
                 for step, image in zip(twins, images, strict=True)
             ]
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             if str(error).startswith("DiRA"):
                 raise
-            raise ValueError(_failed(self.transform, images[0], error)) from error
-        except RuntimeError as error:
-            # MONAI wraps all errors of a step.
             raise ValueError(_failed(self.transform, images[0], error)) from error
 
 
@@ -298,13 +287,3 @@ _FOR_TENSORS: dict[str, Callable[[Any], Callable[..., Any]]] = {
     "GaussianBlur": lambda b: _blur_for_tensors(b) if hasattr(b, "sigmas") else b,
     "RandomSolarization": _solarize_for_tensors,
 }
-
-
-def _random_state() -> tuple[Any, ...]:
-    return torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
-
-
-def _set_random_state(state: tuple[Any, ...]) -> None:
-    torch.set_rng_state(state[0])
-    np.random.set_state(state[1])  # noqa: NPY002
-    random.setstate(state[2])

@@ -68,7 +68,6 @@ def read_image(file: str | Path | bytes) -> NDArray[Any]:
 def _read_dicom(data: bytes, name: str) -> NDArray[Any]:
     try:
         import pydicom
-        from pydicom.pixels.processing import apply_modality_lut
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"read_image: {name} is a DICOM file; pip install lightly-dira[medical]"
@@ -79,10 +78,9 @@ def _read_dicom(data: bytes, name: str) -> NDArray[Any]:
             f"read_image: expected a DICOM file with one image, got {name} with "
             f"{file.get('NumberOfFrames', 0)}. Separate its frames with pydicom."
         )
-    pixels: NDArray[Any] = file.pixel_array
-    rescaled = (file.get("RescaleSlope", 1), file.get("RescaleIntercept", 0)) != (1, 0)
-    if rescaled or "ModalityLUTSequence" in file:
-        return np.asarray(apply_modality_lut(pixels, file), dtype=np.float32)
+    pixels, with_units = dicom_pixels(file)
+    if with_units:
+        return pixels
     if pixels.dtype.kind == "u" and pixels.ndim == 2:
         top = np.iinfo(pixels.dtype).max
         pixels = pixels << (pixels.dtype.itemsize * 8 - file.BitsStored)
@@ -91,6 +89,20 @@ def _read_dicom(data: bytes, name: str) -> NDArray[Any]:
     elif file.PhotometricInterpretation == "MONOCHROME1":
         pixels = ~pixels
     return pixels
+
+
+def dicom_pixels(file: Any) -> tuple[NDArray[Any], bool]:
+    """Returns the pixels of a DICOM file, and whether they have units.
+
+    Those that have, such as the Hounsfield units of CT, are float32.
+    """
+    from pydicom.pixels.processing import apply_modality_lut
+
+    pixels: NDArray[Any] = file.pixel_array
+    rescaled = (file.get("RescaleSlope", 1), file.get("RescaleIntercept", 0)) != (1, 0)
+    if rescaled or "ModalityLUTSequence" in file:
+        return np.asarray(apply_modality_lut(pixels, file), dtype=np.float32), True
+    return pixels, False
 
 
 def _warn_if_cut_off(image: NDArray[Any], name: str) -> None:

@@ -113,9 +113,7 @@ class Volumes:
     def prepare(self, volume: Any) -> Any:
         """Returns what the steps of the base transform are given."""
         if self.pipeline is not None:
-            checked = check_volume(volume)
-            self.pipeline.check(checked)
-            return checked, self.window
+            return check_volume(volume), self.window
         if isinstance(volume, Mapping):
             if self.key is None or self.key not in volume:
                 raise ValueError(

@@ -153,11 +153,9 @@ def geometry_of_choices(transform: Any, geometry: Callable[[Any], Any]) -> Any:
 
 def looks_into_the_volume(transform: Any) -> bool:
     """Whether a step that moves voxels decides by their values where to."""
-    return any(cls.__name__ == "CropForeground" for cls in type(transform).__mro__) or (
-        is_of_monai(transform)
-        and hasattr(transform, "cropper")
-        and type(transform.cropper).__name__ == "CropForeground"
-    )
+    # Steps of dictionaries hold the step that they apply.
+    step = getattr(transform, "cropper", transform)
+    return any(cls.__name__ == "CropForeground" for cls in type(step).__mro__)
 
 
 def _library(transform: Any) -> str:

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import zoom
 
 from lightly_dira.extras import optional
+from lightly_dira.transforms.damaged_files import DAMAGED
+from lightly_dira.transforms.image_files import dicom_pixels
 
 # Slices may lie this far from where even spacing puts them, in parts of the spacing.
 _UNEVEN = 0.1
@@ -87,7 +89,7 @@ def _read_numpy(path: Path) -> NDArray[Any]:
                         f"{', '.join(arrays.files)}"
                     )
                 volume = arrays[arrays.files[0]]
-    except (ValueError, OSError, EOFError) as error:
+    except DAMAGED as error:
         raise ValueError(f"read_volume: {path} cannot be read: {error}.") from error
     return _three_dimensional(volume, path)
 
@@ -103,17 +105,37 @@ def _three_dimensional(volume: NDArray[Any], path: Path) -> NDArray[Any]:
     return volume
 
 
-def _read_nifti(path: Path) -> tuple[NDArray[Any], tuple[float, ...]]:
-    nibabel = optional("nibabel", extra="volumes")
+def load_canonical(
+    path: str | Path, *, reader: str, extra: str
+) -> tuple[Any, NDArray[Any]]:
+    """Reads a NIfTI file, turned so that its axes point right, to the front and up.
+
+    Args:
+        path: The file.
+        reader: Who reads, for the error.
+        extra: What to install if nibabel is missing.
+
+    Returns:
+        The image of nibabel in the closest such orientation, and its values.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged.
+    """
+    nibabel = optional("nibabel", extra=extra)
     try:
-        image = nibabel.load(path)
-        # Axes that point to the patient's right, to the front and to the head.
-        image = nibabel.as_closest_canonical(image)
-        volume: NDArray[Any] = np.asanyarray(image.dataobj)
-    except (nibabel.filebasedimages.ImageFileError, EOFError, OSError) as error:
+        image = nibabel.as_closest_canonical(nibabel.load(path))
+        return image, np.asanyarray(image.dataobj)
+    except FileNotFoundError:
+        raise
+    except (nibabel.filebasedimages.ImageFileError, *DAMAGED) as error:
         raise ValueError(
-            f"read_volume: {path} is not a NIfTI file, or is damaged ({error})."
+            f"{reader}: {path} is not a NIfTI file, or is damaged ({error})."
         ) from error
+
+
+def _read_nifti(path: Path) -> tuple[NDArray[Any], tuple[float, ...]]:
+    image, volume = load_canonical(path, reader="read_volume", extra="volumes")
     if volume.dtype.kind == "f":
         volume = volume.astype(np.float32)
     volume = _three_dimensional(volume, path)
@@ -170,7 +192,7 @@ def _read_series(folder: Path) -> tuple[NDArray[Any], tuple[float, ...]]:
     _check_series(placed, folder)
     places = np.array([place for place, _, _ in placed])
     between = float(np.median(np.diff(places)))
-    volume = np.stack([_values_of(file) for _, _, file in placed])
+    volume = np.stack([dicom_pixels(file)[0] for _, _, file in placed])
     rows, columns = (float(side) for side in first.PixelSpacing)
     return _oriented(volume, (normal, down, across), (between, rows, columns))
 
@@ -209,16 +231,6 @@ def _check_series(placed: list[tuple[float, Path, Any]], folder: Path) -> None:
             f"{steps[number]:.4g} mm apart: {missing} missing there. Copy the whole "
             "series."
         )
-
-
-def _values_of(file: Any) -> NDArray[Any]:
-    """Returns a slice in its units."""
-    processing = optional("pydicom.pixels.processing", extra="volumes")
-    pixels: NDArray[Any] = file.pixel_array
-    rescaled = (file.get("RescaleSlope", 1), file.get("RescaleIntercept", 0)) != (1, 0)
-    if rescaled or "ModalityLUTSequence" in file:
-        return np.asarray(processing.apply_modality_lut(pixels, file), np.float32)
-    return pixels
 
 
 def _oriented(

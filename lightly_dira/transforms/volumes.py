@@ -75,19 +75,15 @@ def check_volume(volume: Any, *, finite: bool = True) -> Tensor:
             "DiRATransform: expected at least two voxels along every axis of a "
             f"volume, got shape {shape}. Images: leave spatial_dims at 2."
         )
-    # Sums that are finite have finite terms only.
-    if finite and volume.is_floating_point() and not volume.sum().isfinite():
-        limits = torch.stack(volume.aminmax())
-        if not limits.isfinite().all():
-            raise ValueError(_NOT_FINITE)
+    # Both limits are NaN if any voxel is.
+    looked_at = finite and volume.is_floating_point()
+    if looked_at and not torch.stack(volume.aminmax()).isfinite().all():
+        raise ValueError(
+            "DiRATransform: the volume holds NaN or infinite voxels. Replace them, for "
+            "example with `numpy.nan_to_num`."
+        )
     checked: Tensor = volume
     return checked
-
-
-_NOT_FINITE = (
-    "DiRATransform: the volume holds NaN or infinite voxels. Replace them, for example "
-    "with `numpy.nan_to_num`."
-)
 
 
 def to_volume_tensor(volume: Any) -> Tensor:

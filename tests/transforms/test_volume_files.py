@@ -172,6 +172,19 @@ class TestNumPy:
         with pytest.raises(FileNotFoundError, match="there is no"):
             read_volume(tmp_path / "none.nii")
 
+    def test_cut_off(self, tmp_path: Path) -> None:
+        """Compressed files that end too early, each with an error of its library."""
+        image = nibabel.Nifti1Image(np.random.default_rng(0).random((30, 30, 30)), None)
+        nibabel.save(image, tmp_path / "v.nii.gz")
+        np.savez_compressed(
+            tmp_path / "v.npz", np.random.default_rng(0).random((9, 9, 9))
+        )
+        for name, message in (("v.nii.gz", "damaged"), ("v.npz", "cannot be read")):
+            path = tmp_path / name
+            path.write_bytes(path.read_bytes()[:1000])
+            with pytest.raises(ValueError, match=message):
+                read_volume(path)
+
     def test_points_in_time(self, tmp_path: Path) -> None:
         image = nibabel.Nifti1Image(np.zeros((4, 4, 4, 3)), np.eye(4))
         nibabel.save(image, tmp_path / "time.nii.gz")
