@@ -3,6 +3,7 @@
     python examples/compare --preset smoke                 # 2 minutes, brain MRI
     python examples/compare --preset cpu --data FOLDER     # hours, chest X-rays
     python examples/compare --preset paper --data FOLDER   # days on a GPU
+    python examples/compare --preset volumes --data FOLDER # hours, MRI volumes
     python examples/compare --data pneumoniamnist          # a set of MedMNIST
 
 Every method is pre-trained in every stage (`di`: the bare method on undistorted views,
@@ -61,12 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
 def compare(options: argparse.Namespace) -> None:
     settings, folder = options.settings, options.out
     torch.set_num_threads(options.threads)
-    pool, tasks = load_tasks(
-        options.data,
-        size=settings.size,
-        fractions=settings.fractions,
-        steps=settings.finetuning_steps,
-    )
+    pool, tasks = load_tasks(options.data, settings)
     tasks = [dataclasses.replace(task, draws=settings.draws) for task in tasks]
     tasks = restrict(tasks, lambda task, protocol: protocol in settings.protocols)
     (folder / "runs").mkdir(parents=True, exist_ok=True)

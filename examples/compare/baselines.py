@@ -8,10 +8,12 @@ from torch.nn import functional as F
 
 
 class Thumbnail(nn.Module):
-    """Not an encoder: 8 x 8 grey averages, which any encoder must beat."""
+    """Not an encoder: 8 x 8 (x 8) grey averages, which any encoder must beat."""
 
     def forward(self, images: Tensor) -> Tensor:
-        return F.adaptive_avg_pool2d(images[:, :1], 8).flatten(start_dim=1)
+        volumes = images.ndim == 5
+        pool = F.adaptive_avg_pool3d if volumes else F.adaptive_avg_pool2d
+        return pool(images[:, :1], 8).flatten(start_dim=1)
 
 
 class Histogram(nn.Module):
@@ -23,10 +25,11 @@ class Histogram(nn.Module):
 
 
 def position(images: Tensor) -> list[Tensor]:
-    """Not an encoder: the position of a pixel, as bumps on a grid of 8 x 8."""
-    side = torch.arange(8)
-    maps = F.one_hot(side[:, None] * 8 + side, 64).movedim(-1, 0).float()
-    return [maps.expand(len(images), -1, -1, -1)]
+    """Not an encoder: the position of a pixel, as bumps on a grid of 8 x 8 (x 8)."""
+    dims = images.ndim - 2
+    places = torch.arange(8**dims).reshape((8,) * dims)
+    maps = F.one_hot(places).movedim(-1, 0).float()
+    return [maps.expand(len(images), *maps.shape)]
 
 
 # Baselines without an encoder, each evaluated by one protocol.

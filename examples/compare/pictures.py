@@ -17,6 +17,7 @@ from lightly_dira.evaluation.labelled import Samples
 from lightly_dira.evaluation.localisation import class_activation_maps
 from lightly_dira.evaluation.protocol import AUGMENT, Task
 from lightly_dira.features.pyramid import FeaturePyramid
+from lightly_dira.transforms.volumes import orthogonal_slices
 
 COLUMNS = 6
 Encoders = dict[str, tuple[nn.Module, RestorationHead]]
@@ -49,17 +50,19 @@ def draw_restored(
     views = default_collate(
         [val.with_transform(transform)[int(index)][0] for index in chosen]
     )
-    rows = {"clean": views.target[:, 0], "distorted": views.view.mean(dim=1)}
+    rows = {"clean": views.target, "distorted": views.view}
     for name, (backbone, head) in encoders.items():
         features = FeaturePyramid(backbone.eval())
         device = next(backbone.parameters()).device
         with torch.no_grad():
             images = views.view.to(device)
             restored = head.eval()(features(images), images.shape[2:])
-        rows[f"restored by\n{name}"] = restored[:, 0].cpu()
+        rows[f"restored by\n{name}"] = restored.cpu()
     figure, axes = _grid(rows, "Validation images, distorted and restored")
     for line, images in zip(axes, rows.values(), strict=True):
-        for axis, image in zip(line, images, strict=True):
+        if images.ndim == 5:
+            images = orthogonal_slices(images)
+        for axis, image in zip(line, images.mean(dim=1), strict=True):
             axis.imshow(image, cmap="gray", vmin=0, vmax=1)
     return figure
 

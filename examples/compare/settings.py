@@ -14,7 +14,6 @@ from lightly_dira.evaluation.protocol import Protocol
 
 Run = tuple[str, str, int]  # method, stage, seed
 STAGES = ("di", "dir", "dira")
-# Settings whose values may be added to those of a folder of results.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,9 +25,13 @@ class Settings:
         stages: "di", "dir" and "dira".
         seeds: Every method and stage runs once for each.
         encoder: A ResNet of torchvision, or, with a dash in its name ("resnet-9"),
-            Lightly's for small images, whose stem keeps their size.
-        width: Width of Lightly's ResNet.
+            Lightly's for small images, whose stem keeps their size; for volumes one of
+            MONAI, with a stem of stride 1.
+        width: Width of Lightly's and MONAI's ResNets.
         size: Side of views, in pixels.
+        cube: Sides (D, H, W) of views of volumes, in voxels; none for images.
+        zoom: Least and largest crop of a volume, as multiples of the view's sides.
+        displacement: Of the elastic step of volumes, in voxels.
         smallest_crop: Smallest area of a view, as a fraction of the image's area.
         jitter: Strength of the colour jitter, 1 as published.
         intensity: Probability of a curve of grey levels before the distortions.
@@ -48,6 +51,7 @@ class Settings:
         protocols: How encoders are evaluated, see `Task`.
         decoder: "pre-trained" or "new", for the U-Nets of `dir` and `dira`.
         finetuning_steps: Steps of every fine-tuning.
+        finetuning_batch: Images in such a step, of volumes.
         precision: "32", or "bf16-mixed" for autocast.
         workers: Processes that load images; another number gives other views.
         options: Arguments of each method, by the method's name.
@@ -59,6 +63,9 @@ class Settings:
     encoder: str = "resnet18"
     width: float = 1.0
     size: int = 32
+    cube: tuple[int, ...] = ()
+    zoom: tuple[float, ...] = (50 / 64, 79 / 64)
+    displacement: float = 3.8
     smallest_crop: float = 0.2
     jitter: float = 1.0
     intensity: float = 0.0
@@ -77,6 +84,7 @@ class Settings:
     protocols: tuple[str, ...] = (*get_args(Protocol),)
     decoder: str = "pre-trained"
     finetuning_steps: int = 100
+    finetuning_batch: int = 4
     precision: str = "32"
     workers: int = 0
     options: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
@@ -107,6 +115,27 @@ PRESETS = {
         decoder="new",
         precision="bf16-mixed",
     ),
+    # Volumes of MRI with masks.
+    "volumes": Settings(
+        methods=("SimSiam",),
+        stages=("di", "dira"),
+        encoder="resnet10",
+        width=0.25,
+        cube=(24, 32, 24),
+        zoom=(1.1, 1.5),
+        displacement=1.5,
+        intensity=0.5,
+        batch_size=12,
+        epochs=28,
+        restorative_weight=100.0,
+        adversarial_weight=0.01,
+        adversary_from=0.5,
+        critic=0.25,
+        lr=3e-3,
+        fractions=(0.02, 0.05, 0.1, 0.25),
+        protocols=("dense", "frozen U-Net", "U-Net"),
+        decoder="new",
+    ),
     "paper": Settings(
         encoder="resnet50",
         size=224,
@@ -129,8 +158,9 @@ def parse(arguments: list[str] | None, description: str) -> argparse.Namespace:
     parser.add_argument("--preset", choices=PRESETS, default="smoke")
     parser.add_argument(
         "--data",
-        help="folder of .npz files or of ChestX-ray14, or a set of MedMNIST, which is "
-        "downloaded; by default the MNI152 brain",
+        help="folder of .npz files, of ChestX-ray14 or of a task of the Medical "
+        "Segmentation Decathlon, or a set of MedMNIST, which is downloaded; by default "
+        "the MNI152 brain",
     )
     parser.add_argument("--out", type=Path, help="folder of results")
     parser.add_argument(
@@ -151,7 +181,7 @@ def parse(arguments: list[str] | None, description: str) -> argparse.Namespace:
         if field.name != "options":
             default = getattr(PRESETS["cpu"], field.name)
             several = isinstance(default, tuple)
-            kind = type(default[0] if several else default)
+            kind = type(default[0] if default else 0) if several else type(default)
             parser.add_argument(
                 f"--{field.name.replace('_', '-')}",
                 type=kind,

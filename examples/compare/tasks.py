@@ -4,31 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
+from settings import Settings
 
 from lightly_dira.evaluation.labelled import LabelledImages
-from lightly_dira.evaluation.protocol import Task
+from lightly_dira.evaluation.protocol import Protocol, Task
 from lightly_dira.evaluation.read_tables import read_chestxray14
-from lightly_dira.evaluation.read_volumes import read_mni152
+from lightly_dira.evaluation.read_volumes import read_mni152, read_nifti
 from lightly_dira.evaluation.readers import read_medmnist, read_npz
 
 
 def load_tasks(
-    data: str | None, *, size: int, fractions: Sequence[float], steps: int
+    data: str | None, settings: Settings
 ) -> tuple[LabelledImages, list[Task]]:
     """Returns images to pre-train on, of training splits only, and the tasks.
 
     Args:
-        data: A folder of ChestX-ray14 or of the three files of `load_chest`, the name
-            of a set of MedMNIST, or None for the MNI152 brain.
-        size: Side of images, in pixels.
-        fractions: Parts of the labels to learn from.
-        steps: Steps of fine-tuning, which learns from the two smallest parts.
+        data: A folder of ChestX-ray14, of the three files of `load_chest` or of
+            volumes for `load_hippocampus`, the name of a set of MedMNIST, or None for
+            the MNI152 brain.
+        settings: Sizes, parts of the labels to learn from, and steps of fine-tuning,
+            which learns from the two smallest parts of images.
     """
+    size, fractions = settings.size, settings.fractions
+    steps = settings.finetuning_steps
+    if settings.cube:
+        return load_volumes(data, settings)
     few = tuple(fraction for fraction in fractions if fraction < 1)[:2]
     if data is None:
         brain = read_mni152()
@@ -65,6 +69,60 @@ def load_tasks(
         # Activation maps need more positions, hence larger images.
         Task("findings", boxed, 2 * size, ("fine-tuned",), (1.0,), steps=steps),
     ]
+
+
+def load_volumes(
+    data: str | None, settings: Settings
+) -> tuple[LabelledImages, list[Task]]:
+    """Returns volumes to pre-train on, and the tasks; see `load_tasks`."""
+    if data is None:
+        sys.exit("volumes need --data: see --help")
+    size, fractions = settings.cube, settings.fractions
+    steps, batch = settings.finetuning_steps, settings.finetuning_batch
+    if not Path(data).is_dir():
+        try:
+            volumes = read_medmnist(data, size=64 if max(size) > 28 else 28)
+        except ValueError as error:
+            sys.exit(f"--data {data}: there is no such folder, and {error}")
+        protocols: tuple[Protocol, ...] = ("linear", "knn", "fine-tuned")
+    else:
+        volumes = load_hippocampus(Path(data))
+        data, protocols = "hippocampus", ("dense", "frozen U-Net", "U-Net")
+    task = Task(data, volumes, size, protocols, fractions, steps=steps, pixels=300)
+    return volumes.split("train"), [dataclasses.replace(task, batch_size=batch)]
+
+
+def load_hippocampus(folder: Path) -> LabelledImages:
+    """Reads MRI of the hippocampus with masks of its two parts.
+
+    Args:
+        folder: Holds hippocampus_msd04.npz, or imagesTr and labelsTr of Task04 of the
+            Medical Segmentation Decathlon (http://medicaldecathlon.com).
+
+    Returns:
+        Volumes whose grey levels between the percentiles 0.5 and 99.5 are 8 bits: they
+        have no common unit. Cases 2k-1 and 2k look like two scans of one person, and
+        are never in two splits.
+    """
+    file = folder / "hippocampus_msd04.npz"
+    if file.exists():
+        return read_npz(file, mask="labels", patient="subject", spatial_dims=3)
+    volumes = sorted(folder.glob("imagesTr/hippocampus_*.nii.gz"))
+    if not volumes:
+        sys.exit(f"{folder} holds neither {file.name} nor imagesTr/hippocampus_*.")
+    numbers = [int(path.name.split("_")[1].split(".")[0]) for path in volumes]
+    read = read_nifti(
+        volumes,
+        masks=[folder / "labelsTr" / path.name for path in volumes],
+        patients=[str((number + 1) // 2) for number in numbers],
+        axis=None,
+    )
+    return dataclasses.replace(read, images=[eight_bits(v) for v in read.images])
+
+
+def eight_bits(volume: np.ndarray) -> np.ndarray:
+    low, high = np.percentile(volume, (0.5, 99.5))
+    return np.round(255 * ((volume - low) / (high - low)).clip(0, 1)).astype(np.uint8)
 
 
 def load_chest(folder: Path) -> list[LabelledImages]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import Dataset
 
-from lightly_dira.transforms.volume_files import read_volume
+from lightly_dira.transforms.volume_files import from_canonical, read_volume
 
 # The fraction of the brain, from the back, that is held out, and the gap between the
 # slabs in voxels: neighbours a millimetre apart are almost equal.
@@ -149,10 +149,7 @@ class MNI152Cubes(Dataset[tuple[Any, int, str]]):
             ValueError: If there is no such split, or the slab is smaller than a cube.
         """
         self.transform = transform
-        # From (right, front, head) to (head, back, left).
-        brain, tissue = (
-            part.transpose(2, 1, 0)[:, ::-1, ::-1] for part in _slab(*_limits_of(split))
-        )
+        brain, tissue = (from_canonical(part) for part in _slab(*_limits_of(split)))
         if any(own > side for own, side in zip(size, brain.shape, strict=True)):
             raise ValueError(
                 f"MNI152Cubes: size must be at most {brain.shape}, got {size}."

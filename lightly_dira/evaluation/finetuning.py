@@ -1,11 +1,12 @@
-"""Fine-tuning a pre-trained encoder to classify, or a U-Net to segment, images."""
+"""Fine-tuning an encoder to classify, or a U-Net to segment, images or volumes."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from segmentation_models_pytorch.losses import DiceLoss
 from torch import Tensor, nn
@@ -14,7 +15,12 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from lightly_dira.evaluation.networks import Classifier, UNet
 from lightly_dira.evaluation.probes import pooled
-from lightly_dira.evaluation.scores import classification_scores, segmentation_scores
+from lightly_dira.evaluation.scores import (
+    classification_scores,
+    segmentation_scores,
+    surface_scores,
+)
+from lightly_dira.extras import optional
 from lightly_dira.models.restoration_head import RestorationHead
 from lightly_dira.training.modes import evaluating
 
@@ -154,7 +160,7 @@ def finetune_unet(
             model,
             loss,
             train,
-            lambda: score_unet(model, val)["dice"],
+            lambda: _dice(model, val),
             steps=steps,
             batch_size=batch_size,
             lr=lr,
@@ -171,10 +177,50 @@ def score_classifier(model: nn.Module, data: Dataset[Any]) -> dict[str, float]:
     return classification_scores(labels.numpy(), probabilities.numpy())
 
 
-def score_unet(model: nn.Module, data: Dataset[Any]) -> dict[str, float]:
-    """Scores a network on items `(image, mask)`: see `segmentation_scores`."""
+def score_unet(
+    model: nn.Module, data: Dataset[Any], *, window: Sequence[int] | None = None
+) -> dict[str, float]:
+    """Scores a network on items `(image, mask)`.
+
+    Args:
+        model: Maps images to logits.
+        data: Images, or volumes.
+        window: (H, W) or (D, H, W) of a window that slides over each image, as MONAI's
+            inferer does it: half of it overlaps with the next, and logits are averaged
+            with weights that fall towards its edges. Images may then be of any size.
+            By default the network gets whole images, all of one size.
+
+    Returns:
+        The scores of `segmentation_scores` and, of volumes, those of `surface_scores`
+        in voxels.
+
+    Raises:
+        ImportError: If MONAI is not installed (`lightly-dira[volumes]`), for
+            volumes and windows.
+    """
+    if window is None:
+        logits, masks = _run(model, data)
+        return _segmentation_scores(masks, logits.argmax(dim=1))
+    slide = optional("monai.inferers", extra="volumes").sliding_window_inference
+    scores = []
+    with torch.no_grad(), evaluating(model):
+        for image, mask, *_ in DataLoader(data, batch_size=1):
+            image = image.to(_device(model))
+            logits = slide(image, window, 4, model, overlap=0.5, mode="gaussian")
+            scores.append(_segmentation_scores(mask, logits.argmax(dim=1).cpu()))
+    return {
+        name: float(np.nanmean([own[name] for own in scores])) for name in scores[0]
+    }
+
+
+def _dice(model: nn.Module, data: Dataset[Any]) -> float:
     logits, masks = _run(model, data)
-    return segmentation_scores(masks, logits.argmax(dim=1))
+    return segmentation_scores(masks, logits.argmax(dim=1))["dice"]
+
+
+def _segmentation_scores(masks: Tensor, predicted: Tensor) -> dict[str, float]:
+    scores = segmentation_scores(masks, predicted)
+    return scores | (surface_scores(masks, predicted) if masks.ndim == 4 else {})
 
 
 @torch.no_grad()

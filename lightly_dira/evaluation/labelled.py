@@ -1,4 +1,4 @@
-"""Images with their labels, masks and boxes, and their tensors for networks."""
+"""Images and volumes with labels, masks and boxes, and their tensors for networks."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
-from torchvision.transforms.v2 import functional as F
 
 from lightly_dira.transforms.image_files import read_image
 from lightly_dira.transforms.images import Window, resize_area, to_pixels, to_tensor
+from lightly_dira.transforms.volume_files import read_volume
+from lightly_dira.transforms.volumes import resize_volume, to_volume_tensor, to_voxels
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -25,16 +26,18 @@ class LabelledImages(Dataset[tuple[Any, Any, str]]):
     """Images, and what is known about each: labels, mask, boxes, patient and split.
 
     Items are `(image, label, name)` like those of Lightly's `LightlyDataset`. The image
-    is a PIL image if it has 8 bits, else an array. If there is a transform, it is
-    applied to the image. Selections (`split`, `subset`) are new objects that share the
-    images.
+    is a PIL image if it has 8 bits, else an array, as a volume always is. If there is a
+    transform, it is applied to the image. Selections (`split`, `subset`) are new
+    objects that share the images.
 
     Attributes:
-        images: Arrays (H, W) or (H, W, C), stacked or in a list, or paths of files.
+        images: Arrays (H, W) or (H, W, C), stacked or in a list, or paths of files. Of
+            volumes arrays (D, H, W) or (C, D, H, W), or paths for `read_volume`.
         labels: A class for each image, (N,) integers, or 0 or 1 for each of L findings,
             (N, L); None if unknown.
         masks: A class for each pixel, arrays (H, W) of integers or paths of files in
-            which everything but black is class 1; None if unknown.
+            which everything but black is class 1; of volumes arrays (D, H, W) or paths
+            of files of classes. None if unknown.
         boxes: The boxes of each image, (K, 4): left, top, width and height in its
             own pixels; None if unknown.
         box_labels: The names, (K,), of what the boxes of each image frame, as in
@@ -46,6 +49,7 @@ class LabelledImages(Dataset[tuple[Any, Any, str]]):
         window: The values that `Samples` turns black and white, as `window` of
             `DiRATransform`; needed for CT, MRI and other pixels with units.
         transform: Applied to every image.
+        spatial_dims: 2 for images, 3 for volumes.
 
     Examples:
         >>> import numpy as np
@@ -68,6 +72,7 @@ class LabelledImages(Dataset[tuple[Any, Any, str]]):
     label_names: tuple[str, ...] = ()
     window: Window | None = None
     transform: Callable[[Any], Any] | None = None
+    spatial_dims: int = 2
 
     def __post_init__(self) -> None:
         """Checks that labels, masks and so on have an entry for each image."""
@@ -86,7 +91,7 @@ class LabelledImages(Dataset[tuple[Any, Any, str]]):
     def __getitem__(self, index: int) -> tuple[Any, Any, str]:
         """Returns the (transformed) image, its label (-1 if unknown) and its name."""
         image: Any = self.pixels(index)
-        if image.dtype == np.uint8:
+        if image.dtype == np.uint8 and self.spatial_dims == 2:
             image = Image.fromarray(image)
         if self.transform is not None:
             image = self.transform(image)
@@ -95,17 +100,17 @@ class LabelledImages(Dataset[tuple[Any, Any, str]]):
 
     def pixels(self, index: int) -> NDArray[Any]:
         """Returns an image unchanged, read from its file if need be."""
-        return _read(self.images[index])
+        return self._read(self.images[index])
 
     def mask(self, index: int) -> NDArray[Any]:
         """Returns the class of each pixel of an image."""
         if self.masks is None:
             raise ValueError("LabelledImages: these images have no masks.")
         mask = self.masks[index]
-        if isinstance(mask, (str, Path)):
-            mask = _read(mask) > 0
-            mask = mask if mask.ndim == 2 else mask.any(axis=2)
-        return np.asarray(mask)
+        if isinstance(mask, (str, Path)) and self.spatial_dims == 2:
+            white = np.asarray(self._read(mask) > 0)
+            return white if white.ndim == 2 else np.asarray(white.any(axis=2))
+        return self._read(mask)
 
     def subset(self, indices: Any) -> LabelledImages:
         """Returns the images chosen by their indices or by a Boolean mask."""
@@ -136,25 +141,32 @@ class LabelledImages(Dataset[tuple[Any, Any, str]]):
         """Returns the same images with another transform."""
         return dataclasses.replace(self, transform=transform)
 
+    def _read(self, image: Any) -> NDArray[Any]:
+        if not isinstance(image, (str, Path)):
+            return np.asarray(image)
+        return read_image(image) if self.spatial_dims == 2 else read_volume(image)
+
 
 class Samples(Dataset[tuple[Tensor, Tensor]]):
     """Pairs of image and label, or image and mask, as tensors for networks.
 
-    Images are resized to squares of floats in [0, 1]; where they shrink, pixels are
-    averaged over areas. Masks are resized by nearest neighbour and keep their classes.
+    Images are resized to squares of floats in [0, 1], volumes to the sides of a cube;
+    where they shrink, values are averaged over areas. Masks are resized by nearest
+    neighbour and keep their classes.
 
     Attributes:
         data: The images.
-        size: Side of the squares, in pixels.
+        size: (H, W) or (D, H, W) of the tensors.
         target: "label" or "mask".
         channels: Channels of the tensors. A grey image is repeated to fill them; colour
             is averaged if the number of channels differs.
         augment: Called with image and target, like torchvision's v2 transforms. Images
-            and masks are `tv_tensors`, so that a mask moves with its image.
+            and masks are `tv_tensors`, so that a mask moves with its image. Transforms
+            of torchvision take the slices of a volume all alike, in plane.
 
     Shape:
-        - image: (channels, size, size).
-        - label: () or (L,) integers; mask: (size, size) integers.
+        - image: (channels, size, size), or (channels, D, H, W).
+        - label: () or (L,) integers; mask: (size, size) or (D, H, W) integers.
 
     Examples:
         >>> import numpy as np
@@ -169,23 +181,24 @@ class Samples(Dataset[tuple[Tensor, Tensor]]):
     def __init__(
         self,
         data: LabelledImages,
-        size: int,
+        size: int | Sequence[int],
         target: Literal["label", "mask"] = "label",
         *,
-        channels: int = 3,
+        channels: int | None = None,
         augment: Callable[[Any, Any], tuple[Any, Any]] | None = None,
     ) -> None:
         """Pairs images with labels or masks.
 
         Args:
             data: The images.
-            size: Side of the squares, in pixels.
+            size: Side of the squares, in pixels, or (D, H, W) of volumes.
             target: "label" or "mask".
-            channels: Channels of the image tensors.
+            channels: Channels of the image tensors; by default 3, of volumes 1.
             augment: Changes image and target together.
 
         Raises:
-            ValueError: If the data have no such target.
+            ValueError: If the data have no such target, or the size has another number
+                of sides.
         """
         known = {"label": data.labels, "mask": data.masks}
         if known.get(target) is None:
@@ -194,10 +207,15 @@ class Samples(Dataset[tuple[Tensor, Tensor]]):
                 f"Samples: target {target!r} is not among what is known of the "
                 f"images: {has}."
             )
+        dims = data.spatial_dims
+        self.size = (size,) * dims if isinstance(size, int) else tuple(size)
+        if len(self.size) != dims:
+            raise ValueError(
+                f"Samples: expected a size of one or {dims} sides, got {size}."
+            )
         self.data = data
-        self.size = size
         self.target = target
-        self.channels = channels
+        self.channels = channels or (3 if dims == 2 else 1)
         self.augment = augment
 
     def __len__(self) -> int:
@@ -206,17 +224,22 @@ class Samples(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Returns an image and its target."""
-        pixels = to_pixels(self.data.pixels(index), self.data.window)
-        image = to_tensor(resize_area(pixels, self.size, self.size))
+        pixels = self.data.pixels(index)
+        if self.data.spatial_dims == 2:
+            resized = resize_area(to_pixels(pixels, self.data.window), *self.size)
+            image = to_tensor(resized)
+        else:
+            voxels = to_volume_tensor(to_voxels(pixels, self.data.window))
+            image = resize_volume(voxels, self.size)
         if len(image) != self.channels:
-            image = image.mean(dim=0, keepdim=True).expand(self.channels, -1, -1)
+            grey = image.mean(dim=0, keepdim=True)
+            image = grey.expand(self.channels, *self.size)
         if self.target == "label":
             assert self.data.labels is not None
             target = torch.as_tensor(self.data.labels[index]).long()
         else:
-            mask = torch.from_numpy(self.data.mask(index).astype(np.int64))[None]
-            size = [self.size, self.size]
-            target = F.resize(mask, size, F.InterpolationMode.NEAREST)[0]
+            mask = torch.from_numpy(self.data.mask(index).astype(np.int64))
+            target = _nearest(mask, self.size)
         if self.augment is None:
             return image, target
         whole = tv_tensors.Image(image)
@@ -228,6 +251,15 @@ class Samples(Dataset[tuple[Tensor, Tensor]]):
         return image.as_subclass(Tensor), target.as_subclass(Tensor)
 
 
+def _nearest(mask: Tensor, size: Sequence[int]) -> Tensor:
+    """Resizes a mask, taking the class at the centre of each new pixel."""
+    for axis, (side, new) in enumerate(zip(mask.shape, size, strict=True)):
+        if side != new:
+            centres = (torch.arange(new) + 0.5) * side / new
+            mask = mask.index_select(axis, centres.long())
+    return mask
+
+
 _OF_EACH = (
     "labels",
     "masks",
@@ -237,7 +269,3 @@ _OF_EACH = (
     "splits",
     "names",
 )
-
-
-def _read(image: Any) -> NDArray[Any]:
-    return read_image(image) if isinstance(image, (str, Path)) else np.asarray(image)

@@ -37,7 +37,7 @@ class Task:
     Attributes:
         name: Name of the task in the rows.
         data: Images with labels or masks, and splits.
-        size: Side to which images are resized, in pixels.
+        size: Side to which images are resized, in pixels, or (D, H, W) of volumes.
         protocols: How an encoder is evaluated: "linear", "knn" and "fine-tuned" with
             labels, "dense", "frozen U-Net" and "U-Net" with masks. "fine-tuned" is also
             scored for localisation if there are boxes.
@@ -47,6 +47,8 @@ class Task:
         train: Name of the split to learn from.
         val: Name of the split on which fine-tuning chooses its weights.
         steps: Steps of fine-tuning.
+        batch_size: Images in a step of fine-tuning; by default 32 for classifiers and
+            16 for U-Nets.
         pixels: Pixels of each image for the dense probe.
 
     Examples:
@@ -57,19 +59,22 @@ class Task:
 
     name: str
     data: LabelledImages
-    size: int
+    size: int | tuple[int, ...]
     protocols: Sequence[Protocol]
     fractions: Sequence[float] = FRACTIONS
     draws: int = 1
     train: str = "train"
     val: str = "val"
     steps: int = 300
+    batch_size: int | None = None
     pixels: int = 64
 
     def __post_init__(self) -> None:
         """Checks the numbers and the protocols."""
         if self.draws < 1:
             raise ValueError(f"Task: draws must be at least 1, got {self.draws}.")
+        if self.data.spatial_dims == 2 and not isinstance(self.size, int):
+            raise ValueError(f"Task: images become squares, got the size {self.size}.")
         for protocol in self.protocols:
             if protocol not in _PROTOCOLS:
                 raise ValueError(
@@ -204,10 +209,12 @@ def _classifier(
             val,
             classes=int(labels.max()) + 1,
             steps=task.steps,
+            batch_size=task.batch_size or 32,
             seed=seed,
         )
         scores = score_classifier(classifier, Samples(test, task.size))
         if boxed:
+            assert isinstance(task.size, int)
             scores |= score_localisation(classifier, test, task.size)
         return scores
 
@@ -236,6 +243,7 @@ def _unet(
             head=head,
             frozen=frozen,
             steps=task.steps,
+            batch_size=task.batch_size or 16,
             seed=seed,
         )
         return score_unet(unet, Samples(test, task.size, "mask"))
@@ -243,7 +251,7 @@ def _unet(
     return score
 
 
-# Mild augmentation: small rotations, shifts and changes of scale.
+# Mild augmentation: small rotations, shifts and changes of scale, of volumes in plane.
 AUGMENT = v2.RandomAffine(10, translate=(0.1, 0.1), scale=(0.9, 1.1))
 
 _PROTOCOLS: dict[str, Callable[..., Score]] = {

@@ -1,4 +1,4 @@
-"""Slices of volumes: NIfTI files and the MNI152 brain."""
+"""Volumes and slices of them: NIfTI files and the MNI152 brain."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lightly_dira.evaluation.labelled import LabelledImages
 from lightly_dira.evaluation.manifest import Manifest
 from lightly_dira.evaluation.splits import draw_splits
 from lightly_dira.transforms.images import Window
-from lightly_dira.transforms.volume_files import load_canonical
+from lightly_dira.transforms.volume_files import from_canonical, load_canonical
 
 
 def read_mni152() -> LabelledImages:
@@ -55,12 +55,12 @@ def read_nifti(
     *,
     masks: Sequence[str | Path] | None = None,
     patients: Sequence[str] | str | None = None,
-    axis: Literal[0, 1, 2] = 2,
+    axis: Literal[0, 1, 2] | None = 2,
     window: Window | None = None,
     manifest: Manifest | None = None,
     seed: int = 0,
 ) -> LabelledImages:
-    r"""Returns the slices of NIfTI volumes, upright, in the data type of their files.
+    r"""Returns NIfTI volumes, or their slices, in the data type of their files.
 
     Args:
         volumes: The files.
@@ -69,14 +69,15 @@ def read_nifti(
             name for each volume, or a regular expression whose only group matches the
             name in its path, such as ``r"sub-(\d+)/"``. By default each volume is a
             patient of its own, named like the file without ".nii" or ".nii.gz".
-        axis: Which way to slice: 0 for sagittal, 1 for coronal and 2 for axial slices.
+        axis: Which way to slice: 0 for sagittal, 1 for coronal and 2 for axial slices,
+            which stand upright. None for whole volumes, oriented as by `read_volume`.
         window: Values that become black and white, as in `DiRATransform`.
         manifest: Checksums that the files must have.
         seed: Seed of the draw of 10 % of the patients for validation and 20 % for
             testing.
 
     Returns:
-        Slices named after their volumes: "t1-004" is one of "t1.nii.gz".
+        Slices named after their volumes: "t1-004" is one of "t1.nii.gz"; or volumes.
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -98,6 +99,8 @@ def read_nifti(
                 f"read_nifti: expected a volume of three dimensions, got {path} of "
                 f"shape {volume.shape}."
             )
+        if axis is None:
+            return from_canonical(volume), image.affine
         return np.rot90(np.moveaxis(volume, axis, 0), axes=(1, 2)), image.affine
 
     images: list[NDArray[Any]] = []
@@ -120,12 +123,16 @@ def read_nifti(
                     f"{mask[mask != np.round(mask)][0]}, but the classes of a mask are "
                     "whole numbers. Turn probabilities into classes first."
                 )
-            classes += list(mask.astype(np.int64))
-        images += list(volume)
-        of_slices += [patient] * len(volume)
+            mask = mask.astype(np.int64)
+            classes += [mask] if axis is None else [*mask]
+        own = [volume] if axis is None else [*volume]
+        images += own
+        of_slices += [patient] * len(own)
         stem = _stem(path)
-        volume_name = stem if stem == patient else f"{patient}-{stem}"
-        names += [f"{volume_name}-{index:03}" for index in range(len(volume))]
+        name = stem if stem == patient else f"{patient}-{stem}"
+        names += [
+            name if axis is None else f"{name}-{index:03}" for index in range(len(own))
+        ]
     return LabelledImages(
         images,
         masks=None if masks is None else classes,
@@ -133,6 +140,7 @@ def read_nifti(
         splits=draw_splits(np.array(of_slices), seed),
         names=names,
         window=window,
+        spatial_dims=3 if axis is None else 2,
     )
 
 

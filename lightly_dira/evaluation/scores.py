@@ -1,7 +1,9 @@
-"""Scores of predictions, by scikit-learn and torchmetrics."""
+"""Scores of predictions, by scikit-learn, torchmetrics and MONAI."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,10 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
 from torch import Tensor
+from torch.nn import functional as F
 from torchmetrics.functional.segmentation import dice_score, mean_iou
+
+from lightly_dira.extras import optional
 
 
 def classification_scores(
@@ -71,8 +76,8 @@ def segmentation_scores(masks: Tensor, predicted: Tensor) -> dict[str, float]:
     it nor is predicted to have it. Class 0, the background, is left out.
 
     Args:
-        masks: True class of each pixel, (N, H, W) integers.
-        predicted: Predicted class of each pixel, (N, H, W) integers.
+        masks: True class of each pixel, (N, H, W) integers, or (N, D, H, W).
+        predicted: Predicted class of each pixel, integers of the same shape.
 
     Returns:
         "dice" and "iou", each in [0, 1], averaged over classes, then over images.
@@ -100,3 +105,63 @@ def segmentation_scores(masks: Tensor, predicted: Tensor) -> dict[str, float]:
         name: float(torch.where(present, values, torch.nan).nanmean(dim=1).nanmean())
         for name, values in (("dice", dice), ("iou", iou))
     }
+
+
+def surface_scores(
+    masks: Tensor,
+    predicted: Tensor,
+    *,
+    spacing: Sequence[float] | None = None,
+) -> dict[str, float]:
+    """Measures how far predicted surfaces lie from the true ones, with MONAI.
+
+    A class does not count for an image that neither has it nor is predicted to have it.
+    Where only one of both has it, the distance is the diagonal of the image, so that
+    nothing is gained by predicting nothing. Class 0, the background, is left out.
+
+    Args:
+        masks: True class of each voxel, (N, D, H, W) integers, or (N, H, W).
+        predicted: Predicted class of each voxel, integers of the same shape.
+        spacing: Distances between voxels along (D, H, W), for results in millimetres;
+            by default results are in voxels.
+
+    Returns:
+        "surface distance", the mean distance from one surface to the other, in both
+        directions, and "hausdorff 95", the larger of the two 95th percentiles, averaged
+        over classes, then over images.
+
+    Raises:
+        ImportError: If MONAI is not installed (`lightly-dira[volumes]`).
+
+    Examples:
+        >>> import torch
+        >>> from lightly_dira.evaluation.scores import surface_scores
+        >>> mask = torch.zeros(1, 8, 8, 8, dtype=torch.long)
+        >>> mask[:, 2:6, 2:6, 2:6] = 1
+        >>> surface_scores(mask, mask.roll(1, dims=1))["hausdorff 95"]
+        1.0
+    """
+    metrics = optional("monai.metrics", extra="volumes")
+    between = [1.0] * (masks.ndim - 1) if spacing is None else [*map(float, spacing)]
+    worst = (torch.tensor(masks.shape[1:]) * torch.tensor(between)).norm()
+    classes = int(max(masks.max(), predicted.max(), torch.tensor(1))) + 1
+    found: dict[str, list[Tensor]] = {"surface distance": [], "hausdorff 95": []}
+    for pair in zip(masks, predicted, strict=True):
+        truth, guess = (F.one_hot(m.long(), classes).movedim(-1, 0)[None] for m in pair)
+        held = torch.stack([m.flatten(2).any(dim=2)[0, 1:] for m in (truth, guess)])
+        common: dict[str, Any] = dict(include_background=False, spacing=between)
+        with warnings.catch_warnings():
+            # Of classes that one of the two lacks, which are seen to below.
+            warnings.simplefilter("ignore")
+            distances = (
+                metrics.compute_average_surface_distance(
+                    guess, truth, symmetric=True, **common
+                ),
+                metrics.compute_hausdorff_distance(
+                    guess, truth, percentile=95, **common
+                ),
+            )
+        for kept, values in zip(found.values(), distances, strict=True):
+            values = torch.where(held.all(dim=0), values[0].cpu(), worst)
+            kept.append(torch.where(held.any(dim=0), values, torch.nan).nanmean())
+    return {name: float(torch.stack(kept).nanmean()) for name, kept in found.items()}

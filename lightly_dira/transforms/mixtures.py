@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import albumentations as A
@@ -52,13 +53,25 @@ def published_mixture(
     )
 
 
-def published_volume_mixture() -> A.Sequential:
+def published_volume_mixture(displacement: float = 3.8) -> A.Sequential:
     """The distortions of volumes by TransVW [0], with its numbers.
 
-    An elastic deformation in plane (alpha 991, sigma 8), then one of four, each with
-    probability 0.25: 5 exchanges of blocks with sides up to 1/10 of the volume's, a
-    curve of grey levels (half of them inverted), one block of noise with sides of 1/6
-    to 1/3, or noise around one window with sides of 3/7 to 4/7.
+    An elastic deformation in plane, then one of four, each with probability 0.25: 5
+    exchanges of blocks with sides up to 1/10 of the volume's, a curve of grey levels
+    (half of them inverted), one block of noise with sides of 1/6 to 1/3, or noise
+    around one window with sides of 3/7 to 4/7.
+
+    TransVW deforms by uniform noise in [-991, 991] that a Gaussian (8 voxels) smooths
+    in three dimensions, which leaves displacements with a deviation of 3.8 voxels. Here
+    the noise is smooth in two dimensions and the same for all slices, with that
+    deviation.
+
+    Args:
+        displacement: Deviation of the elastic displacements, in voxels; 0 for none.
+            3.8 suits sides of 64 voxels: scale it with yours.
+
+    Raises:
+        ValueError: If the displacement is negative.
 
     Examples:
         >>> import numpy as np
@@ -69,11 +82,23 @@ def published_volume_mixture() -> A.Sequential:
 
     - [0]: TransVW, 2021, https://arxiv.org/abs/2102.10680
     """
+    if displacement < 0:
+        raise ValueError(
+            "published_volume_mixture: displacement must be at least 0, got "
+            f"{displacement}."
+        )
+    # Uniform noise has the deviation 1 / sqrt(3); a Gaussian divides that of white
+    # noise by 2 sqrt(pi) sigma.
+    alpha = displacement * math.sqrt(3) * 2 * math.sqrt(math.pi) * _SIGMA
     one: dict[str, Any] = {"count": 1, "margin": 3 / 64, "fill": "noise"}
     return A.Sequential(
         [
             A.ElasticTransform(
-                alpha=991, sigma=8, border_mode=cv2.BORDER_REFLECT_101, p=1
+                alpha=alpha,
+                sigma=_SIGMA,
+                noise_distribution="uniform",
+                border_mode=cv2.BORDER_REFLECT_101,
+                p=float(displacement > 0),
             ),
             A.OneOf(
                 [
@@ -87,3 +112,7 @@ def published_volume_mixture() -> A.Sequential:
         ],
         p=1,
     )
+
+
+# Voxels over which the noise of the elastic deformation is smoothed.
+_SIGMA = 8.0

@@ -38,7 +38,7 @@ def read_volume(
 
     Raises:
         FileNotFoundError: If there is no such file or folder.
-        ModuleNotFoundError: If nibabel or pydicom is not installed
+        ImportError: If nibabel or pydicom is not installed
             (`lightly-dira[volumes]`).
         ValueError: If the file is damaged or not one volume of three dimensions, or a
             series has missing or doubled slices.
@@ -140,9 +140,12 @@ def _read_nifti(path: Path) -> tuple[NDArray[Any], tuple[float, ...]]:
         volume = volume.astype(np.float32)
     volume = _three_dimensional(volume, path)
     spacing = tuple(float(side) for side in image.header.get_zooms()[:3])
-    # From (right, front, head) to (head, back, left).
-    turned = volume.transpose(2, 1, 0)[:, ::-1, ::-1]
-    return np.ascontiguousarray(turned), spacing[::-1]
+    return from_canonical(volume), spacing[::-1]
+
+
+def from_canonical(volume: NDArray[Any]) -> NDArray[Any]:
+    """Turns a volume from (right, front, head) to (head, back, left)."""
+    return np.ascontiguousarray(volume.transpose(2, 1, 0)[:, ::-1, ::-1])
 
 
 def _read_series(folder: Path) -> tuple[NDArray[Any], tuple[float, ...]]:

@@ -6,16 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from lightly_dira.transforms.alignment import Sample
 from lightly_dira.transforms.grey_curves import bezier_curve
 from lightly_dira.transforms.images import Window
-from lightly_dira.transforms.volumes import check_volume, to_voxels
+from lightly_dira.transforms.volumes import check_volume, resize_volume, to_voxels
 
 
 @dataclass
@@ -111,10 +109,7 @@ class VolumePipeline:
         if voxels.dtype == torch.uint8:
             voxels = voxels.to(torch.float32).div_(255)
         if voxels.shape[1:] != tuple(self.size):
-            resized = [_resized(channel, self.size) for channel in voxels.numpy()]
-            voxels = torch.from_numpy(
-                np.stack(resized) if len(resized) > 1 else resized[0][None]
-            )
+            voxels = resize_volume(voxels, self.size, area=False)
         flips = [int(next(draws) * 3) for _ in "123" if next(draws) < self.flip]
         axes = [axis + 1 for axis in range(3) if flips.count(axis) % 2]
         clean = voxels.flip(axes) if axes else voxels
@@ -129,16 +124,3 @@ class VolumePipeline:
 
 
 _LEVELS = np.linspace(0, 1, 2**13 + 1)
-
-
-def _resized(channel: NDArray[Any], size: tuple[int, int, int]) -> NDArray[Any]:
-    """Resizes (D, H, W) by trilinear interpolation, one slice after the other."""
-    depth, height, width = size
-    slices = np.empty((len(channel), height, width), np.float32)
-    for plane, out in zip(channel, slices, strict=True):
-        cv2.resize(plane, (width, height), dst=out, interpolation=cv2.INTER_LINEAR)
-    if len(slices) == depth:
-        return slices
-    rows = slices.reshape(len(slices), -1)
-    resized = cv2.resize(rows, (rows.shape[1], depth), interpolation=cv2.INTER_LINEAR)
-    return resized.reshape(size)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from lightly_dira.transforms.images import Window, scale, white_of
+from lightly_dira.transforms.images import Window, resize_area, scale, white_of
 
 # Most channels that the first axis of four may be.
 _MOST_CHANNELS = 16
@@ -119,6 +122,33 @@ def to_volume_target(volume: Any, channels: int) -> Tensor:
             "step of the base transform (in MONAI: ScaleIntensityRange)."
         )
     return target.clamp(0, 1)
+
+
+def resize_volume(volume: Tensor, size: Sequence[int], *, area: bool = True) -> Tensor:
+    """Resizes floats (C, D, H, W), one slice after the other and then between slices.
+
+    Args:
+        volume: The volume.
+        size: (D, H, W).
+        area: Whether to average over the area of each new voxel where the volume
+            shrinks. Otherwise it is trilinear interpolation at the voxels' centres.
+    """
+    if tuple(volume.shape[1:]) == tuple(size):
+        return volume
+    depth, height, width = size
+
+    def resized(plane: NDArray[Any], high: int, wide: int) -> NDArray[Any]:
+        if area:
+            return resize_area(plane, high, wide)
+        return cv2.resize(plane, (wide, high), interpolation=cv2.INTER_LINEAR)
+
+    channels, slices = volume.shape[:2]
+    out = np.empty((channels, depth, height, width), np.float32)
+    for channel, result in zip(volume.numpy(), out, strict=True):
+        planes = np.stack([resized(plane, height, width) for plane in channel])
+        rows = planes.reshape(slices, -1)
+        result[...] = resized(rows, depth, rows.shape[1]).reshape(result.shape)
+    return torch.from_numpy(out)
 
 
 def from_array(volume: Any) -> Any:

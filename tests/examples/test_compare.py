@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pandas as pd
 import pytest
@@ -103,6 +104,48 @@ def test_two_in_one_folder(data, tmp_path) -> None:
     assert set(methods) == set(
         json.loads((tmp_path / "settings.json").read_text())["methods"]
     )
+
+
+@pytest.fixture
+def hippocampus(tmp_path) -> Path:
+    """Noise in the layout of the Medical Segmentation Decathlon's fourth task."""
+    random = np.random.default_rng(0)
+    for name in ("imagesTr", "labelsTr"):
+        (tmp_path / "task" / name).mkdir(parents=True)
+    for case in range(1, 41):
+        sides = random.integers(20, 24, 3)
+        volume = random.gamma(2, 100 * case, sides).astype(np.float32)
+        classes = random.integers(0, 3, sides, dtype=np.uint8)
+        for name, values in (("imagesTr", volume), ("labelsTr", classes)):
+            path = tmp_path / "task" / name / f"hippocampus_{case:03}.nii.gz"
+            nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), path)
+    return tmp_path / "task"
+
+
+def test_volumes(hippocampus, tmp_path) -> None:
+    small = ("--preset", "volumes", "--cube", 12, 16, 12, "--width", 0.125)
+    small += ("--stages", "dira", "--data", hippocampus, "--out", tmp_path / "out")
+    done = run(*small, "--precision", "32", "--batch-size", 8)
+    assert done.returncode == 0, done.stderr
+    rows = rows_of(tmp_path / "out")
+    assert set(rows["protocol"]) == {"dense", "frozen U-Net", "U-Net"}
+    assert set(rows["stage"]) == {"position", "random", "dira"}
+    assert {"dice", "surface distance"} <= set(rows["metric"])
+    assert (tmp_path / "out/restored.png").stat().st_size > 10_000
+    encoder = tmp_path / "out/runs/SimSiam-dira-0"
+    assert encoder.is_dir()
+
+
+def test_pairs_of_scans_stay_together(hippocampus, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES / "compare")
+    from tasks import load_hippocampus
+
+    data = load_hippocampus(hippocampus)
+    assert len(set(data.patients)) == len(data) / 2
+    assert data.patients[0] == data.patients[1] == "1", "cases 1 and 2"
+    parts = [set(data.split(name).patients) for name in ("train", "val", "test")]
+    assert sum(map(len, parts)) == len(set.union(*parts))
+    assert {data.pixels(i).max() for i in range(len(data))} == {255}
 
 
 @pytest.mark.parametrize("name", ["results.csv", "settings.json"])
