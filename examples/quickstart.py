@@ -2,9 +2,11 @@
 
     python examples/quickstart.py                  # brain MRI that comes with nilearn
     python examples/quickstart.py --data FOLDER    # your own images
+    python examples/quickstart.py --volumes        # in three dimensions, needs MONAI
 
 Prints the loss terms by epoch and, for the brain, what the frozen encoder knows of grey
-and white matter. Writes quickstart.png, quickstart.csv and quickstart.pt.
+and white matter. Writes quickstart.png, quickstart.csv and quickstart.pt, or
+quickstart_volumes.png and so on.
 """
 
 from __future__ import annotations
@@ -29,20 +31,22 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 from lightly_dira import DiRA, DiRATransform, DiRAViews
-from lightly_dira.evaluation.data import MNI152Slices
+from lightly_dira.evaluation.data import MNI152Cubes, MNI152Slices, VolumeFolder
 from lightly_dira.evaluation.dense import dense_probe, encode_pixels
-from lightly_dira.evaluation.labelled import Samples
+from lightly_dira.evaluation.labelled import LabelledImages, Samples
 from lightly_dira.evaluation.read_volumes import read_mni152
+from lightly_dira.transforms import VolumePipeline, published_volume_mixture
 from lightly_dira.transforms.mixtures import published_mixture
+from lightly_dira.transforms.volumes import orthogonal_slices
 
 TERMS = ("discriminative", "restorative", "adversarial", "discriminator")
 
 
 class SimSiam(nn.Module):
-    def __init__(self, backbone: nn.Module) -> None:
+    def __init__(self, backbone: nn.Module, features: int) -> None:
         super().__init__()
         self.backbone = backbone
-        self.projection_head = SimSiamProjectionHead(512, 512, 128)
+        self.projection_head = SimSiamProjectionHead(features, 512, 128)
         self.prediction_head = SimSiamPredictionHead(128, 64, 128)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,22 +56,32 @@ class SimSiam(nn.Module):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, help="folder of images")
+    parser.add_argument("--data", type=Path, help="folder of images, or of volumes")
+    parser.add_argument("--volumes", action="store_true", help="three dimensions")
     parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--input-size", type=int, default=48, help="pixels")
+    parser.add_argument("--batch-size", type=int, help="16, of volumes 8")
+    parser.add_argument("--input-size", type=int, help="48 pixels, or 32 voxels")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    options.batch_size = options.batch_size or (8 if options.volumes else 16)
+    options.input_size = options.input_size or (32 if options.volumes else 48)
+    name = "quickstart_volumes" if options.volumes else "quickstart"
     seed_everything(options.seed)  # Lightly's blur draws from NumPy
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-    transform = DiRATransform(SimSiamTransform(input_size=options.input_size))
-    train, held_out = load_data(options.data, transform, options.input_size)
-    print(f"{len(train)} images to train on, {len(held_out)} held out")
+    load = load_volumes if options.volumes else load_images
+    train, held_out = load(options.data, options.input_size)
+    print(f"{len(train)} items to train on, {len(held_out)} held out")
     loader = DataLoader(train, options.batch_size, shuffle=True, drop_last=True)
 
-    resnet = torchvision.models.resnet18()
-    model = SimSiam(nn.Sequential(*list(resnet.children())[:-1])).to(device)
+    if options.volumes:
+        from monai.networks.nets import resnet10
+
+        backbone = resnet10(n_input_channels=1, feed_forward=False, widen_factor=0.25)
+        model = SimSiam(backbone, 128).to(device)
+    else:
+        resnet = torchvision.models.resnet18()
+        model = SimSiam(nn.Sequential(*list(resnet.children())[:-1]), 512).to(device)
     untrained = copy.deepcopy(model.backbone)
     criterion = NegativeCosineSimilarity()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
@@ -99,32 +113,57 @@ def main() -> None:
 
     torch.save(
         {"backbone": model.backbone.state_dict(), "head": dira.head.state_dict()},
-        "quickstart.pt",
+        f"{name}.pt",
     )
-    found = report_restoration(dira, held_out, history, device)
+    found = report_restoration(dira, held_out, history, device, name)
     if options.data is None:
-        found |= report_tissues(untrained, model.backbone, options.input_size)
+        encoders = {"untrained encoder": untrained, "DiRA encoder": model.backbone}
+        found |= report_tissues(encoders, options.input_size, volumes=options.volumes)
     else:
         print("A folder of images has no tissue labels: the dense probe is left out.")
-    with open("quickstart.csv", "w", newline="") as file:
+    with open(f"{name}.csv", "w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(
             [("what", "value"), *((what, f"{v:.4f}") for what, v in found.items())]
         )
 
 
-def load_data(
-    folder: Path | None, transform: DiRATransform, size: int
-) -> tuple[Dataset, Dataset]:
+def load_images(folder: Path | None, size: int) -> tuple[Dataset, Dataset]:
     """Returns images to train on, and others that are only resized and distorted."""
+    transform = DiRATransform(SimSiamTransform(input_size=size))
     only_distorted = DiRATransform(
         v2.Compose([v2.Resize((size, size)), *to_tensor()]),
         distortion=published_mixture(0.5, 0.1, 0.4),
     )
     if folder is None:
         return MNI152Slices("train", transform), MNI152Slices("test", only_distorted)
-    images = LightlyDataset(str(folder), transform)
+    return split(
+        LightlyDataset(str(folder), transform),
+        LightlyDataset(str(folder), only_distorted),
+    )
+
+
+def load_volumes(folder: Path | None, size: int) -> tuple[Dataset, Dataset]:
+    """Returns volumes to train on, and others that are only cropped and distorted."""
+    sides = (size, size, size)
+    # Without the elastic step, which takes longer to learn.
+    distort = published_volume_mixture(displacement=0)
+    transform, only_distorted = (
+        DiRATransform(pipeline, distortion=distort, spatial_dims=3)
+        for pipeline in (
+            VolumePipeline(sides, scale=(0.9, 1.4), inverted=0.0),
+            VolumePipeline(sides, scale=(1.0, 1.0), flip=0.0, curve=0.0),
+        )
+    )
+    if folder is None:
+        cubes = MNI152Cubes("train", transform)
+        # In an epoch, every cube gives 8 pairs of crops.
+        pool = Subset(cubes, 8 * list(range(len(cubes))))
+        return pool, MNI152Cubes("test", only_distorted)
+    return split(VolumeFolder(folder, transform), VolumeFolder(folder, only_distorted))
+
+
+def split(images: Dataset, others: Dataset) -> tuple[Dataset, Dataset]:
     order = torch.randperm(len(images)).tolist()
-    others = LightlyDataset(str(folder), only_distorted)
     cut = max(1, len(order) // 5)
     return Subset(images, order[cut:]), Subset(others, order[:cut])
 
@@ -138,63 +177,84 @@ def to_tensor() -> list[v2.Transform]:
 
 
 def report_restoration(
-    dira: DiRA, held_out: Dataset, history: list[list[float]], device: torch.device
+    dira: DiRA,
+    held_out: Dataset,
+    history: list[list[float]],
+    device: torch.device,
+    name: str,
 ) -> dict[str, float]:
-    """Prints and returns errors on held-out images, and draws quickstart.png."""
+    """Prints and returns errors on held-out images, and draws them and the terms."""
     chosen = torch.linspace(0, len(held_out) - 1, 64).long().unique().tolist()
     views: DiRAViews = default_collate([held_out[index][0] for index in chosen])
     clean, restored = views.target, dira.restore(views[0].to(device)).cpu()
-    mean, std = (torch.tensor(IMAGENET_NORMALIZE[key]) for key in ("mean", "std"))
-    distorted = views[0] * std[:, None, None] + mean[:, None, None]
-    distorted = distorted.mean(dim=1, keepdim=True)
+    distorted = views[0]
+    if distorted.ndim == 4:
+        mean, std = (torch.tensor(IMAGENET_NORMALIZE[key]) for key in ("mean", "std"))
+        distorted = distorted * std[:, None, None] + mean[:, None, None]
+        distorted = distorted.mean(dim=1, keepdim=True)
 
     print(f"Mean squared error on {len(chosen)} held-out images:")
     errors = {
-        f"error, {name}": (images - clean).square().mean().item()
-        for name, images in (
+        f"error, {what}": (images - clean).square().mean().item()
+        for what, images in (
             ("distorted view", distorted),
             ("mean image", clean.mean(dim=0, keepdim=True)),
             ("restored", restored),
         )
     }
-    for name, error in errors.items():
-        print(f"  {name:22} {error:.4f}")
+    for what, error in errors.items():
+        print(f"  {what:22} {error:.4f}")
 
     figure = plt.figure(figsize=(10, 6.2), layout="constrained")
     pictures, curves = figure.subfigures(2, 1, height_ratios=[2.1, 1])
-    axes = pictures.subplots(3, 8)
-    columns = torch.linspace(0, len(chosen) - 1, 8).long().tolist()
     rows = {"clean crop": clean, "distorted view": distorted, "restored": restored}
-    for line, (name, images) in zip(axes, rows.items(), strict=True):
-        line[0].set_ylabel(name)
+    count = 8
+    if clean.ndim == 5:  # three slices of each volume, across its three axes
+        rows = {what: orthogonal_slices(volumes) for what, volumes in rows.items()}
+        count = 4
+    axes = pictures.subplots(3, count)
+    columns = torch.linspace(0, len(chosen) - 1, count).long().tolist()
+    for line, (what, images) in zip(axes, rows.items(), strict=True):
+        line[0].set_ylabel(what)
         for axis, column in zip(line, columns, strict=True):
             axis.imshow(images[column, 0], cmap="gray", vmin=0, vmax=1)
             axis.set_xticks([])
             axis.set_yticks([])
-    for axis, name, values in zip(
+    for axis, term, values in zip(
         curves.subplots(1, 4), TERMS, zip(*history, strict=True), strict=True
     ):
         started = [value if value else float("nan") for value in values]
         axis.plot(range(len(history)), started, marker="o")
-        axis.set(title=f"{name} loss", xlabel="epoch", xlim=(-0.5, len(history) - 0.5))
+        axis.set(title=f"{term} loss", xlabel="epoch", xlim=(-0.5, len(history) - 0.5))
         axis.locator_params("x", integer=True)
-    figure.savefig("quickstart.png", dpi=110)
-    print("Wrote quickstart.png and quickstart.pt")
+    figure.savefig(f"{name}.png", dpi=110)
+    print(f"Wrote {name}.png and {name}.pt")
     return errors
 
 
 def report_tissues(
-    untrained: nn.Module, trained: nn.Module, size: int
+    encoders: dict[str, nn.Module], size: int, *, volumes: bool
 ) -> dict[str, float]:
     """Prints and returns the Dice of a per-pixel regression on frozen feature maps."""
     dice = {}
-    normalize = v2.Normalize(**IMAGENET_NORMALIZE)
+    normalize: nn.Module = v2.Normalize(**IMAGENET_NORMALIZE)
+    if volumes:
+        normalize = nn.Identity()
+        cubes = [MNI152Cubes(name) for name in ("train", "test")]
+        parts = [
+            LabelledImages(part.cubes, masks=part.tissues, spatial_dims=3)
+            for part in cubes
+        ]
+        samples = [Samples(part, part.pixels(0).shape, "mask") for part in parts]
+    else:
+        parts = [*map(read_mni152().split, ("train", "test"))]
+        samples = [Samples(part, size, "mask") for part in parts]
     print("Per-pixel logistic regression on frozen feature maps, held-out Dice:")
-    for name, encoder in (("untrained encoder", untrained), ("DiRA encoder", trained)):
+    for name, encoder in encoders.items():
         features = nn.Sequential(normalize, encoder)
         pixels = (
-            encode_pixels(features, Samples(part, size, "mask"), pixels=32)
-            for part in map(read_mni152().split, ("train", "test"))
+            encode_pixels(features, part, pixels=500 if volumes else 32, batch_size=8)
+            for part in samples
         )
         scores = dense_probe(*pixels)
         print(f"  {name:18} grey matter {scores[1]:.3f}  white matter {scores[2]:.3f}")

@@ -222,6 +222,12 @@ def _is_albumentation(transform: Any) -> bool:
 
 
 def _failed(transform: Any, image: Any, error: Exception) -> str:
+    if isinstance(image, Tensor) and image.ndim > 3:
+        return (
+            f"DiRATransform: {name_of(transform)} failed on a volume of shape "
+            f"{tuple(image.shape)} and type {image.dtype}: {error}. Steps get volumes "
+            "as tensors (C, D, H, W): leave out those that add or move channels."
+        )
     kind = getattr(image, "mode", None) or getattr(image, "dtype", "")
     return (
         f"DiRATransform: {name_of(transform)} failed on {type(image).__name__} of type "

@@ -19,7 +19,7 @@ from lightly_dira.transforms.images import (
     to_target,
     to_tensor,
 )
-from lightly_dira.transforms.monai_steps import keys_of
+from lightly_dira.transforms.monai_steps import keys_of, puts_channels_first
 from lightly_dira.transforms.volume_pipeline import VolumePipeline
 from lightly_dira.transforms.volumes import (
     check_volume,
@@ -109,6 +109,7 @@ class Volumes:
         self.pipeline = transform if isinstance(transform, VolumePipeline) else None
         keys = dict.fromkeys(keys_of(transform))
         self.key = "image" if "image" in keys else next(iter(keys), None)
+        self.as_it_is = puts_channels_first(transform)
 
     def prepare(self, volume: Any) -> Any:
         """Returns what the steps of the base transform are given."""
@@ -126,6 +127,11 @@ class Volumes:
         if isinstance(volume, (str, os.PathLike)):
             return volume
         checked = check_volume(volume)
+        if self.as_it_is and np.ndim(volume) == 3:
+            return self._scaled(checked)[0]
+        return self._scaled(checked)
+
+    def _scaled(self, checked: Tensor) -> Tensor:
         return checked if self.window is None else to_voxels(checked, self.window)
 
     def prepare_whole(self, volume: Any) -> Any:

@@ -109,6 +109,20 @@ def keys_of(transform: Any) -> Iterator[str]:
         yield from map(str, getattr(transform, "keys", ()))
 
 
+def puts_channels_first(transform: Any) -> bool:
+    """Whether a transform holds MONAI's `EnsureChannelFirst`, which finds the channels.
+
+    It then has to be given volumes as they are, not (C, D, H, W) already.
+    """
+    parts = getattr(transform, "transforms", None) or ()
+    names = {cls.__name__ for cls in type(transform).__mro__}
+    own = is_of_monai(transform) and names & {
+        "EnsureChannelFirst",
+        "EnsureChannelFirstd",
+    }
+    return bool(own) or any(map(puts_channels_first, parts))
+
+
 def run_seeded(transform: Any, volume: Any, seed: int) -> Any:
     """Runs a step of MONAI with all its draws from a seed.
 

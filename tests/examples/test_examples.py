@@ -128,10 +128,26 @@ def test_quickstart(folder: Path, tmp_path: Path) -> None:
     options = ("--epochs", 2, "--input-size", 32, "--batch-size", 8)
     output = run("quickstart.py", "--data", folder, *options, cwd=tmp_path)
     lines = output.splitlines()
-    assert lines[0] == "32 images to train on, 8 held out"
+    assert lines[0] == "32 items to train on, 8 held out"
     assert [line.split()[:2] for line in lines[2:4]] == [["0", "dir"], ["1", "dira"]]
     assert "restored" in output
     with Image.open(tmp_path / "quickstart.png") as picture:
         assert min(picture.size) > 500
     weights = torch.load(tmp_path / "quickstart.pt", weights_only=True)
     assert weights.keys() == {"backbone", "head"}
+
+
+def test_quickstart_of_volumes(tmp_path: Path) -> None:
+    volumes = tmp_path / "volumes"
+    volumes.mkdir()
+    for number in range(10):
+        volume = np.random.default_rng(number).integers(0, 256, (20, 24, 28))
+        np.save(volumes / f"{number}.npy", volume.astype(np.uint8))
+    options = ("--epochs", 2, "--input-size", 16, "--batch-size", 4)
+    output = run(
+        "quickstart.py", "--volumes", "--data", volumes, *options, cwd=tmp_path
+    )
+    assert output.splitlines()[0] == "8 items to train on, 2 held out"
+    assert "restored" in output
+    weights = torch.load(tmp_path / "quickstart_volumes.pt", weights_only=True)
+    assert weights["backbone"]["conv1.weight"].ndim == 5

@@ -288,6 +288,35 @@ def test_files_read_by_monai(tmp_path) -> None:
     assert [tuple(view.shape) for view in views] == [(1, *SIZE)] * 2
 
 
+@pytest.mark.parametrize("window", [None, (-1.0, 2.0)])
+@pytest.mark.parametrize("keys", ["array", "dictionary"])
+def test_monai_puts_channels_first(keys: str, window) -> None:
+    """Its step is given the volume as it is, and finds no channel that we added."""
+    add, crop = mt.EnsureChannelFirst(channel_dim="no_channel"), mt.CenterSpatialCrop(8)
+    volume: Any = cube()
+    if keys == "dictionary":
+        add = mt.EnsureChannelFirstd("image", channel_dim="no_channel")
+        crop = mt.CenterSpatialCropd("image", 8)
+        volume = {"image": volume}
+    plain = mt.Compose([add, crop])
+    views = DiRATransform(plain, spatial_dims=3, distortion=None, window=window)(volume)
+    expected = plain(volume)["image"] if keys == "dictionary" else plain(volume)
+    if window is not None:
+        expected = (expected + 1) / 3
+    torch.testing.assert_close(views[0], expected.as_tensor())
+    torch.testing.assert_close(views.target, expected.as_tensor())
+
+
+def test_a_step_that_fails_names_the_volume() -> None:
+    transform = DiRATransform(
+        mt.Compose([mt.RepeatChannel(2), mt.RandSpatialCrop((8, 8))]), spatial_dims=3
+    )
+    with pytest.raises(
+        ValueError, match=r"RandSpatialCrop failed on a volume of shape"
+    ):
+        transform(cube())
+
+
 def test_a_crop_that_looks_at_voxels_comes_first() -> None:
     volume = np.zeros((1, 16, 16, 16), np.float32)
     volume[:, 4:12, 4:12, 4:12] = 0.5
