@@ -36,7 +36,7 @@ from monai.networks.nets import ViT, resnet10
 from torch import nn
 from torch.utils.data import DataLoader, Subset, default_collate
 
-from lightly_dira import DiRA, DiRATransform
+from lightly_dira import DiRA, DiRALoss, DiRATransform
 from lightly_dira.evaluation.data import MNI152Cubes
 from lightly_dira.evaluation.finetuning import finetune_unet, score_unet
 from lightly_dira.evaluation.labelled import LabelledImages, Samples
@@ -106,7 +106,8 @@ for name, encoder in encoders.items():
 # %% [markdown]
 # ## The third line: the loss
 #
-# The loop is Lightly's SimSiam.
+# The loop is Lightly's SimSiam. A squared error is small beside most losses, so
+# restoration gets the weight 100.
 
 
 # %%
@@ -128,8 +129,12 @@ dataset = MNI152Cubes("train", transform)
 dataset = Subset(dataset, 8 * list(range(len(dataset))))  # 8 crops of each in an epoch
 loader = DataLoader(dataset, batch_size=8, shuffle=True, drop_last=True)
 criterion = NegativeCosineSimilarity()
-optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-dira = DiRA(model.backbone, optimizer, adversarial_start=40)
+optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+schedule = torch.optim.lr_scheduler.OneCycleLR(
+    optimizer, 3e-3, total_steps=4 * len(loader)
+)
+weights = DiRALoss(restorative_weight=100, adversarial_weight=0.01)
+dira = DiRA(model.backbone, optimizer, loss=weights, adversarial_start=40)
 
 terms = []
 for _ in range(4):
@@ -141,6 +146,7 @@ for _ in range(4):
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+        schedule.step()
         terms.append([term.item() for term in dira.components[1:]])
 
 names = ["discriminative", "restorative", "adversarial", "discriminator"]
@@ -164,7 +170,7 @@ only_cropped = VolumePipeline((32, 32, 32), scale=(1.0, 1.0), flip=0.0, curve=0.
 held_out = MNI152Cubes(
     "test", DiRATransform(only_cropped, distortion=distortion, spatial_dims=3)
 )
-views = default_collate([held_out[index][0] for index in range(len(held_out))])
+views = default_collate([held_out[index][0] for index in 4 * list(range(15))])
 rows = {
     "clean": views.target,
     "distorted": views[0],
@@ -174,7 +180,7 @@ rows = {
 figure, axes = plt.subplots(4, 4, figsize=(11, 5), layout="constrained")
 for line, (name, volumes) in zip(axes, rows.items(), strict=True):
     line[0].set_ylabel(name)
-    for axis, image in zip(line, orthogonal_slices(volumes[:12:3])[:, 0], strict=True):
+    for axis, image in zip(line, orthogonal_slices(volumes[:20:5])[:, 0], strict=True):
         axis.imshow(image, cmap="gray", vmin=0, vmax=1)
         axis.set(xticks=[], yticks=[])
 pd.Series(

@@ -16,19 +16,25 @@ from lightly.models.utils import deactivate_requires_grad, update_momentum
 from torch import Tensor, nn
 
 
-def tiny_backbone(width: int = 4, in_channels: int = 3) -> nn.Sequential:
+def tiny_backbone(
+    width: int = 4, in_channels: int = 3, spatial_dims: int = 2
+) -> nn.Sequential:
     """Feature maps at strides 2, 4 and 8, then a global pooling."""
+    convolution, norm, pool = {
+        2: (nn.Conv2d, nn.BatchNorm2d, nn.AdaptiveAvgPool2d),
+        3: (nn.Conv3d, nn.BatchNorm3d, nn.AdaptiveAvgPool3d),
+    }[spatial_dims]
 
     def stage(inputs: int, outputs: int) -> nn.Sequential:
         return nn.Sequential(
-            nn.Conv2d(inputs, outputs, 3, 2, 1), nn.BatchNorm2d(outputs), nn.ReLU()
+            convolution(inputs, outputs, 3, 2, 1), norm(outputs), nn.ReLU()
         )
 
     return nn.Sequential(
         stage(in_channels, width),
         stage(width, 2 * width),
         stage(2 * width, 4 * width),
-        nn.AdaptiveAvgPool2d(1),
+        pool(1),
         nn.Flatten(),
     )
 

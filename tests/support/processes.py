@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +27,11 @@ STAGES = dict(restorative_start=2, adversarial_start=4)
 class Loss(nn.Module):
     """A method whose forward pass gives its loss, for DistributedDataParallel."""
 
-    def __init__(self, criterion: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def __init__(self, criterion: str) -> None:
         super().__init__()
-        self.backbone, self.project = tiny_backbone(), nn.Linear(16, 8)
-        self.criterion = criterion
+        backbone = tiny_backbone(spatial_dims=len(SIDES.get(criterion, (1, 1))))
+        self.backbone, self.project = backbone, nn.Linear(16, 8)
+        self.criterion = CRITERIA[criterion]()
 
     def forward(self, x0: Tensor, x1: Tensor) -> Tensor:
         z0, z1 = self.project(self.backbone(x0)), self.project(self.backbone(x1))
@@ -45,9 +45,14 @@ def pairwise(z0: Tensor, z1: Tensor) -> Tensor:
 
 CRITERIA = {
     "pairwise": lambda: pairwise,
+    "of volumes": lambda: pairwise,
     "contrastive": lambda: NTXentLoss(gather_distributed=True),
     "vicreg": lambda: VICRegLoss(gather_distributed=True),
 }
+
+
+# Sides of what the backbone sees, images of 16 x 16 pixels if they are not here.
+SIDES = {"of volumes": (16, 24, 16)}
 
 
 def frozen(*modules: nn.Module) -> None:
@@ -88,7 +93,7 @@ def run(rank: int, world: int, criterion: str, wrapped: str) -> dict[str, list]:
     """
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model: Any = Loss(CRITERIA[criterion]()).double()
+    model: Any = Loss(criterion).double()
     dira: Any = DiRA(model.backbone, **STAGES)
     frozen(model, dira)
     call_model, call_dira = model, dira
@@ -110,8 +115,9 @@ def run(rank: int, world: int, criterion: str, wrapped: str) -> dict[str, list]:
     dira.attach(optimizer)
     seen = []
     for _ in range(STEPS):
-        x0, x1 = torch.rand(2, 4, 3, 16, 16, dtype=torch.float64)
-        target = torch.rand(4, 1, 16, 16, dtype=torch.float64)
+        sides = SIDES.get(criterion, (16, 16))
+        x0, x1 = torch.rand(2, 4, 3, *sides, dtype=torch.float64)
+        target = torch.rand(4, 1, *sides, dtype=torch.float64)
         x0, x1, target = (value[rank::world] for value in (x0, x1, target))
         optimizer.zero_grad()
         parts = 2 if wrapped == "accumulated" and world > 1 else 1
