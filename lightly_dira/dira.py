@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from lightly_dira.features.pyramid import FeaturePyramid
+from lightly_dira.features.restoring_host import RestoringHost
 from lightly_dira.features.which_pass import which_view
 from lightly_dira.loss import DiRALoss, DiRALossComponents
 from lightly_dira.models.patch_discriminator import PatchDiscriminator
@@ -18,12 +20,14 @@ from lightly_dira.models.restoration_head import head_for
 from lightly_dira.training.checks import (
     FiniteTerms,
     check_loss,
+    check_restored,
     check_target,
     touching,
 )
 from lightly_dira.training.modes import evaluating
-from lightly_dira.training.optimizer_follower import OptimizerFollower
+from lightly_dira.training.optimizer_follower import OptimizerFollower, stages
 from lightly_dira.training.randomness import same_randomness
+from lightly_dira.training.schedule import Schedule
 from lightly_dira.transforms.dira_views import DiRAViews, find_views
 
 
@@ -51,11 +55,19 @@ class DiRA(OptimizerFollower):
     dira    the end                     L_dis, L_res, L_advG and L_D
     ======  ==========================  ==========================================
 
+    ``schedule=`` says more: linear ramps, and parts that end again (see `Schedule`).
+
+    A host that restores by itself, such as Lightly's MAE and SimMIM or a U-Net, gets
+    the adversary only: ``DiRA(backbone, optimizer, restores=False)``, then
+    ``dira(loss, restored=images, target=clean)``. The loss is the host's own, with its
+    restoration; `components.restorative` measures the distance of the images, which is
+    not trained. `fill_masked_patches` makes whole images of MAE's predictions.
+
     ``state_dict()`` holds the head, the discriminator, the discriminator's Adam, the
-    step count, the starts of the stages if `start_stages` set them and, if `criterion`
-    is given, its buffers. Together with the states of model and optimiser it resumes a
-    run: wrap first, then load all three. A copy (`copy.deepcopy`, pickle) of model,
-    wrapper and optimiser together trains on its own.
+    step count, the ramps of a schedule and, if `criterion` is given, its buffers.
+    Together with the states of model and optimiser it resumes a run: wrap first, then
+    load all three. A copy (`copy.deepcopy`, pickle) of model, wrapper and optimiser
+    together trains on its own.
 
     DiRA recognises the pass that saw the view by identity or by value, and verifies it
     at every step (`which_pass.Recognition`); ``view=`` names the pass instead.
@@ -105,6 +117,8 @@ class DiRA(OptimizerFollower):
         discriminator_lr: float = 2e-4,
         restorative_start: float = 0,
         adversarial_start: float = 0,
+        schedule: Schedule | None = None,
+        restores: bool = True,
     ) -> None:
         """Finds the backbone's feature maps and creates the parts that are not given.
 
@@ -132,6 +146,11 @@ class DiRA(OptimizerFollower):
             restorative_start: Steps of the optimiser before the restoration starts.
             adversarial_start: Steps before the adversary starts. It never starts before
                 the restoration does; `math.inf` leaves it out.
+            schedule: What the weights of the terms are multiplied by at each step, in
+                place of these two starts.
+            restores: Whether DiRA restores. False for a host that restores by itself:
+                no maps are looked for and no decoder is made. `backbone` is then
+                the host, or a part of it that is trained.
 
         Raises:
             TypeError: If the backbone is not a module or the optimiser is not a
@@ -150,10 +169,28 @@ class DiRA(OptimizerFollower):
         ):
             if not value > 0:
                 raise ValueError(f"DiRA: {name} must be above 0, got {value}.")
-        features = FeaturePyramid(backbone, input_size=input_size, layers=layers)
+        given = schedule is not None
+        if schedule is None:
+            schedule = stages(restorative_start, adversarial_start)
+        elif restorative_start or adversarial_start:
+            raise ValueError(
+                "DiRA: give a schedule, or restorative_start and adversarial_start, "
+                "not both."
+            )
+        features: FeaturePyramid | RestoringHost
+        if restores:
+            features = FeaturePyramid(backbone, input_size=input_size, layers=layers)
+        else:
+            if (head, input_size, layers) != (None, None, None):
+                raise ValueError(
+                    "DiRA: with restores=False the host restores by itself. Leave out "
+                    "head, input_size and layers."
+                )
+            features, head = RestoringHost(backbone), nn.Identity()
         weight = next(backbone.parameters())
         with same_randomness(weight.device):
             if head is None:
+                assert isinstance(features, FeaturePyramid)
                 head = head_for(
                     features.channels,
                     features.strides,
@@ -172,17 +209,24 @@ class DiRA(OptimizerFollower):
             discriminator.to(weight.device, precise),
             criterion=criterion,
             discriminator_lr=discriminator_lr,
-            restorative_start=restorative_start,
-            adversarial_start=adversarial_start,
+            schedule=schedule,
         )
+        self._schedule_was_set = given
         self.loss = loss or DiRALoss()
         self.target_channels = target_channels
+        self.restores = restores
         self._finite = FiniteTerms()
         if optimizer is not None:
             self.attach(optimizer)
 
     def forward(
-        self, loss: Tensor, batch: Any, *, view: Tensor | None = None
+        self,
+        loss: Tensor,
+        batch: Any = None,
+        *,
+        view: Tensor | None = None,
+        restored: Tensor | None = None,
+        target: Tensor | None = None,
     ) -> Tensor:
         """Returns the one scalar to call `backward()` on.
 
@@ -197,32 +241,54 @@ class DiRA(OptimizerFollower):
                 no pass has to be recognised. Its target is that of the view which is
                 the same tensor, which `target_view` of the transform names, or else
                 which has the same values.
+            restored: Of a host that restores by itself (``restores=False``): the whole
+                images that it made, (B, C, H, W).
+            target: The clean images, (B, C, H, W), in the same range as `restored`.
 
         Returns:
-            A scalar; in stage "di" the unchanged loss.
+            A scalar; in stage "di" the unchanged loss, of a host also in "dir".
 
         Raises:
             ValueError: If the loss does not have exactly one element, a term is not
                 finite (on an accelerator this is raised one call later, since DiRA
-                does not wait for the device), or the batch has no target or one of the
-                wrong shape.
+                does not wait for the device), the batch has no target or one of the
+                wrong shape, or a host's images are missing.
             RuntimeError: If the backbone has not seen a view with a target.
         """
         check_loss(loss)
         self._check_followed()
+        if not self.restores:
+            return self._follow_host(loss, restored, target)
+        if restored is not None or target is not None:
+            raise ValueError(_RESTORES)
         views = find_views(batch)
         if self.stage == "di":
-            return self._hand_back(loss, views)
+            if views is None and self.components is None:
+                warnings.warn(_NO_TARGET, stacklevel=4)
+            return self._hand_back(loss)
         if views is None:
             raise ValueError(_NO_TARGET)
         number, restored = self._restore_seen(views, view)
         target = views.target_on(number, restored.device)
         return self._weigh(loss.reshape(()), restored, target)
 
+    def _follow_host(
+        self, loss: Tensor, restored: Tensor | None, target: Tensor | None
+    ) -> Tensor:
+        """Adds the adversary to the loss of a host that has restored by itself."""
+        if restored is None or target is None:
+            raise ValueError(_HOST)
+        check_restored(restored, target, self.target_channels)
+        target = target.detach().to(restored.device)
+        if self.stage == "dira":
+            return self._weigh(loss.reshape(()), restored, target)
+        return self._hand_back(loss, F.mse_loss(restored.detach().float(), target))
+
     def _restore_seen(
         self, views: DiRAViews, said: Tensor | None
     ) -> tuple[int, Tensor]:
         """Returns the index of the view that the backbone saw, and restores it."""
+        assert isinstance(self.features, FeaturePyramid)
         candidates: list[Tensor | None] = [None] * len(views)
         for number in views.target_views:
             candidates[number] = views.view_of(number)
@@ -246,7 +312,12 @@ class DiRA(OptimizerFollower):
     def _weigh(self, loss: Tensor, restored: Tensor, target: Tensor) -> Tensor:
         """Weights the terms and adds them up to one scalar."""
         adversary = self.discriminator if self.stage == "dira" else None
-        components = self.loss.forward_components(loss, restored, target, adversary)
+        factors = self.schedule(self.steps)
+        if not self.restores:
+            factors = factors._replace(restorative=0.0)
+        components = self.loss.forward_components(
+            loss, restored, target, adversary, factors
+        )
         self.components = DiRALossComponents(*(term.detach() for term in components))
         self._finite.check(self.components)
         total = components.total
@@ -254,13 +325,16 @@ class DiRA(OptimizerFollower):
             self._discriminator_step.watch(total)
         return total if adversary is not None else touching(total, self.discriminator)
 
-    def _hand_back(self, loss: Tensor, views: DiRAViews | None) -> Tensor:
-        """Returns the method's loss unchanged, before the restoration has started."""
-        if views is None and self.components is None:
-            warnings.warn(_NO_TARGET, stacklevel=5)
+    def _hand_back(self, loss: Tensor, distance: Tensor | None = None) -> Tensor:
+        """Returns the method's loss unchanged, before anything is added to it."""
+        factor = self.schedule(self.steps).discriminative
         value = loss.detach().reshape(())
         zero = value.new_zeros(())
-        self.components = DiRALossComponents(value, value, zero, zero, zero)
+        restorative = zero if distance is None else distance
+        self.components = DiRALossComponents(
+            factor * value, value, restorative, zero, zero
+        )
+        loss = loss if factor == 1 else factor * loss
         return touching(loss, self.head, self.discriminator)
 
     @torch.no_grad()
@@ -272,6 +346,9 @@ class DiRA(OptimizerFollower):
 
         Returns:
             Restored images, (B, target_channels, H, W), in [0, 1].
+
+        Raises:
+            RuntimeError: If the host restores by itself.
         """
         with evaluating(self.features.backbone, self.head):
             return self._decode(self.features(images), images.shape[2:])
@@ -300,6 +377,17 @@ _WHICH_VIEW = (
     "DiRA: this loop normalises or repeats its views before the backbone, and without "
     "gradients DiRA cannot tell what the backbone was called with. Pass that tensor: "
     "`dira(loss, batch, view=x)`."
+)
+
+_RESTORES = (
+    "DiRA: restored= and target= are for hosts that restore by themselves, but this "
+    "wrapper restores: pass the batch, `dira(loss, batch)`, or make it without a "
+    "decoder, `DiRA(backbone, optimizer, restores=False)`."
+)
+
+_HOST = (
+    "DiRA: with restores=False expected the images that the host restored and the "
+    "clean ones, `dira(loss, restored=images, target=clean)`."
 )
 
 _NO_TARGET = (

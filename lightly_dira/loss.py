@@ -11,6 +11,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from lightly_dira.training.known_gradients import mean_with_gradients
+from lightly_dira.training.schedule import WHOLE, Factors
 
 
 class DiRALossComponents(NamedTuple):
@@ -188,22 +189,23 @@ class DiRALoss(nn.Module):
         restored: Tensor,
         target: Tensor,
         discriminator: nn.Module,
+        factors: Factors = WHOLE,
     ) -> DiRALossComponents:
         """Returns all terms as the formula has them, for autograd to differentiate.
 
         It can be differentiated any number of times; the arguments are those of
-        `forward`.
+        `forward_components`.
         """
         restored, target = _comparable(restored, target)
         penalty = _ADVERSARIES[self.adversary]
-        restorative = _RESTORATIONS[self.restoration](restored, target)
+        restorative = self._distance(restored, target, factors)
         weights: dict[str, Tensor] = dict(discriminator.named_parameters())
         constant = {name: weight.detach() for name, weight in weights.items()}
         fooled = penalty.fooled(_judge(discriminator, constant, restored))
         real = penalty.real(_judge(discriminator, weights, target))
         fake = penalty.restored(_judge(discriminator, weights, restored.detach()))
         adversarial, own = fooled.mean(), 0.5 * (real.mean() + fake.mean())
-        return self._join(discriminative, restorative, adversarial, own)
+        return self._join(discriminative, restorative, adversarial, own, factors)
 
     def forward_components(
         self,
@@ -211,21 +213,35 @@ class DiRALoss(nn.Module):
         restored: Tensor,
         target: Tensor,
         discriminator: nn.Module | None,
+        factors: Factors = WHOLE,
     ) -> DiRALossComponents:
-        """Returns all terms; the arguments are those of `forward`.
+        """Returns all terms.
 
         The same as `reference_components` in value and gradient, in two passes of the
         discriminator instead of three and with less memory. It can be differentiated
         once.
+
+        Args:
+            discriminative: As in `forward`, like the next three.
+            restored: Restored images.
+            target: Clean images.
+            discriminator: Maps images to logits, if there is an adversary.
+            factors: Multiply the weights. A restoration with the factor 0 is measured,
+                not trained.
         """
         restored, target = _comparable(restored, target)
-        restorative = _RESTORATIONS[self.restoration](restored, target)
+        restorative = self._distance(restored, target, factors)
         if discriminator is None:
-            return self._join(discriminative, restorative)
+            return self._join(discriminative, restorative, factors=factors)
         adversarial, own = _differentiated_at_once(
             _ADVERSARIES[self.adversary], restored, target, discriminator
         )
-        return self._join(discriminative, restorative, adversarial, own)
+        return self._join(discriminative, restorative, adversarial, own, factors)
+
+    def _distance(self, restored: Tensor, target: Tensor, factors: Factors) -> Tensor:
+        """Returns L_res."""
+        restored = restored if factors.restorative else restored.detach()
+        return _RESTORATIONS[self.restoration](restored, target)
 
     def _join(
         self,
@@ -233,16 +249,18 @@ class DiRALoss(nn.Module):
         restorative: Tensor,
         adversarial: Tensor | None = None,
         discriminator: Tensor | None = None,
+        factors: Factors = WHOLE,
     ) -> DiRALossComponents:
         """Weighs the terms and adds them."""
-        total = (
-            self.discriminative_weight * discriminative
-            + self.restorative_weight * restorative
-        )
+        total = factors.discriminative * self.discriminative_weight * discriminative
+        if factors.restorative:
+            weight = factors.restorative * self.restorative_weight
+            total = total + weight * restorative
         if adversarial is None or discriminator is None:
             zero = restorative.new_zeros(())
             return DiRALossComponents(total, discriminative, restorative, zero, zero)
-        total = total + self.adversarial_weight * adversarial + discriminator
+        weight = factors.adversarial * self.adversarial_weight
+        total = total + weight * adversarial + discriminator
         return DiRALossComponents(
             total, discriminative, restorative, adversarial, discriminator
         )

@@ -659,10 +659,11 @@ class TestOptimisers:
         dira.start_stages(3, 9)
         twin = DiRA(model.backbone)
         twin.load_state_dict(dira.state_dict())
-        assert (twin.restorative_start, twin.adversarial_start) == (3, 9)
+        assert twin.schedule == dira.schedule
+        assert twin.schedule.adversarial.start == 9
         published = DiRA(model.backbone, adversarial_start=5)
         published.load_state_dict(DiRA(model.backbone).state_dict())
-        assert published.adversarial_start == 5
+        assert published.schedule.adversarial.start == 5
 
     @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
     def test_state_of_the_bare_method_loaded_first(self, kind) -> None:

@@ -61,7 +61,7 @@ def find_levels(
             "DiRA: a U-Net needs at least two feature maps, `layers=[finest, ..., "
             f"coarsest]`, got {layers!r}."
         )
-    dimensions, stated = _first_convolution(backbone)
+    dimensions, stated = first_convolution(backbone)
     if isinstance(input_size, int):
         input_size = (input_size,) * dimensions
     sizes = [*_stated_sizes(backbone, dimensions), *_SIZES[dimensions]]
@@ -92,7 +92,7 @@ def find_levels(
     )
 
 
-def _first_convolution(backbone: nn.Module) -> tuple[int, int]:
+def first_convolution(backbone: nn.Module) -> tuple[int, int]:
     """Returns how many spatial dimensions and channels the images have."""
     for module in backbone.modules():
         channels = getattr(module, "in_channels", None)

@@ -16,6 +16,7 @@ from lightly_dira.dira import DiRA
 from lightly_dira.lightning.mid_epoch import PlaceInData
 from lightly_dira.lightning.stages import Stages
 from lightly_dira.training.optimizer_groups import held_by
+from lightly_dira.training.schedule import Schedule
 from lightly_dira.training.state import buffers_of, load_buffers
 from lightly_dira.transforms.dira_views import find_views
 
@@ -53,6 +54,8 @@ class DiRAMixin(metaclass=_MadeAfterInit):
       constructed or, if `setup` or `configure_model` makes the backbone, after those.
     - The optimiser that `configure_optimizers` returns, in any form, also trains the
       head; the discriminator's Adam steps after it.
+    - A host that restores by itself (``DiRA(..., restores=False)``) returns what it
+      restored: ``{"loss": loss, "restored": images, "target": clean}``.
     - The terms are logged as ``dira/discriminative``, ``dira/restorative``,
       ``dira/adversarial`` and ``dira/discriminator``.
     - Checkpoints hold `self.dira`, buffers that are in no state dict, such as the
@@ -66,6 +69,7 @@ class DiRAMixin(metaclass=_MadeAfterInit):
         restorative_start_epoch: Epochs before the restoration starts; fractions work.
         adversarial_start_epoch: Epochs before the adversary starts. If both are None,
             the steps given in `configure_dira` apply.
+        schedule_in_epochs: A `Schedule` whose ramps count epochs, in place of both.
 
     Examples:
         >>> import torch, torchvision
@@ -88,6 +92,7 @@ class DiRAMixin(metaclass=_MadeAfterInit):
 
     restorative_start_epoch: float | None = None
     adversarial_start_epoch: float | None = None
+    schedule_in_epochs: Schedule | None = None
 
     dira: DiRA
     configure_model: Any
@@ -210,7 +215,13 @@ class DiRAMixin(metaclass=_MadeAfterInit):
         if loss is None:
             self.dira.features.forget()
             return output
-        total = self.dira(loss, batch)
+        if self.dira.restores:
+            total = self.dira(loss, batch)
+        else:
+            # Lightning must not keep the graphs of these images.
+            output = dict(output) if isinstance(output, Mapping) else {}
+            images = {name: output.pop(name, None) for name in ("restored", "target")}
+            total = self.dira(loss, **images)
         assert self.dira.components is not None
         terms = self.dira.components._asdict()
         views = find_views(batch)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from lightly_dira.lightning.mid_epoch import steps_in_an_epoch, steps_taken_in_epoch
+from lightly_dira.training.optimizer_follower import stages
 
 if TYPE_CHECKING:
     from lightly_dira.lightning.mixin import DiRAMixin
@@ -28,12 +29,15 @@ class Stages(Callback):
 
     def _start_stages(self, trainer: Trainer, module: DiRAMixin) -> None:
         epochs = module.restorative_start_epoch, module.adversarial_start_epoch
-        if epochs == (None, None):
+        schedule = module.schedule_in_epochs
+        if schedule is None and epochs == (None, None):
             return
+        if schedule is None:
+            schedule = stages(*(epoch or 0 for epoch in epochs))
         steps = steps_in_an_epoch(trainer)
         begun = module.dira.steps - steps_taken_in_epoch(trainer)
-        ahead = (max(0.0, (epoch or 0) - trainer.current_epoch) for epoch in epochs)
-        module.dira.start_stages(*(begun + epoch * steps for epoch in ahead))
+        schedule = schedule.from_epochs(steps, begun, trainer.current_epoch)
+        module.dira.follow_schedule(schedule)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightly_dira.features.pyramid import FeaturePyramid
+from lightly_dira.features.restoring_host import RestoringHost
 from lightly_dira.loss import DiRALossComponents
 from lightly_dira.transforms.dira_views import DiRAViews
 
@@ -30,7 +31,7 @@ class FollowedOptimizer:
         self._versions, self._missed = None, 0
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def check(self, features: FeaturePyramid) -> None:
+    def check(self, features: FeaturePyramid | RestoringHost) -> None:
         """Warns, once, if weights changed several times and no step was followed.
 
         It also warns if the backbone is not run at all, as when a copy is trained.
@@ -126,6 +127,21 @@ def check_target(views: DiRAViews, number: int, channels: int) -> None:
             f"{tuple(view.shape)}, got {tuple(shape)}. Give `DiRA` and "
             "`DiRATransform` the same `target_channels`, and keep the target at the "
             "size of its view."
+        )
+
+
+def check_restored(restored: Tensor, target: Tensor, channels: int) -> None:
+    """Raises a ValueError if a host's images and the clean ones cannot be compared."""
+    if restored.shape != target.shape or restored.ndim < 4:
+        raise ValueError(
+            "DiRA: expected restored and clean images of one shape (B, C, H, W), got "
+            f"{tuple(restored.shape)} and {tuple(target.shape)}. Put patches together "
+            "first: `lightly_dira.models.fill_masked_patches`."
+        )
+    if restored.shape[1] != channels:
+        raise ValueError(
+            f"DiRA: expected images of {channels} channels, got {restored.shape[1]}. "
+            f"Say so: DiRA(..., target_channels={restored.shape[1]})."
         )
 
 

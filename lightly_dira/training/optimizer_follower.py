@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from lightly_dira.features.hooks import Hook
 from lightly_dira.features.pyramid import FeaturePyramid
+from lightly_dira.features.restoring_host import RestoringHost
 from lightly_dira.loss import DiRALossComponents
 from lightly_dira.training.checks import (
     FollowedOptimizer,
@@ -26,6 +27,7 @@ from lightly_dira.training.optimizer_groups import (
     remove_parameters,
     without_gradients,
 )
+from lightly_dira.training.schedule import Ramp, Schedule
 from lightly_dira.training.state import buffers_of, load_buffers
 
 
@@ -38,14 +40,13 @@ class OptimizerFollower(nn.Module):
 
     def __init__(
         self,
-        features: FeaturePyramid,
+        features: FeaturePyramid | RestoringHost,
         head: nn.Module,
         discriminator: nn.Module,
         *,
         criterion: nn.Module | None,
         discriminator_lr: float,
-        restorative_start: float,
-        adversarial_start: float,
+        schedule: Schedule,
     ) -> None:
         """Takes the parts; the arguments are those of `DiRA`."""
         super().__init__()
@@ -64,23 +65,23 @@ class OptimizerFollower(nn.Module):
         self._before = (0, 0)
         self._followed = FollowedOptimizer()
         self.steps = 0
-        self.start_stages(restorative_start, adversarial_start)
-        self._starts_were_set = False
+        self.follow_schedule(schedule)
+        self._schedule_was_set = False
 
     @property
     def stage(self) -> str:
         """What the next call trains: "di", "dir" or "dira"."""
-        if self.steps < self.restorative_start:
+        factors = self.schedule(self.steps)
+        if not factors.restorative:
             return "di"
-        return "dir" if self.steps < self.adversarial_start else "dira"
+        return "dira" if factors.adversarial else "dir"
 
     def start_stages(
         self, restorative_start: float = 0, adversarial_start: float = 0
     ) -> None:
         """Sets when restoration and adversary start, also in the middle of a run.
 
-        `state_dict()` remembers these values. Loading it replaces the values that the
-        wrapper was created with.
+        It is the simplest form of `follow_schedule`.
 
         Args:
             restorative_start: Steps of the optimiser before the restoration starts.
@@ -90,14 +91,19 @@ class OptimizerFollower(nn.Module):
         Raises:
             ValueError: If a number is below 0.
         """
-        if not (restorative_start >= 0 and adversarial_start >= 0):
-            raise ValueError(
-                "DiRA: restorative_start and adversarial_start must be at least 0, got "
-                f"{restorative_start} and {adversarial_start}."
-            )
-        self.restorative_start = restorative_start
-        self.adversarial_start = adversarial_start
-        self._starts_were_set = True
+        self.follow_schedule(stages(restorative_start, adversarial_start))
+
+    def follow_schedule(self, schedule: Schedule) -> None:
+        """Sets the schedule of the terms' weights, also in the middle of a run.
+
+        `state_dict()` remembers its ramps. Loading it replaces those that the wrapper
+        was created with.
+
+        Args:
+            schedule: What the weights are multiplied by at each step.
+        """
+        self.schedule = schedule
+        self._schedule_was_set = True
         self._count(self.steps)
 
     def attach(self, optimizer: Optimizer) -> None:
@@ -178,8 +184,8 @@ class OptimizerFollower(nn.Module):
         """Returns what `state_dict()` holds besides head and discriminator."""
         adam = self._discriminator_step.adam.state_dict()
         state = {"steps": self.steps, "discriminator_optimizer": adam}
-        if self._starts_were_set:
-            state["starts"] = (self.restorative_start, self.adversarial_start)
+        if self._schedule_was_set:
+            state["schedule"] = self.schedule.state()
         (criterion,) = self._criterion
         if criterion is not None:
             state["criterion"] = buffers_of(criterion)
@@ -193,8 +199,8 @@ class OptimizerFollower(nn.Module):
         (criterion,) = self._criterion
         if criterion is not None:
             load_buffers(criterion, state.get("criterion", {}))
-        if "starts" in state:
-            self.start_stages(*state["starts"])
+        if "schedule" in state:
+            self.follow_schedule(self.schedule.with_state(state["schedule"]))
         self._count(state["steps"])
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -254,15 +260,34 @@ class OptimizerFollower(nn.Module):
         if overflow is not None and overflow.item():
             self._discriminator_step.forget()
             return
-        if self.stage != "di" and not self._averaged:
-            self._averaged = True
-            check_moved(self._before, self._versions())
-            check_averaged(self.head)
         if self.stage == "dira":
             self._discriminator_step.step()
         else:
             self._discriminator_step.forget()
+        # A host that restores by itself leaves only the discriminator to be compared.
+        has_head = any(True for _ in self.head.parameters())
+        begun = self.stage in (("dir", "dira") if has_head else ("dira",))
+        if begun and not self._averaged:
+            self._averaged = True
+            check_moved(self._before, self._versions())
+            check_averaged(self.head if has_head else self.discriminator)
         self._count(self.steps + 1)
+
+
+def stages(restorative_start: float, adversarial_start: float) -> Schedule:
+    """Returns the schedule of parts that start at these steps.
+
+    Raises:
+        ValueError: If a number is below 0.
+    """
+    if not (restorative_start >= 0 and adversarial_start >= 0):
+        raise ValueError(
+            "DiRA: restorative_start and adversarial_start must be at least 0, got "
+            f"{restorative_start} and {adversarial_start}."
+        )
+    return Schedule(
+        restorative=Ramp(restorative_start), adversarial=Ramp(adversarial_start)
+    )
 
 
 _NO_OPTIMIZER = (

@@ -118,7 +118,7 @@ def check_state_knows(
         for groups in (state["param_groups"], optimizer.param_groups)
     )
     own = len(list(head.parameters()))
-    if len(then) == len(now) and sum(then) == sum(now) - own:
+    if own and len(then) == len(now) and sum(then) == sum(now) - own:
         raise ValueError(
             "DiRA: this optimiser's state was written without DiRA: it lacks the "
             "restoration head. To continue from it, load it before wrapping; to "

@@ -35,7 +35,7 @@ def run(script: str, *arguments: object, cwd: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("method", ["moco", "barlowtwins", "simsiam"])
+@pytest.mark.parametrize("method", ["moco", "barlowtwins", "simsiam", "mae", "simmim"])
 def test_loops(method: str, folder: Path, tmp_path: Path) -> None:
     options = ("--data", folder, "--epochs", 1, "--input-size", 32)
     output = run(f"pytorch/{method}.py", *options, cwd=tmp_path)

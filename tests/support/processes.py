@@ -15,6 +15,7 @@ from methods import tiny_backbone
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler
 
@@ -33,7 +34,12 @@ class Loss(nn.Module):
         self.backbone, self.project = backbone, nn.Linear(16, 8)
         self.criterion = CRITERIA[criterion]()
 
-    def forward(self, x0: Tensor, x1: Tensor) -> Tensor:
+    def forward(self, x0: Tensor, x1: Tensor) -> Any:
+        if self.criterion is None:  # a host that restores by itself
+            restored = self.backbone[:3](x0).mean(dim=1, keepdim=True)
+            restored = F.interpolate(restored, x0.shape[2:])
+            loss = self.project(self.backbone(x1)).square().mean()
+            return loss + restored.square().mean(), restored
         z0, z1 = self.project(self.backbone(x0)), self.project(self.backbone(x1))
         return self.criterion(z0, z1)
 
@@ -46,6 +52,7 @@ def pairwise(z0: Tensor, z1: Tensor) -> Tensor:
 CRITERIA = {
     "pairwise": lambda: pairwise,
     "of volumes": lambda: pairwise,
+    "of a host": lambda: None,
     "contrastive": lambda: NTXentLoss(gather_distributed=True),
     "vicreg": lambda: VICRegLoss(gather_distributed=True),
 }
@@ -94,7 +101,7 @@ def run(rank: int, world: int, criterion: str, wrapped: str) -> dict[str, list]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model: Any = Loss(criterion).double()
-    dira: Any = DiRA(model.backbone, **STAGES)
+    dira: Any = DiRA(model.backbone, **STAGES, restores=criterion != "of a host")
     frozen(model, dira)
     call_model, call_dira = model, dira
     if world > 1:
@@ -128,7 +135,13 @@ def run(rank: int, world: int, criterion: str, wrapped: str) -> dict[str, list]:
                     waiting.enter_context(call_model.no_sync())
                     waiting.enter_context(call_dira.no_sync())
                 batch = DiRAViews(views, target[part::parts])
-                (call_dira(call_model(*views), batch) / parts).backward()
+                if criterion == "of a host":
+                    loss, restored = call_model(*views)
+                    images = dict(restored=restored, target=batch.target)
+                    total = call_dira(loss, **images)
+                else:
+                    total = call_dira(call_model(*views), batch)
+                (total / parts).backward()
         if wrapped in ("replicated", "accumulated"):
             seen.append(gradients(model, dira))
         optimizer.step()
