@@ -73,6 +73,8 @@ class DiRA(OptimizerFollower):
     at every step (`which_pass.Recognition`); ``view=`` names the pass instead.
 
     - [0]: DiRA, 2022, https://arxiv.org/abs/2204.10437
+    - [1]: Stepwise Incremental Pre-training, 2022,
+      https://doi.org/10.1007/978-3-031-16852-9_7
 
     Attributes:
         features: The `FeaturePyramid` that watches the backbone.
@@ -119,6 +121,8 @@ class DiRA(OptimizerFollower):
         adversarial_start: float = 0,
         schedule: Schedule | None = None,
         restores: bool = True,
+        conditional: bool = False,
+        last_layer: nn.Parameter | None = None,
     ) -> None:
         """Finds the backbone's feature maps and creates the parts that are not given.
 
@@ -151,6 +155,10 @@ class DiRA(OptimizerFollower):
             restores: Whether DiRA restores. False for a host that restores by itself:
                 no maps are looked for and no decoder is made. `backbone` is then
                 the host, or a part of it that is trained.
+            conditional: Whether the critic also sees the distorted view, beside the
+                restored or clean image [1]. Its input then has the channels of both.
+            last_layer: Weights of the decoder's last layer, for
+                ``DiRALoss(balanced=True)`` with a head or a host of your own.
 
         Raises:
             TypeError: If the backbone is not a module or the optimiser is not a
@@ -198,8 +206,9 @@ class DiRA(OptimizerFollower):
                     spatial_dims=features.spatial_dims,
                 )
             if discriminator is None:
+                seen = features.image_channels if conditional else 0
                 discriminator = PatchDiscriminator(
-                    target_channels, spatial_dims=features.spatial_dims
+                    target_channels + seen, spatial_dims=features.spatial_dims
                 )
         # Losses and Adam's step are computed in at least 32 bits.
         precise = torch.promote_types(weight.dtype, torch.float32)
@@ -215,6 +224,9 @@ class DiRA(OptimizerFollower):
         self.loss = loss or DiRALoss()
         self.target_channels = target_channels
         self.restores = restores
+        self.conditional = conditional
+        # The tuple keeps PyTorch from registering it a second time.
+        self._last_layer = (last_layer,)
         self._finite = FiniteTerms()
         if optimizer is not None:
             self.attach(optimizer)
@@ -242,7 +254,8 @@ class DiRA(OptimizerFollower):
                 the same tensor, which `target_view` of the transform names, or else
                 which has the same values.
             restored: Of a host that restores by itself (``restores=False``): the whole
-                images that it made, (B, C, H, W).
+                images that it made, (B, C, H, W). `view` is what they were made from,
+                which only a conditional critic needs.
             target: The clean images, (B, C, H, W), in the same range as `restored`.
 
         Returns:
@@ -258,7 +271,7 @@ class DiRA(OptimizerFollower):
         check_loss(loss)
         self._check_followed()
         if not self.restores:
-            return self._follow_host(loss, restored, target)
+            return self._follow_host(loss, restored, target, view)
         if restored is not None or target is not None:
             raise ValueError(_RESTORES)
         views = find_views(batch)
@@ -270,10 +283,15 @@ class DiRA(OptimizerFollower):
             raise ValueError(_NO_TARGET)
         number, restored = self._restore_seen(views, view)
         target = views.target_on(number, restored.device)
-        return self._weigh(loss.reshape(()), restored, target)
+        seen = views.view_of(number) if view is None else view
+        return self._weigh(loss.reshape(()), restored, target, seen)
 
     def _follow_host(
-        self, loss: Tensor, restored: Tensor | None, target: Tensor | None
+        self,
+        loss: Tensor,
+        restored: Tensor | None,
+        target: Tensor | None,
+        view: Tensor | None,
     ) -> Tensor:
         """Adds the adversary to the loss of a host that has restored by itself."""
         if restored is None or target is None:
@@ -281,7 +299,9 @@ class DiRA(OptimizerFollower):
         check_restored(restored, target, self.target_channels)
         target = target.detach().to(restored.device)
         if self.stage == "dira":
-            return self._weigh(loss.reshape(()), restored, target)
+            if self.conditional and view is None:
+                raise ValueError(_CONDITION)
+            return self._weigh(loss.reshape(()), restored, target, view)
         return self._hand_back(loss, F.mse_loss(restored.detach().float(), target))
 
     def _restore_seen(
@@ -309,14 +329,22 @@ class DiRA(OptimizerFollower):
             number = which_view(said, candidates)
         return number, self._decode(features, view.shape[2:])
 
-    def _weigh(self, loss: Tensor, restored: Tensor, target: Tensor) -> Tensor:
+    def _weigh(
+        self, loss: Tensor, restored: Tensor, target: Tensor, view: Tensor | None
+    ) -> Tensor:
         """Weights the terms and adds them up to one scalar."""
         adversary = self.discriminator if self.stage == "dira" else None
         factors = self.schedule(self.steps)
         if not self.restores:
             factors = factors._replace(restorative=0.0)
         components = self.loss.forward_components(
-            loss, restored, target, adversary, factors
+            loss,
+            restored,
+            target,
+            adversary,
+            factors,
+            condition=self._condition(view, restored),
+            last_layer=self.last_layer,
         )
         self.components = DiRALossComponents(*(term.detach() for term in components))
         self._finite.check(self.components)
@@ -324,6 +352,18 @@ class DiRA(OptimizerFollower):
         if total.requires_grad:
             self._discriminator_step.watch(total)
         return total if adversary is not None else touching(total, self.discriminator)
+
+    def _condition(self, view: Tensor | None, restored: Tensor) -> Tensor | None:
+        """Returns what a conditional critic sees beside the images."""
+        if not self.conditional or view is None:
+            return None
+        return view.detach().to(restored.device)
+
+    @property
+    def last_layer(self) -> Tensor | None:
+        """Weights of the decoder's last layer, for `DiRALoss(balanced=True)`."""
+        (given,) = self._last_layer
+        return getattr(self.head, "last_layer", None) if given is None else given
 
     def _hand_back(self, loss: Tensor, distance: Tensor | None = None) -> Tensor:
         """Returns the method's loss unchanged, before anything is added to it."""
@@ -388,6 +428,11 @@ _RESTORES = (
 _HOST = (
     "DiRA: with restores=False expected the images that the host restored and the "
     "clean ones, `dira(loss, restored=images, target=clean)`."
+)
+
+_CONDITION = (
+    "DiRA: the critic also sees what was to be restored. Pass it: `dira(loss, "
+    "restored=images, target=clean, view=distorted)`."
 )
 
 _NO_TARGET = (

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
-from lightly_dira.training.known_gradients import mean_with_gradients
+from lightly_dira.adversary import (
+    ADVERSARIES,
+    at_least_float32,
+    balance,
+    reference_terms,
+    terms_differentiated_at_once,
+)
 from lightly_dira.training.schedule import WHOLE, Factors
 
 
@@ -31,32 +35,6 @@ class DiRALossComponents(NamedTuple):
     adversarial: Tensor
     discriminator: Tensor
 
-
-class _Adversary(NamedTuple):
-    """Penalties on logits: of real images, of restored ones, and for not fooling D."""
-
-    real: Callable[[Tensor], Tensor]
-    restored: Callable[[Tensor], Tensor]
-    fooled: Callable[[Tensor], Tensor]
-
-
-_ADVERSARIES = {
-    "least_squares": _Adversary(
-        real=lambda d: (d - 1).square(),
-        restored=lambda d: d.square(),
-        fooled=lambda d: (d - 1).square(),
-    ),
-    "cross_entropy": _Adversary(
-        real=lambda d: F.softplus(-d),
-        restored=lambda d: F.softplus(d),
-        fooled=lambda d: F.softplus(-d),
-    ),
-    "hinge": _Adversary(
-        real=lambda d: F.relu(1 - d),
-        restored=lambda d: F.relu(1 + d),
-        fooled=lambda d: -d,
-    ),
-}
 
 _RESTORATIONS = {"mse": F.mse_loss, "l1": F.l1_loss, "smooth_l1": F.smooth_l1_loss}
 
@@ -79,12 +57,14 @@ class DiRALoss(nn.Module):
     least_squares      (D(x') - 1)^2       1/2 [(D(x) - 1)^2 + D(x')^2]
     cross_entropy      -log s(D(x'))       -1/2 [log s(D(x)) + log(1 - s(D(x')))]
     hinge              -D(x')              1/2 [max(0, 1 - D(x)) + max(0, 1 + D(x'))]
+    wasserstein        -D(x')              1/2 [D(x') - D(x) + 10 (|D'(z)| - 1)^2]
     =================  ==================  =========================================
 
-    Every entry is a mean over patches and images; s is the sigmoid. The published run
-    uses least squares; the paper states the cross entropy (Section 3.1). Here its
-    generator term has the non-saturating form, which has the same fixed point, and
-    whose gradient does not vanish while D wins.
+    Every entry is a mean over patches and images; s is the sigmoid. The last row has
+    the gradient penalty of [2]: z lies between x and x', and D'(z) is the gradient. The
+    published run uses least squares; the paper states the cross entropy (Section 3.1).
+    Here its generator term has the non-saturating form, which has the same fixed point,
+    and whose gradient does not vanish while D wins.
 
     The default weights are the published ones. A squared error is small compared with
     most methods' losses, above all on small images (near 0.003 at 32 pixels), so a
@@ -95,14 +75,19 @@ class DiRALoss(nn.Module):
     the other weights instead.
 
     - [0]: DiRA, 2022, https://arxiv.org/abs/2204.10437
+    - [1]: VQGAN, 2020, https://arxiv.org/abs/2012.09841
+    - [2]: WGAN-GP, 2017, https://arxiv.org/abs/1704.00028
 
     Attributes:
         discriminative_weight: Factor of the base method's loss, at least 0.
         restorative_weight: Factor of the restoration loss, at least 0.
         adversarial_weight: Factor of the adversarial loss, at least 0.
         restoration: Form of the restoration loss: "mse", "l1" or "smooth_l1".
-        adversary: Form of the adversarial losses: "least_squares", "cross_entropy" or
-            "hinge".
+        adversary: Form of the adversarial losses: "least_squares", "cross_entropy",
+            "hinge" or "wasserstein".
+        balanced: Whether `adversarial_weight` is relative: the norm of the adversary's
+            gradient at the decoder's last layer over that of restoration's, as in VQGAN
+            [1] with 1. Each process balances its own.
 
     Shape:
         - discriminative: a scalar.
@@ -129,6 +114,7 @@ class DiRALoss(nn.Module):
         adversarial_weight: float = 0.001,
         restoration: str = "mse",
         adversary: str = "least_squares",
+        balanced: bool = False,
     ) -> None:
         """Creates the loss; the arguments are the attributes.
 
@@ -148,7 +134,7 @@ class DiRALoss(nn.Module):
                 )
         for name, form, known in (
             ("restoration", restoration, _RESTORATIONS),
-            ("adversary", adversary, _ADVERSARIES),
+            ("adversary", adversary, ADVERSARIES),
         ):
             if form not in known:
                 raise ValueError(
@@ -159,6 +145,7 @@ class DiRALoss(nn.Module):
         self.adversarial_weight = adversarial_weight
         self.restoration = restoration
         self.adversary = adversary
+        self.balanced = balanced
 
     def forward(
         self,
@@ -190,6 +177,9 @@ class DiRALoss(nn.Module):
         target: Tensor,
         discriminator: nn.Module,
         factors: Factors = WHOLE,
+        *,
+        condition: Tensor | None = None,
+        last_layer: Tensor | None = None,
     ) -> DiRALossComponents:
         """Returns all terms as the formula has them, for autograd to differentiate.
 
@@ -197,15 +187,14 @@ class DiRALoss(nn.Module):
         `forward_components`.
         """
         restored, target = _comparable(restored, target)
-        penalty = _ADVERSARIES[self.adversary]
         restorative = self._distance(restored, target, factors)
-        weights: dict[str, Tensor] = dict(discriminator.named_parameters())
-        constant = {name: weight.detach() for name, weight in weights.items()}
-        fooled = penalty.fooled(_judge(discriminator, constant, restored))
-        real = penalty.real(_judge(discriminator, weights, target))
-        fake = penalty.restored(_judge(discriminator, weights, restored.detach()))
-        adversarial, own = fooled.mean(), 0.5 * (real.mean() + fake.mean())
-        return self._join(discriminative, restorative, adversarial, own, factors)
+        terms = reference_terms(
+            ADVERSARIES[self.adversary], restored, target, discriminator, condition
+        )
+        pixels = target[0, 0].numel()
+        return self._join(
+            discriminative, restorative, terms, factors, last_layer, pixels
+        )
 
     def forward_components(
         self,
@@ -214,6 +203,9 @@ class DiRALoss(nn.Module):
         target: Tensor,
         discriminator: nn.Module | None,
         factors: Factors = WHOLE,
+        *,
+        condition: Tensor | None = None,
+        last_layer: Tensor | None = None,
     ) -> DiRALossComponents:
         """Returns all terms.
 
@@ -228,15 +220,24 @@ class DiRALoss(nn.Module):
             discriminator: Maps images to logits, if there is an adversary.
             factors: Multiply the weights. A restoration with the factor 0 is measured,
                 not trained.
+            condition: What a conditional critic sees beside the images, (B, C', H, W).
+            last_layer: Weights of the decoder's last layer, for ``balanced``.
+
+        Raises:
+            ValueError: If restored and target differ in shape, or a balanced loss gets
+                no last layer.
         """
         restored, target = _comparable(restored, target)
         restorative = self._distance(restored, target, factors)
         if discriminator is None:
-            return self._join(discriminative, restorative, factors=factors)
-        adversarial, own = _differentiated_at_once(
-            _ADVERSARIES[self.adversary], restored, target, discriminator
+            return self._join(discriminative, restorative, None, factors)
+        terms = terms_differentiated_at_once(
+            ADVERSARIES[self.adversary], restored, target, discriminator, condition
         )
-        return self._join(discriminative, restorative, adversarial, own, factors)
+        pixels = target[0, 0].numel()
+        return self._join(
+            discriminative, restorative, terms, factors, last_layer, pixels
+        )
 
     def _distance(self, restored: Tensor, target: Tensor, factors: Factors) -> Tensor:
         """Returns L_res."""
@@ -247,19 +248,26 @@ class DiRALoss(nn.Module):
         self,
         discriminative: Tensor,
         restorative: Tensor,
-        adversarial: Tensor | None = None,
-        discriminator: Tensor | None = None,
-        factors: Factors = WHOLE,
+        terms: tuple[Tensor, Tensor] | None,
+        factors: Factors,
+        last_layer: Tensor | None = None,
+        pixels: int = 1,
     ) -> DiRALossComponents:
         """Weighs the terms and adds them."""
-        total = factors.discriminative * self.discriminative_weight * discriminative
+        own = factors.discriminative * self.discriminative_weight * discriminative
+        total, restoring = own, own
         if factors.restorative:
-            weight = factors.restorative * self.restorative_weight
-            total = total + weight * restorative
-        if adversarial is None or discriminator is None:
+            restoring = factors.restorative * self.restorative_weight * restorative
+            total = total + restoring
+        if terms is None:
             zero = restorative.new_zeros(())
             return DiRALossComponents(total, discriminative, restorative, zero, zero)
-        weight = factors.adversarial * self.adversarial_weight
+        adversarial, discriminator = terms
+        weight: Tensor | float = factors.adversarial * self.adversarial_weight
+        if self.balanced and torch.is_grad_enabled():
+            if last_layer is None:
+                raise ValueError(_NO_LAST_LAYER)
+            weight = weight * balance(restoring, adversarial, last_layer, pixels=pixels)
         total = total + weight * adversarial + discriminator
         return DiRALossComponents(
             total, discriminative, restorative, adversarial, discriminator
@@ -271,8 +279,16 @@ class DiRALoss(nn.Module):
             f"discriminative_weight={self.discriminative_weight}, "
             f"restorative_weight={self.restorative_weight}, "
             f"adversarial_weight={self.adversarial_weight}, "
-            f"restoration={self.restoration!r}, adversary={self.adversary!r}"
+            f"restoration={self.restoration!r}, adversary={self.adversary!r}, "
+            f"balanced={self.balanced}"
         )
+
+
+_NO_LAST_LAYER = (
+    "DiRALoss: balanced=True needs the weights of the decoder's last layer. A "
+    "`RestorationHead` names it; otherwise pass it: DiRA(..., last_layer=weight), or "
+    "forward_components(..., last_layer=weight)."
+)
 
 
 def _comparable(restored: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -284,41 +300,5 @@ def _comparable(restored: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
             "(B, C, H, W)."
         )
     # Squares of half precision overflow early and round coarsely.
-    restored = _at_least_float32(restored)
+    restored = at_least_float32(restored)
     return restored, target.to(restored.dtype)
-
-
-def _differentiated_at_once(
-    penalty: _Adversary, restored: Tensor, target: Tensor, discriminator: nn.Module
-) -> tuple[Tensor, Tensor]:
-    """Returns L_advG and L_D, whose gradients are already known.
-
-    D's weights are constants in L_advG and x' is one in L_D, so that D's passes depend
-    on nothing else that is trained. Their gradients are therefore taken here: one pass
-    of x' serves both terms, and no value of D's layers is kept until the encoder's
-    backward pass.
-    """
-    constant = restored.detach().requires_grad_(restored.requires_grad)
-    weights = dict(discriminator.named_parameters())
-    held = {n: w.detach().requires_grad_(w.requires_grad) for n, w in weights.items()}
-
-    fake = _judge(discriminator, held, constant)
-    fooled = penalty.fooled(fake)
-    adversarial = mean_with_gradients(fooled, [constant], [restored], retain_graph=True)
-    leaves, sources = list(held.values()), list(weights.values())
-    own = 0.5 * mean_with_gradients(penalty.restored(fake), leaves, sources)
-    del fake, fooled
-    real = penalty.real(_judge(discriminator, held, target))
-    own = own + 0.5 * mean_with_gradients(real, leaves, sources)
-    return adversarial, own
-
-
-def _judge(
-    discriminator: nn.Module, weights: dict[str, Tensor], images: Tensor
-) -> Tensor:
-    """Returns the logits that the discriminator gives with these weights."""
-    return _at_least_float32(functional_call(discriminator, weights, (images,)))
-
-
-def _at_least_float32(values: Tensor) -> Tensor:
-    return values.to(torch.promote_types(values.dtype, torch.float32))

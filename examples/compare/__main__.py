@@ -19,6 +19,7 @@ gives the same rows. The folder of results gets:
     tests.csv        stages against each other: paired t-tests, corrected by Holm
     outcomes.csv, outcome_tests.csv   the same for means over all tasks, few labels
     *.png            the same as pictures, restored images, and what classifiers look at
+    restored.csv     errors of restored validation images
     runs/            encoders and decoders, as `save_pretrained` writes them
 """
 

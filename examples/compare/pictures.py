@@ -6,14 +6,15 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import torch
 from pytorch_grad_cam.utils.image import show_cam_on_image
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from lightly_dira import DiRATransform, RestorationHead
+from lightly_dira import DiRATransform, DiRAViews, RestorationHead
 from lightly_dira.evaluation.finetuning import finetune_classifier
-from lightly_dira.evaluation.labelled import Samples
+from lightly_dira.evaluation.labelled import LabelledImages, Samples
 from lightly_dira.evaluation.localisation import class_activation_maps
 from lightly_dira.evaluation.protocol import AUGMENT, Task
 from lightly_dira.features.pyramid import FeaturePyramid
@@ -26,11 +27,13 @@ Encoders = dict[str, tuple[nn.Module, RestorationHead]]
 def draw_pictures(
     folder: Path, encoders: Encoders, tasks: list[Task], transform: DiRATransform
 ) -> None:
-    """Writes restored.png and activations.png, of validation images."""
+    """Writes restored.png, restored.csv and activations.png, of validation images."""
     restoring = {name: e for name, e in encoders.items() if "-di-" not in name}
     figures = {}
     if restoring:
         figures["restored"] = draw_restored(restoring, tasks[0], transform)
+        errors = measure_restored(restoring, tasks[0], transform)
+        errors.to_csv(folder / "restored.csv", index=False, float_format="%.4f")
     for task in tasks:
         if "fine-tuned" in task.protocols and encoders:
             figures["activations"] = draw_activations(encoders, task)
@@ -45,19 +48,11 @@ def draw_restored(
 ) -> plt.Figure:
     """Draws images in columns: clean, distorted, and restored by each encoder."""
     val = task.data.split(task.val)
-    torch.manual_seed(0)
     chosen = np.linspace(0, len(val) - 1, COLUMNS).astype(int)
-    views = default_collate(
-        [val.with_transform(transform)[int(index)][0] for index in chosen]
-    )
+    views = _views(val, transform, chosen)
     rows = {"clean": views.target, "distorted": views.view}
-    for name, (backbone, head) in encoders.items():
-        features = FeaturePyramid(backbone.eval())
-        device = next(backbone.parameters()).device
-        with torch.no_grad():
-            images = views.view.to(device)
-            restored = head.eval()(features(images), images.shape[2:])
-        rows[f"restored by\n{name}"] = restored.cpu()
+    for name, encoder in encoders.items():
+        rows[f"restored by\n{name}"] = restore(encoder, views.view)
     figure, axes = _grid(rows, "Validation images, distorted and restored")
     for line, images in zip(axes, rows.values(), strict=True):
         if images.ndim == 5:
@@ -65,6 +60,45 @@ def draw_restored(
         for axis, image in zip(line, images.mean(dim=1), strict=True):
             axis.imshow(image, cmap="gray", vmin=0, vmax=1)
     return figure
+
+
+def measure_restored(
+    encoders: Encoders, task: Task, transform: DiRATransform
+) -> pd.DataFrame:
+    """Returns mean squared errors on all validation images, of one draw of views."""
+    val = task.data.split(task.val)
+    views = _views(val, transform, np.arange(len(val)))
+    clean = views.target
+    others = {
+        "distorted view": views.view.mean(dim=1, keepdim=True),
+        "mean image": clean.mean(dim=0, keepdim=True),
+    }
+    for name, encoder in encoders.items():
+        parts = [restore(encoder, part) for part in views.view.split(64)]
+        others[f"restored by {name}"] = torch.cat(parts)
+    return pd.DataFrame(
+        [
+            {"what": what, "images": len(val), "error": (x - clean).square().mean()}
+            for what, x in others.items()
+        ]
+    ).astype({"error": float})
+
+
+def restore(encoder: tuple[nn.Module, RestorationHead], images: Tensor) -> Tensor:
+    """Returns restored images."""
+    backbone, head = encoder
+    features = FeaturePyramid(backbone.eval())
+    images = images.to(next(backbone.parameters()).device)
+    with torch.no_grad():
+        return head.eval()(features(images), images.shape[2:]).cpu()
+
+
+def _views(
+    images: LabelledImages, transform: DiRATransform, chosen: np.ndarray
+) -> DiRAViews:
+    torch.manual_seed(0)
+    transformed = images.with_transform(transform)
+    return default_collate([transformed[int(index)][0] for index in chosen])
 
 
 def draw_activations(encoders: Encoders, task: Task) -> plt.Figure:

@@ -33,6 +33,7 @@ class FeaturePyramid(Capture):
         strides: Pixels of the image, along each side, per position of the map; a tuple
             if they differ by side.
         spatial_dims: 2 for images, 3 for volumes.
+        image_channels: Channels of the images of the dry pass.
         image_shape: (C, H, W) of the images of the dry pass.
         entry: Name of the module that receives the image first; empty for the backbone.
         capturing: Whether passes of the backbone are captured for `take`.
@@ -79,12 +80,13 @@ class FeaturePyramid(Capture):
         self.channels = [level.channels for level in self._levels]
         self.strides = [level.stride for level in self._levels]
         self.spatial_dims = len(self.image_shape) - 1
+        self.image_channels = self.image_shape[0]
         self._recognition = Recognition()
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns what a copy needs; the copy watches its own backbone."""
         names = "backbone image_shape entry layers channels strides capturing _levels"
-        names += " spatial_dims"
+        names += " spatial_dims image_channels"
         return {name: self.__dict__[name] for name in names.split()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ class RestoringHost:
     Attributes:
         backbone: The network, or the part of it that the optimiser certainly trains.
         spatial_dims: 2 for images, 3 for volumes, as its first convolution tells.
+        image_channels: Channels of the images, as the same tells.
         was_run: Always True; it is not watched.
     """
 
@@ -23,7 +24,7 @@ class RestoringHost:
     def __init__(self, backbone: nn.Module) -> None:
         """Looks at the first convolution; nothing is hooked."""
         self.backbone = getattr(backbone, "_orig_mod", backbone)
-        self.spatial_dims, _ = first_convolution(backbone)
+        self.spatial_dims, self.image_channels = first_convolution(backbone)
         self.capturing = False
 
     def forget(self) -> None:

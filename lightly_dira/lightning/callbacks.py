@@ -12,8 +12,10 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
+from lightly_dira.adversary import judge
 from lightly_dira.dira import DiRA
 from lightly_dira.training.modes import evaluating
+from lightly_dira.training.randomness import same_randomness
 from lightly_dira.transforms.dira_views import DiRAViews, find_views
 from lightly_dira.transforms.volumes import orthogonal_slices
 
@@ -79,6 +81,11 @@ class _HeldOutCallback(Callback):
             raise RuntimeError(
                 f"{type(self).__name__}: {type(pl_module).__name__} has no `dira`. Put "
                 "DiRAMixin in front of it."
+            )
+        if not dira.restores:
+            raise RuntimeError(
+                f"{type(self).__name__}: with restores=False the host restores images, "
+                "not DiRA: leave this callback out."
             )
         views = self._views.to(pl_module.device)
         with torch.no_grad(), evaluating(pl_module):
@@ -153,6 +160,12 @@ class CollapseWatch(_HeldOutCallback):
       are the same, 1 if they are spread evenly; an untrained ResNet has about 0.1.
     - ``dira/accuracy_real`` and ``dira/accuracy_restored``: the fraction of patches of
       clean and of restored images that the discriminator classifies correctly.
+    - ``dira/adversarial_share``: in stage `dira`, the norm of the adversary's gradient
+      at the encoder's maps over that of restoration's, with their weights. With the
+      published weights it is about 0.002: such an adversary changes nothing. See
+      ``DiRALoss(balanced=True)``.
+
+    A Wasserstein critic gives scores, not classes: its accuracies are left out.
 
     It warns, once each, of a standard deviation below `collapsed` and, in stage `dira`,
     of accuracies that are both above `won`.
@@ -190,14 +203,22 @@ class CollapseWatch(_HeldOutCallback):
     ) -> None:
         representation = dira.features(views.view)[-1].flatten(2).mean(dim=2)
         std = std_of_l2_normalized(representation) * representation.shape[1] ** 0.5
+        condition = views.view if dira.conditional else None
+        weights: dict[str, Tensor] = dict(dira.discriminator.named_parameters())
         logits = [
-            dira.discriminator(x) for x in (views.target, dira.restore(views.view))
+            judge(dira.discriminator, weights, x, condition)
+            for x in (views.target, dira.restore(views.view))
         ]
         # Least squares pulls logits to 1 and 0, the other losses above and below 0.
         middle = 0.5 if dira.loss.adversary == "least_squares" else 0.0
         real = (logits[0] > middle).float().mean()
         restored = (logits[1] < middle).float().mean()
-        values = {"std": std, "accuracy_real": real, "accuracy_restored": restored}
+        values: dict[str, Any] = {"std": std}
+        classifies = dira.loss.adversary != "wasserstein"
+        if classifies:
+            values |= {"accuracy_real": real, "accuracy_restored": restored}
+        if dira.stage == "dira":
+            values["adversarial_share"] = _share(dira, views, condition)
         module.log_dict({f"dira/{name}": value for name, value in values.items()})
         if std < self.collapsed:
             self._warn(
@@ -205,7 +226,7 @@ class CollapseWatch(_HeldOutCallback):
                 f"a standard deviation of {std:.4f}, expected 0.1 to 1. Look at "
                 "the method's own loss, its augmentations and the learning rate."
             )
-        if dira.stage == "dira" and min(real, restored) > self.won:
+        if classifies and dira.stage == "dira" and min(real, restored) > self.won:
             self._warn(
                 "the adversary has won outright: it recognises every patch of clean "
                 "and of restored images. Lower `discriminator_lr`, or start the "
@@ -217,6 +238,34 @@ class CollapseWatch(_HeldOutCallback):
         if kind not in self._warned:
             self._warned.add(kind)
             warnings.warn(f"DiRA: {message}", stacklevel=2)
+
+
+def _share(dira: DiRA, views: DiRAViews, condition: Tensor | None) -> Tensor:
+    """Compares the gradients of adversary and restoration at the encoder's maps."""
+    maps = [m.detach().requires_grad_() for m in dira.features(views.view)]
+    factors = dira.schedule(dira.steps)
+    with torch.enable_grad(), same_randomness(maps[0].device):
+        restored = dira.head(maps, views.view.shape[2:])
+        terms = dira.loss.reference_components(
+            restored.new_zeros(()),
+            restored,
+            views.target,
+            dira.discriminator,
+            factors,
+            condition=condition,
+            last_layer=dira.last_layer,
+        )
+        restoring = (
+            factors.restorative * dira.loss.restorative_weight * terms.restorative
+        )
+        by_restoration, by_both = (
+            torch.cat(
+                [g.flatten() for g in torch.autograd.grad(t, maps, retain_graph=True)]
+            )
+            for t in (restoring, terms.total)
+        )
+    share: Tensor = (by_both - by_restoration).norm() / by_restoration.norm()
+    return share
 
 
 def _grey(images: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -174,20 +174,25 @@ def enlargement(
 
 
 def runs_of(block: nn.Module) -> tuple[AbstractContextManager[None], Any]:
-    """Returns contexts for the first and the second run of a checkpointed block."""
-    return nullcontext(), _statistics_kept(block)
+    """Returns contexts for the first and for further runs of a checkpointed block."""
+    return nullcontext(), _StatisticsKept(block)
 
 
-@contextmanager
-def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    """Keeps running statistics unchanged: the first run has updated them already."""
-    kinds = tuple(layers.batch_norm for layers in LAYERS.values())
-    norms = [module for module in block.modules() if isinstance(module, kinds)]
-    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
-    try:
-        yield
-    finally:
-        for norm, (momentum, count) in zip(norms, before, strict=True):
+class _StatisticsKept:
+    """Keeps running statistics unchanged: the first run has updated them already.
+
+    Several backward passes through a block enter it one after the other.
+    """
+
+    def __init__(self, block: nn.Module) -> None:
+        kinds = tuple(layers.batch_norm for layers in LAYERS.values())
+        self.norms: list[Any] = [m for m in block.modules() if isinstance(m, kinds)]
+
+    def __enter__(self) -> None:
+        self.before = [(n.momentum, n.num_batches_tracked) for n in self.norms]
+        for norm in self.norms:
+            norm.momentum, norm.num_batches_tracked = 0.0, None
+
+    def __exit__(self, *error: object) -> None:
+        for norm, (momentum, count) in zip(self.norms, self.before, strict=True):
             norm.momentum, norm.num_batches_tracked = momentum, count

@@ -190,6 +190,12 @@ class RestorationHead(nn.Module):
         nn.init.xavier_uniform_(self.to_image.weight)
         nn.init.zeros_(self.to_image.bias)
 
+    @property
+    def last_layer(self) -> Tensor:
+        """Weights of the convolution that makes the image."""
+        weight: Tensor = self.to_image.weight
+        return weight
+
     def forward(
         self, features: Sequence[Tensor], output_size: Sequence[int] | None = None
     ) -> Tensor:

@@ -132,8 +132,13 @@ def test_volumes(hippocampus, tmp_path) -> None:
     assert set(rows["stage"]) == {"position", "random", "dira"}
     assert {"dice", "surface distance"} <= set(rows["metric"])
     assert (tmp_path / "out/restored.png").stat().st_size > 10_000
-    encoder = tmp_path / "out/runs/SimSiam-dira-0"
-    assert encoder.is_dir()
+    errors = pd.read_csv(tmp_path / "out/restored.csv").set_index("what")["error"]
+    assert set(errors.index) == {
+        "distorted view",
+        "mean image",
+        "restored by SimSiam-dira-0",
+    }
+    assert errors.between(0, 1, inclusive="neither").all()
 
 
 def test_pairs_of_scans_stay_together(hippocampus, monkeypatch) -> None:

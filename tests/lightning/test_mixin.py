@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightly_dira import DiRA
+from lightly_dira import DiRA, DiRALoss
 from lightly_dira.lightning.callbacks import CollapseWatch, RestorationLogger
 from lightly_dira.lightning.mixin import DiRAMixin
 from lightly_dira.training.modes import evaluating
@@ -357,6 +357,55 @@ class TestCallbacks:
         for name, value in (("real", real), ("restored", fake)):
             accuracy = metrics[f"dira/accuracy_{name}"]
             torch.testing.assert_close(accuracy, value.float().mean())
+        # By hand: the gradients of both terms at the maps, with their weights.
+        with evaluating(model):
+            maps = [m.detach().requires_grad_() for m in model.dira.features(views[0])]
+            images = model.dira.head(maps, views[0].shape[2:])
+            terms = (
+                0.001 * (model.dira.discriminator(images) - 1).square().mean(),
+                10 * (images - views.target).square().mean(),
+            )
+            norms = [
+                torch.cat(
+                    [g.flatten() for g in torch.autograd.grad(t, maps, None, True)]
+                )
+                for t in terms
+            ]
+        share = norms[0].norm() / norms[1].norm()
+        assert 0 < share < 0.1
+        found = metrics["dira/adversarial_share"]
+        torch.testing.assert_close(found, share, rtol=1e-2, atol=0)
+
+    @pytest.mark.parametrize("form", ["wasserstein", "balanced", "conditional"])
+    def test_values_of_other_adversaries(self, form: str, tmp_path) -> None:
+        class Other(DiRASimSiam):
+            def configure_dira(self) -> DiRA:
+                loss = DiRALoss(
+                    adversarial_weight=0.5,
+                    adversary="wasserstein" if form == "wasserstein" else "hinge",
+                    balanced=form == "balanced",
+                )
+                return DiRA(self.backbone, loss=loss, conditional=form == "conditional")
+
+        metrics = self.watch(Other(), tmp_path, epochs=1)
+        assert ("dira/accuracy_real" in metrics) == (form != "wasserstein")
+        share = metrics["dira/adversarial_share"]
+        assert share.isfinite()
+        assert share > 0
+
+    def test_hosts_that_restore(self, tmp_path) -> None:
+        class Host(DiRAMixin, SimSiam):
+            def configure_dira(self) -> DiRA:
+                return DiRA(self.backbone, restores=False, target_channels=3)
+
+            def training_step(self, batch, index):
+                views = batch[0]
+                loss = self.backbone(views[0]).square().mean()
+                return self.dira(loss, restored=views[0], target=views[1])
+
+        settings = dict(max_epochs=1, callbacks=[RestorationLogger()])
+        with pytest.raises(RuntimeError, match="leave this callback out"):
+            trainer(tmp_path, **settings).fit(Host(), loader())
 
     def test_an_adversary_that_has_won(self, tmp_path) -> None:
         class Knows(nn.Module):
