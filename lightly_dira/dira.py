@@ -12,11 +12,9 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from lightly_dira.features.pyramid import FeaturePyramid
-from lightly_dira.features.restoring_host import RestoringHost
 from lightly_dira.features.which_pass import which_view
 from lightly_dira.loss import DiRALoss, DiRALossComponents
-from lightly_dira.models.patch_discriminator import PatchDiscriminator
-from lightly_dira.models.restoration_head import head_for
+from lightly_dira.parts import make_parts
 from lightly_dira.training.checks import (
     FiniteTerms,
     check_loss,
@@ -25,8 +23,7 @@ from lightly_dira.training.checks import (
     touching,
 )
 from lightly_dira.training.modes import evaluating
-from lightly_dira.training.optimizer_follower import OptimizerFollower, stages
-from lightly_dira.training.randomness import same_randomness
+from lightly_dira.training.optimizer_follower import OptimizerFollower
 from lightly_dira.training.schedule import Schedule
 from lightly_dira.transforms.dira_views import DiRAViews, find_views
 
@@ -177,50 +174,23 @@ class DiRA(OptimizerFollower):
         ):
             if not value > 0:
                 raise ValueError(f"DiRA: {name} must be above 0, got {value}.")
-        given = schedule is not None
-        if schedule is None:
-            schedule = stages(restorative_start, adversarial_start)
-        elif restorative_start or adversarial_start:
-            raise ValueError(
-                "DiRA: give a schedule, or restorative_start and adversarial_start, "
-                "not both."
-            )
-        features: FeaturePyramid | RestoringHost
-        if restores:
-            features = FeaturePyramid(backbone, input_size=input_size, layers=layers)
-        else:
-            if (head, input_size, layers) != (None, None, None):
-                raise ValueError(
-                    "DiRA: with restores=False the host restores by itself. Leave out "
-                    "head, input_size and layers."
-                )
-            features, head = RestoringHost(backbone), nn.Identity()
-        weight = next(backbone.parameters())
-        with same_randomness(weight.device):
-            if head is None:
-                assert isinstance(features, FeaturePyramid)
-                head = head_for(
-                    features.channels,
-                    features.strides,
-                    target_channels,
-                    spatial_dims=features.spatial_dims,
-                )
-            if discriminator is None:
-                seen = features.image_channels if conditional else 0
-                discriminator = PatchDiscriminator(
-                    target_channels + seen, spatial_dims=features.spatial_dims
-                )
-        # Losses and Adam's step are computed in at least 32 bits.
-        precise = torch.promote_types(weight.dtype, torch.float32)
+        parts = make_parts(
+            backbone,
+            head=head,
+            discriminator=discriminator,
+            target_channels=target_channels,
+            input_size=input_size,
+            layers=layers,
+            restores=restores,
+            conditional=conditional,
+        )
         super().__init__(
-            features,
-            head.to(weight.device, weight.dtype),
-            discriminator.to(weight.device, precise),
+            *parts,
             criterion=criterion,
             discriminator_lr=discriminator_lr,
+            starts=(restorative_start, adversarial_start),
             schedule=schedule,
         )
-        self._schedule_was_set = given
         self.loss = loss or DiRALoss()
         self.target_channels = target_channels
         self.restores = restores

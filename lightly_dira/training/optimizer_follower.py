@@ -46,7 +46,8 @@ class OptimizerFollower(nn.Module):
         *,
         criterion: nn.Module | None,
         discriminator_lr: float,
-        schedule: Schedule,
+        starts: tuple[float, float],
+        schedule: Schedule | None,
     ) -> None:
         """Takes the parts; the arguments are those of `DiRA`."""
         super().__init__()
@@ -65,8 +66,13 @@ class OptimizerFollower(nn.Module):
         self._before = (0, 0)
         self._followed = FollowedOptimizer()
         self.steps = 0
-        self.follow_schedule(schedule)
-        self._schedule_was_set = False
+        if schedule is not None and any(starts):
+            raise ValueError(
+                "DiRA: give a schedule, or restorative_start and adversarial_start, "
+                "not both."
+            )
+        self.follow_schedule(schedule or stages(*starts))
+        self._schedule_was_set = schedule is not None
 
     @property
     def stage(self) -> str:
