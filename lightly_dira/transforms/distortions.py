@@ -1,63 +1,20 @@
-"""The distortions that DiRA restores, as albumentations transforms.
+"""Paintings: blocks, or all but blocks, that DiRA restores, filled with black or noise.
 
-Each takes an image, or a volume, in which its blocks are drawn in three dimensions.
+Blocks are drawn in two dimensions for images and in three for volumes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from random import Random
 from typing import Any
 
-import albumentations as A
 import numpy as np
 from numpy.typing import NDArray
 
-# Places to try before a block is given up in a crowded image.
-_TRIES = 100
-Block = tuple[int, ...]
-"""The first position of a block along each side, then the first behind it."""
+from lightly_dira.transforms.blocks import Block, Blocks, area_of, draw
 
 
-class _Blocks(A.ImageOnlyTransform):  # type: ignore[misc]
-    """Draws blocks: rectangles in images, cuboids in volumes (D, H, W)."""
-
-    def __init__(self, count: int, side: tuple[float, float], p: float) -> None:
-        super().__init__(p=p)
-        low, high = side
-        if count < 1 or not 0 < low <= high <= 1:
-            raise ValueError(
-                f"{type(self).__name__}: count must be at least 1 and side (shortest, "
-                "longest) with 0 < shortest <= longest <= 1, got "
-                f"{count} and {side}."
-            )
-        self.count = count
-        self.side = side
-
-    def get_params_dependent_on_data(
-        self, params: dict[str, Any], data: dict[str, Any]
-    ) -> dict[str, Any]:
-        """Draws the blocks."""
-        volume = data.get("volume")
-        sizes = params["shape"][:2] if volume is None else volume.shape[:3]
-        # Shortest and longest side in pixels.
-        sides = [
-            tuple(max(1, round(part * size)) for part in self.side) for size in sizes
-        ]
-        return self._draw(sizes, sides)
-
-    def _draw(
-        self, sizes: Sequence[int], sides: list[tuple[int, ...]]
-    ) -> dict[str, Any]:
-        raise NotImplementedError
-
-    def apply_to_volume(self, volume: NDArray[Any], **params: Any) -> NDArray[Any]:
-        """Applies the transform to a volume (D, H, W) or (D, H, W, C)."""
-        changed: NDArray[Any] = self.apply(volume, **params)
-        return changed
-
-
-class _Painting(_Blocks):
+class _Painting(Blocks):
     """Draws blocks one after the other, up to a random stop."""
 
     default_side: tuple[float, float]
@@ -98,8 +55,8 @@ class _Painting(_Blocks):
 
     def _interval(self, size: int, sides: tuple[int, ...]) -> tuple[int, int]:
         margin = min(round(self.margin * size), (size - 1) // 2)
-        length = min(_draw(self.py_random, *sides), size - 2 * margin)
-        start = _draw(self.py_random, margin, size - margin - length)
+        length = min(draw(self.py_random, *sides), size - 2 * margin)
+        start = draw(self.py_random, margin, size - margin - length)
         return start, start + length
 
     def _filling(self, image: NDArray[Any]) -> NDArray[Any]:
@@ -158,7 +115,7 @@ class InPainting(_Painting):
         """Returns a copy with filled blocks."""
         img = img.copy()
         for block in rectangles:
-            img[_area(block)] = self._filling(img[_area(block)])
+            img[area_of(block)] = self._filling(img[area_of(block)])
         return img
 
 
@@ -204,105 +161,5 @@ class OutPainting(_Painting):
         """Returns a filled image with windows of the given one."""
         out = self._filling(img)
         for block in rectangles:
-            out[_area(block)] = img[_area(block)]
+            out[area_of(block)] = img[area_of(block)]
         return out
-
-
-class PatchShuffling(_Blocks):
-    """Exchanges pairs of small rectangles of the image [0, 1].
-
-    The two rectangles of a pair have the same size. No two rectangles overlap, so
-    that every pixel is kept exactly once. If no free place is found for a pair, there
-    are fewer exchanges.
-
-    Args:
-        count: Exchanges to make.
-        side: Shortest and longest side, as fractions of the image's.
-        p: Probability to apply the transform.
-
-    Targets:
-        image, volume
-
-    Image types:
-        any
-
-    Raises:
-        ValueError: If a number is out of range.
-
-    Examples:
-        >>> import numpy as np
-        >>> from lightly_dira.transforms import PatchShuffling
-        >>> image = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
-        >>> shuffled = PatchShuffling()(image=image)["image"]
-        >>> bool((shuffled == image).all()), len(np.unique(shuffled)) == 64 * 64
-        (False, True)
-
-    - [0]: DiRA, 2022, https://arxiv.org/abs/2204.10437 (sizes for images of 224 x 224)
-    - [1]: Models Genesis, 2019, https://arxiv.org/abs/1908.06912
-    """
-
-    def __init__(
-        self,
-        count: int = 10,
-        side: tuple[float, float] = (10 / 224, 15 / 224),
-        p: float = 1.0,
-    ) -> None:
-        """Creates the transform."""
-        super().__init__(count, side, p)
-
-    def _draw(
-        self, sizes: Sequence[int], sides: list[tuple[int, ...]]
-    ) -> dict[str, Any]:
-        taken: list[Block] = []
-        for _ in range(self.count):
-            lengths = [_draw(self.py_random, *limits) for limits in sides]
-            first = self._free_place(taken, lengths, sizes)
-            if first is None:
-                continue
-            second = self._free_place([*taken, first], lengths, sizes)
-            if second is not None:
-                taken += first, second
-        return {"pairs": list(zip(taken[::2], taken[1::2], strict=True))}
-
-    def apply(
-        self, img: NDArray[Any], pairs: list[tuple[Block, Block]], **params: Any
-    ) -> NDArray[Any]:
-        """Returns a copy with exchanged blocks."""
-        out = img.copy()
-        for first, second in pairs:
-            out[_area(first)] = img[_area(second)]
-            out[_area(second)] = img[_area(first)]
-        return out
-
-    def _free_place(
-        self, taken: list[Block], lengths: list[int], sizes: Sequence[int]
-    ) -> Block | None:
-        for _ in range(_TRIES):
-            starts = [
-                _draw(self.py_random, 0, size - length)
-                for size, length in zip(sizes, lengths, strict=True)
-            ]
-            stops = [a + length for a, length in zip(starts, lengths, strict=True)]
-            if not any(_overlap(starts, stops, other) for other in taken):
-                return (*starts, *stops)
-        return None
-
-
-def _area(block: Block) -> tuple[slice, ...]:
-    half = len(block) // 2
-    return tuple(map(slice, block[:half], block[half:]))
-
-
-def _overlap(starts: list[int], stops: list[int], other: Block) -> bool:
-    half = len(starts)
-    return all(
-        start < after and stop > before
-        for start, stop, before, after in zip(
-            starts, stops, other[:half], other[half:], strict=True
-        )
-    )
-
-
-def _draw(random: Random, low: int, high: int) -> int:
-    """Draws from low to high, both included; several times faster than `randint`."""
-    return low + int(random.random() * (high - low + 1))

@@ -8,12 +8,9 @@ from typing import Any
 import albumentations as A
 import cv2
 
-from lightly_dira.transforms.distortions import (
-    InPainting,
-    OutPainting,
-    PatchShuffling,
-)
+from lightly_dira.transforms.distortions import InPainting, OutPainting
 from lightly_dira.transforms.grey_curves import NonLinearIntensity
+from lightly_dira.transforms.shuffling import PatchShuffling, PixelShuffling
 
 
 def published_mixture(
@@ -57,9 +54,9 @@ def published_volume_mixture(displacement: float = 3.8) -> A.Sequential:
     """The distortions of volumes by TransVW [0], with its numbers.
 
     An elastic deformation in plane, then one of four, each with probability 0.25: 5
-    exchanges of blocks with sides up to 1/10 of the volume's, a curve of grey levels
-    (half of them inverted), one block of noise with sides of 1/6 to 1/3, or noise
-    around one window with sides of 3/7 to 4/7.
+    blocks with sides up to 1/10 of the volume's, whose voxels are shuffled, a curve of
+    grey levels (half of them inverted), one block of noise with sides of 1/6 to 1/3, or
+    noise around one window with sides of 3/7 to 4/7.
 
     TransVW deforms by uniform noise in [-991, 991] that a Gaussian (8 voxels) smooths
     in three dimensions, which leaves displacements with a deviation of 3.8 voxels. Here
@@ -102,12 +99,48 @@ def published_volume_mixture(displacement: float = 3.8) -> A.Sequential:
             ),
             A.OneOf(
                 [
-                    PatchShuffling(count=5, side=(1 / 64, 6 / 64)),
+                    PixelShuffling(count=5, side=(1 / 64, 6 / 64)),
                     NonLinearIntensity(inverted=0.5),
                     InPainting(side=(1 / 6, 1 / 3), **one),
                     OutPainting(side=(3 / 7, 4 / 7), **one),
                 ],
                 p=1,
+            ),
+        ],
+        p=1,
+    )
+
+
+def models_genesis_mixture() -> A.Sequential:
+    """The distortions of volumes by Models Genesis [0], with its numbers.
+
+    10,000 blocks with sides up to 1/10 of the volume's, whose voxels are shuffled (p
+    0.5), a curve of grey levels (p 0.9, half of them inverted), and noise (p 0.9): in
+    blocks with sides of 1/6 to 1/3 (20 %) or around windows with sides of 3/7 to 4/7
+    (80 %), up to 5 of them, each followed by another with probability 0.95. Its flips
+    move the target, too: they are those of `VolumePipeline`.
+
+    Examples:
+        >>> import numpy as np
+        >>> from lightly_dira.transforms import models_genesis_mixture
+        >>> cube = np.random.rand(32, 64, 64).astype(np.float32)
+        >>> models_genesis_mixture()(volume=cube)["volume"].shape
+        (32, 64, 64)
+
+    - [0]: Models Genesis, 2019, https://arxiv.org/abs/1908.06912
+    """
+    several: dict[str, Any] = {"count": 5, "stop": 0.05, "margin": 3 / 64}
+    several["fill"] = "noise"
+    return A.Sequential(
+        [
+            PixelShuffling(count=10_000, side=(1 / 64, 6 / 64), p=0.5),
+            NonLinearIntensity(inverted=0.5, p=0.9),
+            A.OneOf(
+                [
+                    InPainting(side=(1 / 6, 1 / 3), p=0.2, **several),
+                    OutPainting(side=(3 / 7, 4 / 7), p=0.8, **several),
+                ],
+                p=0.9,
             ),
         ],
         p=1,

@@ -7,12 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lightly_dira.transforms.distortions import (
+from lightly_dira.transforms import (
     InPainting,
+    NonLinearIntensity,
     OutPainting,
     PatchShuffling,
+    PixelShuffling,
 )
-from lightly_dira.transforms.grey_curves import NonLinearIntensity
 from lightly_dira.transforms.mixtures import published_mixture
 
 DISTORTIONS = [InPainting, OutPainting, PatchShuffling]
@@ -221,3 +222,41 @@ def test_bad_arguments(distortion, options) -> None:
 def test_bad_mixture(options) -> None:
     with pytest.raises(ValueError, match="published_mixture"):
         published_mixture(*options)
+
+
+class TestPixelShuffling:
+    def test_pixels_stay_in_their_blocks(self) -> None:
+        """The same permutation for all channels; what lies outside stays."""
+        transform = PixelShuffling(count=1, side=(0.25, 0.25))
+        transform.set_random_seed(0)
+        image = np.arange(32 * 32, dtype=np.uint16).reshape(32, 32)
+        image = np.stack([image, image + 2000], axis=2)
+        out = transform(image=image)["image"]
+        changed = np.argwhere((out != image).any(axis=2))
+        low, high = changed.min(axis=0), changed.max(axis=0) + 1
+        assert (high - low <= 8).all()
+        block = np.s_[low[0] : high[0], low[1] : high[1]]
+        assert np.array_equal(np.sort(out[block], None), np.sort(image[block], None))
+        assert np.array_equal(out[..., 1], out[..., 0] + 2000)
+        assert len(changed) > 32, "most pixels move"
+
+    def test_volumes_by_blocks_of_three_dimensions(self) -> None:
+        transform = PixelShuffling(count=1, side=(0.25, 0.25))
+        transform.set_random_seed(0)
+        volume = np.arange(16 * 24 * 32, dtype=np.float32).reshape(16, 24, 32)
+        out = transform(volume=volume)["volume"]
+        changed = np.argwhere(out != volume)
+        spread = changed.max(axis=0) + 1 - changed.min(axis=0)
+        assert (spread <= (4, 6, 8)).all()
+        assert (spread > (2, 3, 5)).all()
+        assert np.array_equal(np.sort(out, None), np.sort(volume, None))
+
+    def test_many_blocks(self) -> None:
+        """As in Models Genesis: no voxel stays where it was, none moves far."""
+        transform = PixelShuffling(count=10_000, side=(1 / 64, 6 / 64))
+        transform.set_random_seed(0)
+        ramp = np.linspace(0, 1, 64, dtype=np.float32)
+        out = transform(volume=np.tile(ramp, (32, 64, 1)))["volume"]
+        moved = np.abs(out - ramp) * 63
+        assert (moved > 0.5).mean() > 0.3
+        assert moved.max() < 6

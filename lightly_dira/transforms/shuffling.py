@@ -1,0 +1,171 @@
+"""Shufflings that DiRA restores: of blocks, and of the pixels inside blocks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from lightly_dira.transforms.blocks import Block, Blocks, area_of, draw
+
+# Places to try before a block is given up in a crowded image.
+_TRIES = 100
+
+
+class PatchShuffling(Blocks):
+    """Exchanges pairs of small rectangles of the image [0, 1].
+
+    The two rectangles of a pair have the same size. No two rectangles overlap, so
+    that every pixel is kept exactly once. If no free place is found for a pair, there
+    are fewer exchanges.
+
+    Args:
+        count: Exchanges to make.
+        side: Shortest and longest side, as fractions of the image's.
+        p: Probability to apply the transform.
+
+    Targets:
+        image, volume
+
+    Image types:
+        any
+
+    Raises:
+        ValueError: If a number is out of range.
+
+    Examples:
+        >>> import numpy as np
+        >>> from lightly_dira.transforms import PatchShuffling
+        >>> image = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
+        >>> shuffled = PatchShuffling()(image=image)["image"]
+        >>> bool((shuffled == image).all()), len(np.unique(shuffled)) == 64 * 64
+        (False, True)
+
+    - [0]: DiRA, 2022, https://arxiv.org/abs/2204.10437 (sizes for images of 224 x 224)
+    - [1]: Models Genesis, 2019, https://arxiv.org/abs/1908.06912
+    """
+
+    def __init__(
+        self,
+        count: int = 10,
+        side: tuple[float, float] = (10 / 224, 15 / 224),
+        p: float = 1.0,
+    ) -> None:
+        """Creates the transform."""
+        super().__init__(count, side, p)
+
+    def _draw(
+        self, sizes: Sequence[int], sides: list[tuple[int, ...]]
+    ) -> dict[str, Any]:
+        taken: list[Block] = []
+        for _ in range(self.count):
+            lengths = [draw(self.py_random, *limits) for limits in sides]
+            first = self._free_place(taken, lengths, sizes)
+            if first is None:
+                continue
+            second = self._free_place([*taken, first], lengths, sizes)
+            if second is not None:
+                taken += first, second
+        return {"pairs": list(zip(taken[::2], taken[1::2], strict=True))}
+
+    def apply(
+        self, img: NDArray[Any], pairs: list[tuple[Block, Block]], **params: Any
+    ) -> NDArray[Any]:
+        """Returns a copy with exchanged blocks."""
+        out = img.copy()
+        for first, second in pairs:
+            out[area_of(first)] = img[area_of(second)]
+            out[area_of(second)] = img[area_of(first)]
+        return out
+
+    def _free_place(
+        self, taken: list[Block], lengths: list[int], sizes: Sequence[int]
+    ) -> Block | None:
+        for _ in range(_TRIES):
+            starts = [
+                draw(self.py_random, 0, size - length)
+                for size, length in zip(sizes, lengths, strict=True)
+            ]
+            stops = [a + length for a, length in zip(starts, lengths, strict=True)]
+            if not any(_overlap(starts, stops, other) for other in taken):
+                return (*starts, *stops)
+        return None
+
+
+class PixelShuffling(Blocks):
+    """Shuffles the pixels inside small blocks, as Models Genesis and TransVW do [0, 1].
+
+    Blocks are drawn one by one, and may overlap: the last one counts.
+
+    Args:
+        count: Blocks to shuffle.
+        side: Shortest and longest side, as fractions of the image's.
+        p: Probability to apply the transform.
+
+    Targets:
+        image, volume
+
+    Image types:
+        any
+
+    Raises:
+        ValueError: If a number is out of range.
+
+    Examples:
+        >>> import numpy as np
+        >>> from lightly_dira.transforms import PixelShuffling
+        >>> volume = np.arange(32 * 64 * 64, dtype=np.float32).reshape(32, 64, 64)
+        >>> shuffled = PixelShuffling(count=1)(volume=volume)["volume"]
+        >>> len(np.unique(shuffled)) == volume.size
+        True
+
+    - [0]: Models Genesis, 2019, https://arxiv.org/abs/1908.06912 (10,000 blocks)
+    - [1]: TransVW, 2021, https://arxiv.org/abs/2102.10680 (5 blocks)
+    """
+
+    def __init__(
+        self,
+        count: int = 5,
+        side: tuple[float, float] = (1 / 64, 6 / 64),
+        p: float = 1.0,
+    ) -> None:
+        """Creates the transform."""
+        super().__init__(count, side, p)
+
+    def _draw(
+        self, sizes: Sequence[int], sides: list[tuple[int, ...]]
+    ) -> dict[str, Any]:
+        blocks = []
+        for _ in range(self.count):
+            lengths = [draw(self.py_random, *limits) for limits in sides]
+            starts = [
+                draw(self.py_random, 0, size - length)
+                for size, length in zip(sizes, lengths, strict=True)
+            ]
+            stops = [a + length for a, length in zip(starts, lengths, strict=True)]
+            blocks.append((*starts, *stops))
+        return {"shuffled": blocks}
+
+    def apply(
+        self, img: NDArray[Any], shuffled: list[Block], **params: Any
+    ) -> NDArray[Any]:
+        """Returns a copy with shuffled blocks."""
+        out = img.copy()
+        for block in shuffled:
+            area = area_of(block)
+            part = img[area]
+            pixels = part.reshape(math.prod(part.shape[: len(area)]), -1)
+            out[area] = self.random_generator.permutation(pixels).reshape(part.shape)
+        return out
+
+
+def _overlap(starts: list[int], stops: list[int], other: Block) -> bool:
+    half = len(starts)
+    return all(
+        start < after and stop > before
+        for start, stop, before, after in zip(
+            starts, stops, other[:half], other[half:], strict=True
+        )
+    )
