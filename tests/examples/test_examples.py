@@ -42,7 +42,7 @@ def test_loops(method: str, folder: Path, tmp_path: Path) -> None:
     assert "epoch: 00, loss: " in output
 
 
-@pytest.mark.parametrize("method", ["moco", "simsiam"])
+@pytest.mark.parametrize("method", ["moco", "simsiam", "genesis"])
 def test_volumes(method: str, tmp_path: Path) -> None:
     volumes = tmp_path / "volumes"
     volumes.mkdir()
