@@ -1,4 +1,4 @@
-"""Models Genesis around a 3-D U-Net of MONAI, plus the three lines of DiRA marked below.
+"""Models Genesis around a 3-D U-Net of MONAI, plus the three lines of DiRA.
 
 Models Genesis restores by itself, so DiRA makes no decoder: it adds the adversary. Two
 distorted views of each volume also attract each other (NTXentLoss on the averaged
