@@ -137,17 +137,23 @@ def resize_volume(volume: Tensor, size: Sequence[int], *, area: bool = True) -> 
         return volume
     depth, height, width = size
 
-    def resized(plane: NDArray[Any], high: int, wide: int) -> NDArray[Any]:
+    def resize(plane: NDArray[Any], into: NDArray[Any]) -> None:
         if area:
-            return resize_area(plane, high, wide)
-        return cv2.resize(plane, (wide, high), interpolation=cv2.INTER_LINEAR)
+            into[...] = resize_area(plane, *into.shape)
+        else:
+            shape = into.shape[::-1]
+            cv2.resize(plane, shape, dst=into, interpolation=cv2.INTER_LINEAR)
 
     channels, slices = volume.shape[:2]
     out = np.empty((channels, depth, height, width), np.float32)
     for channel, result in zip(volume.numpy(), out, strict=True):
-        planes = np.stack([resized(plane, height, width) for plane in channel])
-        rows = planes.reshape(slices, -1)
-        result[...] = resized(rows, depth, rows.shape[1]).reshape(result.shape)
+        planes = result
+        if slices != depth:
+            planes = np.empty((slices, height, width), np.float32)
+        for plane, into in zip(channel, planes, strict=True):
+            resize(plane, into)
+        if slices != depth:
+            resize(planes.reshape(slices, -1), result.reshape(depth, -1))
     return torch.from_numpy(out)
 
 
