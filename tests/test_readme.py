@@ -62,6 +62,19 @@ def test_the_study_is_that_of_the_rows(compare_report) -> None:
     assert compare_report.differences_as_markdown(tables["outcome_tests"]) in plan
 
 
+def test_volumes_are_those_of_the_rows(compare_report) -> None:
+    folder = ROOT / "examples/results/hippocampus"
+    tables = compare_report.make_tables(pd.read_csv(folder / "results.csv"))
+    text = (ROOT / "examples/results/README.md").read_text()
+    assert compare_report.as_markdown(tables["summary"]) in text
+    assert compare_report.differences_as_markdown(tables["outcome_tests"]) in text
+    errors = pd.read_csv(folder / "restored.csv")["error"]
+    distorted, mean, restored = (f"{error:.3f}" for error in errors)
+    assert f"an error of {restored}, the\n  mean crop {mean}" in text
+    assert f"the distorted ones {distorted}" in text
+    assert restored < mean < distorted
+
+
 def test_gains_in_the_readme_are_those_of_the_rows() -> None:
     tests = pd.read_csv(ROOT / "examples/results/chest/outcome_tests.csv")
     names = {"MeanBarlowTwins": "Barlow Twins (mean)"}

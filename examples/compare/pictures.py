@@ -53,10 +53,14 @@ def draw_restored(
     rows = {"clean": views.target, "distorted": views.view}
     for name, encoder in encoders.items():
         rows[f"restored by\n{name}"] = restore(encoder, views.view)
-    figure, axes = _grid(rows, "Validation images, distorted and restored")
+    height = 1.5
+    if views.target.ndim == 5:
+        # Three slices of each volume, across its three axes.
+        rows = {name: orthogonal_slices(volumes) for name, volumes in rows.items()}
+        height = 0.8
+    title = "Validation images, distorted and restored"
+    figure, axes = _grid(rows, title, height=height)
     for line, images in zip(axes, rows.values(), strict=True):
-        if images.ndim == 5:
-            images = orthogonal_slices(images)
         for axis, image in zip(line, images.mean(dim=1), strict=True):
             axis.imshow(image, cmap="gray", vmin=0, vmax=1)
     return figure
@@ -146,12 +150,16 @@ def draw_activations(encoders: Encoders, task: Task) -> plt.Figure:
 
 
 def _grid(
-    rows: dict[str, object], title: str, *, columns: int = COLUMNS
+    rows: dict[str, object],
+    title: str,
+    *,
+    columns: int = COLUMNS,
+    height: float = 1.5,
 ) -> tuple[plt.Figure, np.ndarray]:
     figure, axes = plt.subplots(
         len(rows),
         columns,
-        figsize=(1.5 * columns + 1, 1.5 * len(rows) + 0.5),
+        figsize=(1.5 * columns + 1, height * len(rows) + 0.5),
         squeeze=False,
         layout="constrained",
     )

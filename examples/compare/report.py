@@ -209,7 +209,9 @@ def draw_fractions(summary: pd.DataFrame) -> plt.Figure:
         for method in methods
         if here["fraction"].nunique() > 1
     ]
-    figure, axes = _panels(len(panels), columns=len(methods))
+    # A row for each task, or, of a single method, panels side by side.
+    columns = len(methods) if len(methods) > 1 else 3
+    figure, axes = _panels(len(panels), columns=columns)
     for axis, (task, protocol, metric, method, here) in zip(axes, panels, strict=False):
         for stage in COLOURS:
             of = "random" if stage == "random" else method
@@ -269,8 +271,9 @@ def _add_legend(figure: plt.Figure, axes: list[plt.Axes]) -> None:
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
+    columns = max(1, round(figure.get_figwidth() / 4))
     figure.legend(
-        entries.values(), entries, loc="outside lower center", ncols=3, fontsize=8
+        entries.values(), entries, loc="outside lower center", ncols=columns, fontsize=8
     )
 
 
