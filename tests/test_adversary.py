@@ -69,6 +69,19 @@ def test_gradient_penalty_is_the_formula(dims: int) -> None:
         torch.testing.assert_close(weight.grad[place], expected, rtol=1e-4, atol=1e-7)
 
 
+def test_gradient_penalty_is_computed_in_full_precision(dims: int) -> None:
+    torch.manual_seed(0)
+    critic = PatchDiscriminator(spatial_dims=dims)
+    restored, target = torch.rand(2, 3, 1, *SIZES[dims])
+    values = []
+    for enabled in (False, True):
+        torch.manual_seed(7)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            weights = dict(critic.named_parameters())
+            values.append(gradient_penalty(critic, weights, restored, target))
+    assert torch.equal(*values)
+
+
 def test_wasserstein_is_that_of_the_reference(dims: int) -> None:
     """Known gradients equal those of autograd, penalty included."""
     loss = DiRALoss(adversary="wasserstein", adversarial_weight=0.5)
@@ -202,20 +215,24 @@ def test_loops(form: str, dims: int) -> None:
         assert dira(model.loss(*views), views).isfinite()
 
 
-def test_balanced_while_accumulating() -> None:
-    """Two halves of a batch, each balanced by itself, are summed like other losses."""
-    model, optimizer, dira = made(2, **FORMS["balanced"])
+@pytest.mark.parametrize("form", ["balanced", "wasserstein"])
+def test_accumulation(form: str) -> None:
+    """Two halves of a batch, each by itself, are summed like other losses."""
+    model, optimizer, dira = made(2, **FORMS[form])
     optimizer.zero_grad()
     expected: dict[str, Tensor] = {}
     for seed in range(2):
         views = batch_of(2, seed)
-        alone = made(2, **FORMS["balanced"])
-        (alone[2](alone[0].loss(*views), views) / 2).backward()
-        for name, parameter in alone[0].named_parameters():
-            expected[name] = expected.get(name, 0) + parameter.grad
-        (dira(model.loss(*views), views) / 2).backward()
-    for name, parameter in model.named_parameters():
-        torch.testing.assert_close(parameter.grad, expected[name], msg=name)
+        alone = made(2, **FORMS[form])
+        for wrapper, method in ((alone[2], alone[0]), (dira, model)):
+            torch.manual_seed(seed)
+            (wrapper(method.loss(*views), views) / 2).backward()
+        for module in (alone[0], alone[2].discriminator):
+            for name, parameter in module.named_parameters():
+                expected[name] = expected.get(name, 0) + parameter.grad
+    for module in (model, dira.discriminator):
+        for name, parameter in module.named_parameters():
+            torch.testing.assert_close(parameter.grad, expected[name], msg=name)
 
 
 class Recording(PatchDiscriminator):

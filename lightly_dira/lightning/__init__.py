@@ -35,9 +35,11 @@ The tests cover these flags of the Trainer:
 
 `RestorationLogger()` sends pictures (clean, distorted, restored, difference) to the
 Trainer's logger, or writes PNG files; `CollapseWatch()` logs the spread of
-representations and the critic's accuracies, and warns of a collapse. `self.dira(loss,
-batch)` in a `validation_step` computes the three terms on held-out views, to select the
-best checkpoint.
+representations, the critic's accuracies and its share of the gradient, and warns of a
+collapse. Stages are given in steps, or in epochs: `adversarial_start_epoch = 100`, or
+``schedule_in_epochs = Schedule.stepwise(400, ramp=0.1)``. `self.dira(loss, batch)` in a
+`validation_step` computes the three terms on held-out views, to select the best
+checkpoint.
 
 In a plain loop, wrap both: `DistributedDataParallel(model)` and
 `DistributedDataParallel(dira)`; wrapping only one is an error at the first step. Two
