@@ -34,6 +34,7 @@ from filelock import FileLock, Timeout
 from pictures import draw_pictures
 from pretraining import make_encoder, make_transforms, pretrain
 from report import report
+from restorative import HOSTS
 from results import Results, keep_settings, list_runs, restrict
 from settings import STAGES, parse
 from tasks import load_tasks
@@ -82,7 +83,9 @@ def compare(options: argparse.Namespace) -> None:
             baseline, head = BASELINES.get(stage), None
             backbone = baseline or make_encoder(settings, seed)
             if stage in STAGES:
-                images = pool.with_transform(transforms[stage])
+                # Hosts that restore by themselves mask undistorted views.
+                distorted = "di" if method in HOSTS else stage
+                images = pool.with_transform(transforms[distorted])
                 run = folder / "runs" / f"{method}-{stage}-{seed}"
                 pretrain(settings, method, stage, seed, images, run, progress)
                 head = from_pretrained(run, backbone)

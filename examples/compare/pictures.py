@@ -21,14 +21,18 @@ from lightly_dira.features.pyramid import FeaturePyramid
 from lightly_dira.transforms.volumes import orthogonal_slices
 
 COLUMNS = 6
-Encoders = dict[str, tuple[nn.Module, RestorationHead]]
+Encoders = dict[str, tuple[nn.Module, RestorationHead | None]]
 
 
 def draw_pictures(
     folder: Path, encoders: Encoders, tasks: list[Task], transform: DiRATransform
 ) -> None:
     """Writes restored.png, restored.csv and activations.png, of validation images."""
-    restoring = {name: e for name, e in encoders.items() if "-di-" not in name}
+    restoring = {
+        name: (backbone, head)
+        for name, (backbone, head) in encoders.items()
+        if "-di-" not in name and head is not None
+    }
     figures = {}
     if restoring:
         figures["restored"] = draw_restored(restoring, tasks[0], transform)

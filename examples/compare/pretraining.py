@@ -12,7 +12,9 @@ import torch
 import torchvision
 from discriminative import METHODS
 from lightly.models import ResNetGenerator
+from restorative import HOSTS
 from settings import STAGES, Settings
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -80,6 +82,16 @@ def make_encoder(settings: Settings, seed: int) -> nn.Module:
             widen_factor=settings.width,
         )
         return encoder.to(DEVICE)
+    if settings.encoder == "vit":
+        vit = VisionTransformer(
+            img_size=settings.size,
+            patch_size=8,
+            embed_dim=192,
+            depth=6,
+            num_heads=3,
+            num_classes=0,
+        )
+        return vit.to(DEVICE)
     if "-" in settings.encoder:
         resnet = ResNetGenerator(settings.encoder, width=settings.width)
         convolve, normalise, *layers, _ = resnet.children()
@@ -108,7 +120,8 @@ def pretrain(
         sides = settings.cube or (settings.size, settings.size)
         blank = torch.zeros(1, 1 if settings.cube else 3, *sides, device=DEVICE)
         width = backbone.eval()(blank).shape[1]
-    model = METHODS[method](
+    host = method in HOSTS
+    model = (METHODS | HOSTS)[method](
         backbone.train(), width, **settings.options.get(method, {})
     ).to(DEVICE, memory_format=layout)
     optimizer = make_optimizer(settings, stage, model)
@@ -129,6 +142,7 @@ def pretrain(
         ),
     )
     critic = PatchDiscriminator(
+        3 if host else 1,
         channels=[int(settings.critic * width) for width in (64, 128, 256, 512)],
         spatial_dims=len(sides),
     )
@@ -139,12 +153,16 @@ def pretrain(
         loss=DiRALoss(
             restorative_weight=settings.restorative_weight,
             adversarial_weight=settings.adversarial_weight,
+            balanced=settings.balanced,
         ),
         criterion=model.criterion,
         restorative_start=math.inf if stage == "di" else 0,
         adversarial_start=settings.adversary_from * steps
         if stage == "dira"
         else math.inf,
+        restores=not host,
+        target_channels=critic.in_channels,
+        last_layer=model.last_layer if host else None,
     )
     parts = {"model": model, "dira": dira, "optimizer": optimizer, "lr": schedule}
     mixed = settings.precision == "bf16-mixed"
@@ -162,7 +180,11 @@ def pretrain(
         for batch in loader:
             x0, x1 = (view.to(DEVICE, memory_format=layout) for view in batch[0])
             with torch.autocast(DEVICE.type, torch.bfloat16, enabled=mixed):
-                loss = dira(model(x0, x1), batch)
+                if host:
+                    loss, restored = model(x0, x1, bare=stage == "di")
+                    loss = dira(loss, restored=restored, target=x0)
+                else:
+                    loss = dira(model(x0, x1), batch)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -170,7 +192,7 @@ def pretrain(
         state = {name: part.state_dict() for name, part in parts.items()}
         save(state | {"epoch": epoch + 1}, path)
         progress.update()
-    save_pretrained(run, model.backbone, dira.head)
+    save_pretrained(run, model.backbone, None if host else dira.head)
     path.unlink()
 
 

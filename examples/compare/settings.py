@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from discriminative import METHODS
+from restorative import HOSTS
 
 from lightly_dira.evaluation.protocol import Protocol
 
@@ -21,12 +22,14 @@ class Settings:
     """What a comparison does.
 
     Attributes:
-        methods: Names from `discriminative.METHODS`.
+        methods: Names from `discriminative.METHODS`, or from `restorative.HOSTS`, which
+            need the encoder "vit" and restore by themselves.
         stages: "di", "dir" and "dira".
         seeds: Every method and stage runs once for each.
         encoder: A ResNet of torchvision, or, with a dash in its name ("resnet-9"),
-            Lightly's for small images, whose stem keeps their size; for volumes one of
-            MONAI, with a stem of stride 1.
+            Lightly's for small images, whose stem keeps their size; "vit", a small one
+            with patches of 8 pixels; for volumes a ResNet of MONAI, with a stem of
+            stride 1.
         width: Width of Lightly's and MONAI's ResNets.
         size: Side of views, in pixels.
         cube: Sides (D, H, W) of views of volumes, in voxels; none for images.
@@ -39,6 +42,7 @@ class Settings:
         epochs: Passes over the unlabelled images.
         restorative_weight: Weight of the restoration loss.
         adversarial_weight: Weight of the adversarial loss.
+        balanced: Whether that weight is relative, see `DiRALoss`.
         adversary_from: Fraction of a run after which `dira` gets its adversary.
         critic: Width of the adversary's critic, 1 as published.
         optimizer: "AdamW" or "SGD" (momentum 0.9).
@@ -73,6 +77,7 @@ class Settings:
     epochs: int = 20
     restorative_weight: float = 10.0
     adversarial_weight: float = 0.001
+    balanced: bool = False
     adversary_from: float = 1 / 3
     critic: float = 1.0
     optimizer: str = "AdamW"
@@ -171,7 +176,7 @@ def parse(arguments: list[str] | None, description: str) -> argparse.Namespace:
     )
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     known = {
-        "methods": METHODS,
+        "methods": [*METHODS, *HOSTS],
         "stages": STAGES,
         "protocols": get_args(Protocol),
         "decoder": ("pre-trained", "new"),
@@ -180,6 +185,10 @@ def parse(arguments: list[str] | None, description: str) -> argparse.Namespace:
     for field in dataclasses.fields(Settings):
         if field.name != "options":
             default = getattr(PRESETS["cpu"], field.name)
+            if isinstance(default, bool):
+                kind = argparse.BooleanOptionalAction
+                parser.add_argument(f"--{field.name}", action=kind, default=None)
+                continue
             several = isinstance(default, tuple)
             kind = type(default[0] if default else 0) if several else type(default)
             parser.add_argument(
@@ -196,6 +205,11 @@ def parse(arguments: list[str] | None, description: str) -> argparse.Namespace:
         if (value := getattr(options, field.name, None)) is not None
     }
     options.settings = dataclasses.replace(PRESETS[options.preset], **changed)
+    hosts = {name for name in options.settings.methods if name in HOSTS}
+    if hosts and options.settings.encoder != "vit":
+        parser.error(f"{', '.join(hosts)} needs --encoder vit")
+    if hosts and "dir" in options.settings.stages:
+        parser.error(f"{', '.join(hosts)} restores: choose --stages di dira")
     if options.out is None:
         options.out = Path(f"compare-{options.preset}")
     return options

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -19,7 +20,9 @@ _WEIGHTS, _SETTINGS = "model.safetensors", "config.json"
 
 
 def save_pretrained(
-    folder: str | os.PathLike[str], backbone: nn.Module, head: RestorationHead
+    folder: str | os.PathLike[str],
+    backbone: nn.Module,
+    head: RestorationHead | None = None,
 ) -> None:
     """Writes the weights of both as safetensors and the head's settings as JSON.
 
@@ -29,7 +32,7 @@ def save_pretrained(
         folder: Where to write ``model.safetensors`` and ``config.json``; it is made if
             it does not exist.
         backbone: The trained encoder.
-        head: The trained head, `dira.head`.
+        head: The trained head, `dira.head`; None for a host that restored by itself.
 
     Raises:
         ImportError: If safetensors is not installed.
@@ -46,10 +49,12 @@ def save_pretrained(
         >>> head = from_pretrained(folder, fresh)
     """
     safetensors = optional("safetensors.torch", extra="safetensors")
-    check_head("save_pretrained", head)
     weights = {f"backbone.{name}": v for name, v in backbone.state_dict().items()}
-    weights |= {f"head.{name}": value for name, value in head.state_dict().items()}
-    settings = {"lightly_dira": __version__, "head": head.settings}
+    settings: dict[str, Any] = {"lightly_dira": __version__, "head": None}
+    if head is not None:
+        check_head("save_pretrained", head)
+        weights |= {f"head.{name}": value for name, value in head.state_dict().items()}
+        settings["head"] = head.settings
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     # Copies, because safetensors rejects tensors that share memory.
@@ -62,7 +67,7 @@ def save_pretrained(
 
 def from_pretrained(
     folder: str | os.PathLike[str], backbone: nn.Module
-) -> RestorationHead:
+) -> RestorationHead | None:
     """Loads what `save_pretrained` wrote.
 
     Args:
@@ -71,7 +76,8 @@ def from_pretrained(
             may differ as in `export_encoder`.
 
     Returns:
-        The head, with its weights, for ``DiRA(backbone, optimizer, head=head)``.
+        The head, with its weights, for ``DiRA(backbone, optimizer, head=head)``; None
+        if none was saved.
 
     Raises:
         ImportError: If safetensors is not installed.
@@ -92,14 +98,15 @@ def from_pretrained(
             )
     try:
         settings = json.loads((folder / _SETTINGS).read_text())
-        version, arguments = settings["lightly_dira"], dict(settings["head"])
+        version, arguments = settings["lightly_dira"], settings["head"]
+        arguments = None if arguments is None else dict(arguments)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"from_pretrained: {folder / _SETTINGS} is not what save_pretrained "
             f"writes: {error!r}."
         ) from error
     try:
-        head = RestorationHead(**arguments)
+        head = None if arguments is None else RestorationHead(**arguments)
     except TypeError as error:
         raise ValueError(
             f"from_pretrained: {folder} was written by lightly-dira {version}, and "
@@ -113,10 +120,11 @@ def from_pretrained(
         metadata = file.metadata() or {}
         names = json.loads(metadata.get("order", "null")) or list(file.keys())
         weights = {name: file.get_tensor(name) for name in names}
-    check_values(below("head.", weights), head.state_dict())
-    head.load_state_dict(below("head.", weights))
+    if head is not None:
+        check_values(below("head.", weights), head.state_dict())
+        head.load_state_dict(below("head.", weights))
     load_weights(backbone, below("backbone.", weights))
-    return head.to(next(backbone.parameters()))
+    return None if head is None else head.to(next(backbone.parameters()))
 
 
 def below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

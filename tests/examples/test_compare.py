@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 from scipy import stats
 
 from lightly_dira.evaluation.protocol import Task
@@ -139,6 +140,26 @@ def test_volumes(hippocampus, tmp_path) -> None:
         "restored by SimSiam-dira-0",
     }
     assert errors.between(0, 1, inclusive="neither").all()
+
+
+def test_hosts_that_restore(data, tmp_path) -> None:
+    options = ("--data", data, "--out", tmp_path, "--encoder", "vit", "--balanced")
+    options += ("--protocols", "linear", "dense", "--methods", "MAE", "SimMIM")
+    done = run(*options, "--epochs", 2, "--adversarial-weight", 1)
+    assert done.returncode == 0, done.stderr
+    rows = rows_of(tmp_path)
+    assert {"MAE", "SimMIM"} < set(rows["method"])
+    assert json.loads((tmp_path / "settings.json").read_text())["balanced"] is True
+    weights = [
+        load_file(tmp_path / f"runs/MAE-{stage}-0/model.safetensors")
+        for stage in ("di", "dira")
+    ]
+    assert weights[0].keys() == weights[1].keys()
+    assert not any(name.startswith("head.") for name in weights[0])
+    name = "backbone.blocks.0.attn.qkv.weight"
+    assert not torch.equal(weights[0][name], weights[1][name])
+    done = run(*options, "--encoder", "resnet-9")
+    assert "needs --encoder vit" in done.stderr
 
 
 def test_pairs_of_scans_stay_together(hippocampus, monkeypatch) -> None:
