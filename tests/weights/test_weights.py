@@ -325,6 +325,14 @@ class TestPretrained:
         assert torch.equal(restore(other, loaded, images), expected)
         assert DiRA(other, head=loaded).restore(images).equal(expected)
 
+    def test_an_encoder_without_a_head(self, tmp_path) -> None:
+        """Of a host that restored by itself."""
+        backbone, other = (torchvision.models.resnet18() for _ in "12")
+        save_pretrained(tmp_path, backbone)
+        assert from_pretrained(tmp_path, other) is None
+        for name, value in backbone.state_dict().items():
+            assert torch.equal(other.state_dict()[name], value), name
+
     def test_into_other_names(self, tmp_path) -> None:
         backbone, head = u_net(headless(torchvision.models.resnet18()))
         save_pretrained(tmp_path, backbone, head)
