@@ -62,6 +62,13 @@ def test_the_study_is_that_of_the_rows(compare_report) -> None:
     assert compare_report.differences_as_markdown(tables["outcome_tests"]) in plan
 
 
+def test_hosts_are_those_of_the_rows(compare_report) -> None:
+    rows = pd.read_csv(ROOT / "examples/results/mae/results.csv")
+    text = (ROOT / "examples/results/README.md").read_text()
+    table = compare_report.as_markdown(compare_report.make_tables(rows)["summary"])
+    assert table in text
+
+
 def test_volumes_are_those_of_the_rows(compare_report) -> None:
     folder = ROOT / "examples/results/hippocampus"
     tables = compare_report.make_tables(pd.read_csv(folder / "results.csv"))
