@@ -54,8 +54,6 @@ class DiRA(OptimizerFollower):
 
     ``schedule=`` says more: linear ramps, and parts that end again (see `Schedule`).
 
-    ``schedule=`` says more: linear ramps, and parts that end again (see `Schedule`).
-
     A host that restores by itself, such as Lightly's MAE and SimMIM or a U-Net, gets
     the adversary only: ``DiRA(backbone, optimizer, restores=False)``, then
     ``dira(loss, restored=images, target=clean)``. The loss is the host's own, with its

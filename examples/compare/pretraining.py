@@ -37,33 +37,31 @@ def memory_format(settings: Settings) -> torch.memory_format:
 
 def make_transforms(settings: Settings) -> dict[str, DiRATransform]:
     """Returns the transform of each stage."""
+    views: VolumePipeline | PublishedPipeline
+    distort: A.BasicTransform | A.BaseCompose
     if settings.cube:
         depth, height, width = settings.cube
         low, high = settings.zoom
-        cubes = VolumePipeline(
+        views = VolumePipeline(
             (depth, height, width),
             scale=(low, high),
             curve=settings.intensity,
             inverted=0.0,
         )
-        mixture = published_volume_mixture(settings.displacement)
-        return {
-            stage: DiRATransform(cubes, distortion=distortion, spatial_dims=3)
-            for stage, distortion in zip(
-                STAGES, (A.NoOp(), mixture, mixture), strict=True
-            )
-        }
-    views = PublishedPipeline(
-        settings.size,
-        scale=(settings.smallest_crop, 1.0),
-        jitter=tuple(settings.jitter * most for most in PublishedPipeline.jitter),
-    )
-    distort: A.BasicTransform | A.BaseCompose = published_mixture()
-    if settings.intensity:
-        curve = NonLinearIntensity(inverted=0.0, p=settings.intensity)
-        distort = A.Sequential([curve, distort], p=1)
+        distort = published_volume_mixture(settings.displacement)
+    else:
+        views = PublishedPipeline(
+            settings.size,
+            scale=(settings.smallest_crop, 1.0),
+            jitter=tuple(settings.jitter * most for most in PublishedPipeline.jitter),
+        )
+        distort = published_mixture()
+        if settings.intensity:
+            curve = NonLinearIntensity(inverted=0.0, p=settings.intensity)
+            distort = A.Sequential([curve, distort], p=1)
+    dims = 3 if settings.cube else 2
     return {
-        stage: DiRATransform(views, distortion=distortion)
+        stage: DiRATransform(views, distortion=distortion, spatial_dims=dims)
         # Even `NoOp` draws a seed, so that all stages see the same crops.
         for stage, distortion in zip(STAGES, (A.NoOp(), distort, distort), strict=True)
     }

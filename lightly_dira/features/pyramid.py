@@ -33,7 +33,6 @@ class FeaturePyramid(Capture):
         strides: Pixels of the image, along each side, per position of the map; a tuple
             if they differ by side.
         spatial_dims: 2 for images, 3 for volumes.
-        image_channels: Channels of the images of the dry pass.
         image_shape: (C, H, W) of the images of the dry pass.
         entry: Name of the module that receives the image first; empty for the backbone.
         capturing: Whether passes of the backbone are captured for `take`.
@@ -80,13 +79,12 @@ class FeaturePyramid(Capture):
         self.channels = [level.channels for level in self._levels]
         self.strides = [level.stride for level in self._levels]
         self.spatial_dims = len(self.image_shape) - 1
-        self.image_channels = self.image_shape[0]
         self._recognition = Recognition()
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns what a copy needs; the copy watches its own backbone."""
         names = "backbone image_shape entry layers channels strides capturing _levels"
-        names += " spatial_dims image_channels"
+        names += " spatial_dims"
         return {name: self.__dict__[name] for name in names.split()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -174,6 +172,11 @@ class FeaturePyramid(Capture):
         maps = self._maps(run, slice(None), images.shape[2:])
         self._has_trained |= run.training
         return maps
+
+    @property
+    def image_channels(self) -> int:
+        """Channels of the images of the dry pass."""
+        return self.image_shape[0]
 
     @property
     def sees_changed_views(self) -> bool:

@@ -201,7 +201,8 @@ class CollapseWatch(_HeldOutCallback):
     def _look(
         self, trainer: Trainer, module: LightningModule, dira: DiRA, views: DiRAViews
     ) -> None:
-        representation = dira.features(views.view)[-1].flatten(2).mean(dim=2)
+        maps = dira.features(views.view)
+        representation = maps[-1].flatten(2).mean(dim=2)
         std = std_of_l2_normalized(representation) * representation.shape[1] ** 0.5
         condition = views.view if dira.conditional else None
         weights: dict[str, Tensor] = dict(dira.discriminator.named_parameters())
@@ -218,7 +219,7 @@ class CollapseWatch(_HeldOutCallback):
         if classifies:
             values |= {"accuracy_real": real, "accuracy_restored": restored}
         if dira.stage == "dira":
-            values["adversarial_share"] = _share(dira, views, condition)
+            values["adversarial_share"] = _share(dira, views, maps, condition)
         module.log_dict({f"dira/{name}": value for name, value in values.items()})
         if std < self.collapsed:
             self._warn(
@@ -240,9 +241,11 @@ class CollapseWatch(_HeldOutCallback):
             warnings.warn(f"DiRA: {message}", stacklevel=2)
 
 
-def _share(dira: DiRA, views: DiRAViews, condition: Tensor | None) -> Tensor:
+def _share(
+    dira: DiRA, views: DiRAViews, maps: list[Tensor], condition: Tensor | None
+) -> Tensor:
     """Compares the gradients of adversary and restoration at the encoder's maps."""
-    maps = [m.detach().requires_grad_() for m in dira.features(views.view)]
+    maps = [m.detach().requires_grad_() for m in maps]
     factors = dira.schedule(dira.steps)
     with torch.enable_grad(), same_randomness(maps[0].device):
         restored = dira.head(maps, views.view.shape[2:])

@@ -51,7 +51,7 @@ class Ramp:
         """Checks the numbers."""
         if not (self.start >= 0 and self.rise >= 0 and self.fall >= 0):
             raise ValueError(f"Ramp: numbers must be at least 0, got {self}.")
-        if not self.end >= min(self.start, self.end):
+        if math.isnan(self.end):
             raise ValueError(f"Ramp: end must be a number, got {self}.")
         if self.end < self.start:
             raise ValueError(f"Ramp: start must not lie behind end, got {self}.")

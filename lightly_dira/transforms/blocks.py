@@ -60,3 +60,13 @@ def area_of(block: Block) -> tuple[slice, ...]:
 def draw(random: Random, low: int, high: int) -> int:
     """Draws from low to high, both included; several times faster than `randint`."""
     return low + int(random.random() * (high - low + 1))
+
+
+def place(random: Random, lengths: Sequence[int], sizes: Sequence[int]) -> Block:
+    """Draws where a block of these lengths lies, anywhere inside the image."""
+    starts = [
+        draw(random, 0, size - length)
+        for size, length in zip(sizes, lengths, strict=True)
+    ]
+    stops = [start + length for start, length in zip(starts, lengths, strict=True)]
+    return (*starts, *stops)

@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from lightly_dira.transforms.blocks import Block, Blocks, area_of, draw
+from lightly_dira.transforms.blocks import Block, Blocks, area_of, draw, place
 
 # Places to try before a block is given up in a crowded image.
 _TRIES = 100
@@ -84,13 +84,9 @@ class PatchShuffling(Blocks):
         self, taken: list[Block], lengths: list[int], sizes: Sequence[int]
     ) -> Block | None:
         for _ in range(_TRIES):
-            starts = [
-                draw(self.py_random, 0, size - length)
-                for size, length in zip(sizes, lengths, strict=True)
-            ]
-            stops = [a + length for a, length in zip(starts, lengths, strict=True)]
-            if not any(_overlap(starts, stops, other) for other in taken):
-                return (*starts, *stops)
+            block = place(self.py_random, lengths, sizes)
+            if not any(_overlap(block, other) for other in taken):
+                return block
         return None
 
 
@@ -140,12 +136,7 @@ class PixelShuffling(Blocks):
         blocks = []
         for _ in range(self.count):
             lengths = [draw(self.py_random, *limits) for limits in sides]
-            starts = [
-                draw(self.py_random, 0, size - length)
-                for size, length in zip(sizes, lengths, strict=True)
-            ]
-            stops = [a + length for a, length in zip(starts, lengths, strict=True)]
-            blocks.append((*starts, *stops))
+            blocks.append(place(self.py_random, lengths, sizes))
         return {"shuffled": blocks}
 
     def apply(
@@ -161,11 +152,6 @@ class PixelShuffling(Blocks):
         return out
 
 
-def _overlap(starts: list[int], stops: list[int], other: Block) -> bool:
-    half = len(starts)
-    return all(
-        start < after and stop > before
-        for start, stop, before, after in zip(
-            starts, stops, other[:half], other[half:], strict=True
-        )
-    )
+def _overlap(block: Block, other: Block) -> bool:
+    pairs = zip(area_of(block), area_of(other), strict=True)
+    return all(one.start < two.stop and one.stop > two.start for one, two in pairs)
