@@ -27,20 +27,22 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from pathlib import Path
 
 import torch
 from baselines import BASELINES
+from encoders import make_encoder, make_started_encoder
 from filelock import FileLock, Timeout
 from pictures import draw_pictures
-from pretraining import make_encoder, make_transforms, pretrain
+from pretraining import path_of, pretrain
 from report import report
-from restorative import HOSTS
 from results import Results, keep_settings, list_runs, restrict
-from settings import STAGES, parse
-from tasks import load_tasks
+from settings import STAGES, Run, Settings, parse, views_of
+from tasks import load_tasks, read_words
 from tqdm import tqdm
+from views import make_transforms
 
-from lightly_dira.evaluation.protocol import evaluate
+from lightly_dira.evaluation.protocol import Row, Task, evaluate
 from lightly_dira.weights.pretrained import from_pretrained
 
 
@@ -76,30 +78,21 @@ def compare(options: argparse.Namespace) -> None:
     }
     keep_settings(folder, settings, options.split, pool, changed=bool(pending))
     transforms = make_transforms(settings)
-    epochs = sum(settings.epochs for method, stage, _ in pending if stage in STAGES)
+    groups: dict[tuple[int, str], list[Run]] = {}
+    for run in pending:
+        views = views_of(run) if run[1] in STAGES else ""
+        groups.setdefault((run[2], views), []).append(run)
+    epochs = sum(settings.epochs for _, stage, _ in pending if stage in STAGES)
     with tqdm(total=epochs, unit="epoch", disable=None) as progress:
-        for (method, stage, seed), lacking in pending.items():
-            progress.set_description(f"{method} {stage} {seed}")
-            baseline, head = BASELINES.get(stage), None
-            backbone = baseline or make_encoder(settings, seed)
-            if stage in STAGES:
-                # Hosts that restore by themselves mask undistorted views.
-                distorted = "di" if method in HOSTS else stage
-                images = pool.with_transform(transforms[distorted])
-                run = folder / "runs" / f"{method}-{stage}-{seed}"
-                pretrain(settings, method, stage, seed, images, run, progress)
-                head = from_pretrained(run, backbone)
-            # The bare method did not train its head: the U-Net gets a new decoder.
-            if stage == "di" or settings.decoder == "new":
-                head = None
-            rows = [
-                row
-                for task in lacking
-                for row in evaluate(
-                    task, backbone, head, split=options.split, seed=seed
-                )
-            ]
-            results.add(method, stage, seed, rows)
+        for (seed, views), runs in groups.items():
+            if views:
+                images = read_words(settings) if views == "words" else pool
+                images = images.with_transform(transforms[views])
+                progress.set_description(f"seed {seed}, {views} views")
+                pretrain(settings, runs, images, folder / "runs", progress)
+            for run in runs:
+                rows = evaluate_run(settings, run, pending[run], folder, options.split)
+                results.add(*run, rows)
     report(folder)
     if not pending and (folder / "restored.png").exists():
         return
@@ -110,7 +103,29 @@ def compare(options: argparse.Namespace) -> None:
         )
         for path in sorted(folder.glob(f"runs/*-{settings.seeds[0]}"))
     }
-    draw_pictures(folder, encoders, tasks, transforms["dira"])
+    draw_pictures(folder, encoders, tasks, transforms["distorted"])
+
+
+def evaluate_run(
+    settings: Settings, run: Run, tasks: list[Task], folder: Path, split: str
+) -> list[Row]:
+    """Evaluates a baseline or an encoder, untrained or as `pretrain` kept it."""
+    _, stage, seed = run
+    backbone, head = BASELINES.get(stage), None
+    if stage == "start":
+        backbone = make_started_encoder(settings, seed)
+    elif backbone is None:
+        backbone = make_encoder(settings, seed)
+    if stage in STAGES:
+        head = from_pretrained(path_of(folder / "runs", run), backbone)
+    # The bare method did not train its head: the U-Net gets a new decoder.
+    if stage == "di" or settings.decoder == "new":
+        head = None
+    return [
+        row
+        for task in tasks
+        for row in evaluate(task, backbone, head, split=split, seed=seed)
+    ]
 
 
 if __name__ == "__main__":

@@ -1,128 +1,42 @@
-"""Pre-training of one encoder, which goes on where it was killed."""
+"""Pre-training of the encoders of one seed, which goes on where it was killed."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-import albumentations as A
 import torch
-import torchvision
 from discriminative import METHODS
-from lightly.models import ResNetGenerator
+from encoders import DEVICE, make_started_encoder
 from restorative import HOSTS
-from settings import STAGES, Settings
-from timm.models.vision_transformer import VisionTransformer
-from torch import nn
+from settings import Run, Settings, views_of
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from lightly_dira import DiRA, DiRALoss, DiRATransform, PatchDiscriminator
+from lightly_dira import DiRA, DiRALoss, DiRAViews, PatchDiscriminator
 from lightly_dira.evaluation.labelled import LabelledImages
-from lightly_dira.transforms.grey_curves import NonLinearIntensity
-from lightly_dira.transforms.mixtures import published_mixture, published_volume_mixture
-from lightly_dira.transforms.published_pipeline import PublishedPipeline
-from lightly_dira.transforms.volume_pipeline import VolumePipeline
+from lightly_dira.training import Ramp, Schedule
 from lightly_dira.weights.pretrained import save_pretrained
-
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def memory_format(settings: Settings) -> torch.memory_format:
-    """Returns the faster one, by a fifth on CPUs."""
-    return torch.channels_last_3d if settings.cube else torch.channels_last
-
-
-def make_transforms(settings: Settings) -> dict[str, DiRATransform]:
-    """Returns the transform of each stage."""
-    views: VolumePipeline | PublishedPipeline
-    distort: A.BasicTransform | A.BaseCompose
-    if settings.cube:
-        depth, height, width = settings.cube
-        low, high = settings.zoom
-        views = VolumePipeline(
-            (depth, height, width),
-            scale=(low, high),
-            curve=settings.intensity,
-            inverted=0.0,
-        )
-        distort = published_volume_mixture(settings.displacement)
-    else:
-        views = PublishedPipeline(
-            settings.size,
-            scale=(settings.smallest_crop, 1.0),
-            jitter=tuple(settings.jitter * most for most in PublishedPipeline.jitter),
-        )
-        distort = published_mixture()
-        if settings.intensity:
-            curve = NonLinearIntensity(inverted=0.0, p=settings.intensity)
-            distort = A.Sequential([curve, distort], p=1)
-    dims = 3 if settings.cube else 2
-    return {
-        stage: DiRATransform(views, distortion=distortion, spatial_dims=dims)
-        # Even `NoOp` draws a seed, so that all stages see the same crops.
-        for stage, distortion in zip(STAGES, (A.NoOp(), distort, distort), strict=True)
-    }
-
-
-def make_encoder(settings: Settings, seed: int) -> nn.Module:
-    """Returns an encoder with its global pooling; its weights depend on the seed."""
-    torch.manual_seed(seed)
-    if settings.cube:
-        from monai.networks import nets  # images do without MONAI
-
-        encoder = getattr(nets, settings.encoder)(
-            n_input_channels=1,
-            feed_forward=False,
-            conv1_t_stride=1,
-            widen_factor=settings.width,
-        )
-        return encoder.to(DEVICE)
-    if settings.encoder == "vit":
-        vit = VisionTransformer(
-            img_size=settings.size,
-            patch_size=8,
-            embed_dim=192,
-            depth=6,
-            num_heads=3,
-            num_classes=0,
-        )
-        return vit.to(DEVICE)
-    if "-" in settings.encoder:
-        resnet = ResNetGenerator(settings.encoder, width=settings.width)
-        convolve, normalise, *layers, _ = resnet.children()
-        pool = nn.AdaptiveAvgPool2d(1)
-        return nn.Sequential(convolve, normalise, nn.ReLU(), *layers, pool).to(DEVICE)
-    resnet = getattr(torchvision.models, settings.encoder)()
-    return nn.Sequential(*list(resnet.children())[:-1]).to(DEVICE)
 
 
 def pretrain(
     settings: Settings,
-    method: str,
-    stage: str,
-    seed: int,
+    runs: list[Run],
     images: LabelledImages,
-    run: Path,
+    folder: Path,
     progress: tqdm,
 ) -> None:
-    """Pre-trains an encoder, and resumes after the last epoch that was saved."""
-    if (run / "config.json").exists():
-        progress.update(settings.epochs)
-        return
-    layout = memory_format(settings)
-    backbone = make_encoder(settings, seed)
-    with torch.no_grad():
-        sides = settings.cube or (settings.size, settings.size)
-        blank = torch.zeros(1, 1 if settings.cube else 3, *sides, device=DEVICE)
-        width = backbone.eval()(blank).shape[1]
-    host = method in HOSTS
-    model = (METHODS | HOSTS)[method](
-        backbone.train(), width, **settings.options.get(method, {})
-    ).to(DEVICE, memory_format=layout)
-    optimizer = make_optimizer(settings, stage, model)
+    """Pre-trains encoders of one seed on the same views, which are made only once.
+
+    Every run draws random numbers of its own, so that its encoder does not depend on
+    which others are trained beside it. A run that was killed resumes after its last
+    epoch that was saved.
+    """
     loader = DataLoader(
         images,
         settings.batch_size,
@@ -130,68 +44,156 @@ def pretrain(
         drop_last=True,
         num_workers=settings.workers,
     )
-    steps = settings.epochs * len(loader)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min(
-            1.0,
-            (step + 1) / (0.1 * steps),
-            0.5 + 0.5 * math.cos(math.pi * step / steps),
-        ),
-    )
-    critic = PatchDiscriminator(
-        3 if host else 1,
-        channels=[int(settings.critic * width) for width in (64, 128, 256, 512)],
-        spatial_dims=len(sides),
-    )
-    dira = DiRA(
-        model.backbone,
-        optimizer,
-        discriminator=critic.to(DEVICE),
-        loss=DiRALoss(
-            restorative_weight=settings.restorative_weight,
-            adversarial_weight=settings.adversarial_weight,
-            balanced=settings.balanced,
-        ),
-        criterion=model.criterion,
-        restorative_start=math.inf if stage == "di" else 0,
-        adversarial_start=settings.adversary_from * steps
-        if stage == "dira"
-        else math.inf,
-        restores=not host,
-        target_channels=critic.in_channels,
-        last_layer=model.last_layer if host else None,
-    )
-    parts = {"model": model, "dira": dira, "optimizer": optimizer, "lr": schedule}
-    mixed = settings.precision == "bf16-mixed"
-    first = 0
-    path = run.with_suffix(".pt")
-    if path.exists():
-        kept = torch.load(path, weights_only=True)
-        for name, part in parts.items():
-            part.load_state_dict(kept[name])
-        first = kept["epoch"]
-        progress.update(first)
-    for epoch in range(first, settings.epochs):
-        # Every epoch has its own seed: if it is killed, it is repeated unchanged.
-        torch.manual_seed(1000 * seed + epoch)
-        for batch in loader:
-            x0, x1 = (view.to(DEVICE, memory_format=layout) for view in batch[0])
-            with torch.autocast(DEVICE.type, torch.bfloat16, enabled=mixed):
-                if host:
-                    loss, restored = model(x0, x1, bare=stage == "di")
-                    loss = dira(loss, restored=restored, target=x0)
-                else:
-                    loss = dira(model(x0, x1), batch)
-            optimizer.zero_grad()
+    trainings = []
+    for run in runs:
+        if (path_of(folder, run) / "config.json").exists():
+            progress.update(settings.epochs)
+            continue
+        words = (
+            {"words": int(images.labels.max()) + 1} if views_of(run) == "words" else {}
+        )
+        trainings.append(Training(settings, run, len(loader), folder, **words))
+        progress.update(trainings[-1].epoch)
+    layout = memory_format(settings)
+    # A process that is killed while it saves leaves runs one epoch apart.
+    trainings.sort(key=attrgetter("epoch"))
+    for first, group in itertools.groupby(trainings, key=attrgetter("epoch")):
+        together = list(group)
+        for epoch in range(first, settings.epochs):
+            # Every epoch has its own seed: if it is killed, it is repeated unchanged.
+            torch.manual_seed(1000 * together[0].seed + epoch)
+            for views, labels, _ in loader:
+                views = views.to(DEVICE, memory_format=layout)
+                labels = labels.to(DEVICE)
+                for training in together:
+                    training.step(views, labels)
+            for training in together:
+                training.save(epoch + 1)
+                progress.update()
+    for training in trainings:
+        training.finish()
+
+
+def path_of(folder: Path, run: Run) -> Path:
+    """Returns where the encoder of a run is kept."""
+    method, stage, seed = run
+    return folder / f"{method}-{stage}-{seed}"
+
+
+class Training:
+    """A method around its encoder, in a stage of DiRA."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        run: Run,
+        steps_of_epoch: int,
+        folder: Path,
+        **options: Any,
+    ) -> None:
+        method, self.stage, self.seed = run
+        self.path = path_of(folder, run)
+        self.host = method in HOSTS
+        self.mixed = settings.precision == "bf16-mixed"
+        backbone = make_started_encoder(settings, self.seed)
+        dims = len(settings.cube) or 2
+        sides = settings.cube or (settings.size, settings.size)
+        with torch.no_grad():
+            blank = torch.zeros(1, 1 if dims == 3 else 3, *sides, device=DEVICE)
+            width = backbone.eval()(blank).flatten(1).shape[1]
+        model = (METHODS | HOSTS)[method](
+            backbone.train(), width, **settings.options.get(method, {}), **options
+        )
+        self.model = model.to(DEVICE, memory_format=memory_format(settings))
+        steps = settings.epochs * steps_of_epoch
+        self.optimizer = make_optimizer(settings, self.stage, self.model)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer,
+            lambda step: min(
+                1.0,
+                (step + 1) / (0.1 * steps),
+                0.5 + 0.5 * math.cos(math.pi * step / steps),
+            ),
+        )
+        channels = self.model.channels if self.host else 1
+        seen = blank.shape[1] if settings.conditional else 0
+        critic = PatchDiscriminator(
+            channels + seen,
+            channels=[int(settings.critic * width) for width in (64, 128, 256, 512)],
+            spatial_dims=dims,
+        )
+        restore = settings.restorative_from * steps
+        oppose = settings.adversary_from * steps
+        self.dira = DiRA(
+            self.model.backbone,
+            self.optimizer,
+            discriminator=critic.to(DEVICE),
+            loss=DiRALoss(
+                restorative_weight=settings.restorative_weight,
+                adversarial_weight=settings.adversarial_weight,
+                adversary=settings.adversary,
+                balanced=settings.balanced,
+            ),
+            criterion=self.model.criterion,
+            schedule=Schedule(
+                restorative=Ramp(math.inf if self.stage == "di" else restore),
+                adversarial=Ramp(oppose if self.stage == "dira" else math.inf),
+            ),
+            restores=not self.host,
+            target_channels=channels,
+            conditional=settings.conditional,
+            last_layer=self.model.last_layer if self.host else None,
+        )
+        self.parts = {
+            "model": self.model,
+            "dira": self.dira,
+            "optimizer": self.optimizer,
+            "lr": self.schedule,
+        }
+        self.epoch = 0
+        if self.kept.exists():
+            kept = torch.load(self.kept, weights_only=True)
+            for name, part in self.parts.items():
+                part.load_state_dict(kept[name])
+            self.epoch = kept["epoch"]
+
+    @property
+    def kept(self) -> Path:
+        """Where the state of an unfinished run lies."""
+        return self.path.with_suffix(".pt")
+
+    def step(self, views: DiRAViews, labels: Tensor) -> None:
+        # Whatever the method draws must not change the views to come.
+        with torch.random.fork_rng():
+            torch.manual_seed(1_000_000 * self.seed + self.dira.steps)
+            with torch.autocast(DEVICE.type, torch.bfloat16, enabled=self.mixed):
+                loss = self.loss_of(views, labels)
+            self.optimizer.zero_grad()
             loss.backward()
-            optimizer.step()
-            schedule.step()
-        state = {name: part.state_dict() for name, part in parts.items()}
-        save(state | {"epoch": epoch + 1}, path)
-        progress.update()
-    save_pretrained(run, model.backbone, None if host else dira.head)
-    path.unlink()
+            self.optimizer.step()
+            self.schedule.step()
+
+    def loss_of(self, views: DiRAViews, labels: Tensor) -> Tensor:
+        if not self.host:
+            return self.dira(self.model(*views), views)
+        loss, images, target, view = self.model(views, labels, bare=self.stage == "di")
+        return self.dira(loss, restored=images, target=target, view=view)
+
+    def save(self, epoch: int) -> None:
+        state: dict[str, Any] = {n: part.state_dict() for n, part in self.parts.items()}
+        beside = self.kept.with_suffix(".part")
+        torch.save(state | {"epoch": epoch}, beside)
+        os.replace(beside, self.kept)
+
+    def finish(self) -> None:
+        head = None if self.host else self.dira.head
+        save_pretrained(self.path, self.model.backbone, head)
+        self.kept.unlink()
+
+
+def memory_format(settings: Settings) -> torch.memory_format:
+    """Returns the faster one, by a fifth on CPUs."""
+    return torch.channels_last_3d if settings.cube else torch.channels_last
 
 
 def make_optimizer(
@@ -203,10 +205,3 @@ def make_optimizer(
     if settings.optimizer == "SGD":
         return torch.optim.SGD(parameters, momentum=0.9, **common)
     return getattr(torch.optim, settings.optimizer)(parameters, **common)
-
-
-def save(state: dict[str, Any], path: Path) -> None:
-    """Writes a file whole or not at all."""
-    beside = path.with_suffix(".part")
-    torch.save(state, beside)
-    os.replace(beside, path)

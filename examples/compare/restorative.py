@@ -1,13 +1,16 @@
-"""Hosts that restore by themselves: Lightly's MAE and SimMIM around a small ViT.
+"""Hosts that restore by themselves, bare and with what they lack.
 
-After the examples in Lightly's documentation (https://docs.lightly.ai). Bare, a host
-restores the masked patches of two views. As DiRA variant it gets what it lacks: masked
-views of one image attract each other, and an adversary judges whole images.
+Lightly's MAE and SimMIM around a small ViT, after the examples in Lightly's
+documentation (https://docs.lightly.ai), and the 3-D U-Nets of Models Genesis
+(https://arxiv.org/abs/1908.06912) and TransVW (https://arxiv.org/abs/2102.10680).
+
+All lack an adversary. All but TransVW, which classifies, lack a discriminative part: in
+their DiRA variants two views of an image attract each other.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightly.loss import NTXentLoss
 from lightly.models import utils
@@ -18,12 +21,44 @@ from lightly.models.modules import (
 )
 from lightly.models.modules.masked_vision_transformer_timm import init_weights
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from lightly_dira import DiRAViews
 from lightly_dira.models import fill_masked_patches
 
 
+class Restored(NamedTuple):
+    """What a host returns: its loss, and the images that it restored from `view`."""
+
+    loss: Tensor
+    images: Tensor
+    target: Tensor
+    view: Tensor
+
+
 class Host(nn.Module):
-    """Restores masked patches; subclasses encode and predict."""
+    """Restores; subclasses say how.
+
+    Attributes:
+        encoder: The encoder it needs, see `Settings`.
+        transform: Which views it gets, see `make_transforms`.
+        channels: Channels of restored images.
+        criterion: The loss that DiRA would be told of if it remembered batches.
+        last_layer: Weights of the layer that makes the images.
+    """
+
+    encoder = "vit"
+    transform = "plain"
+    channels = 3
+    criterion: nn.Module = nn.MSELoss()
+    last_layer: nn.Parameter
+
+    def forward(self, views: DiRAViews, labels: Tensor, *, bare: bool) -> Restored:
+        raise NotImplementedError
+
+
+class MaskedHost(Host):
+    """Restores masked patches of undistorted views."""
 
     mask_ratio = 0.75
 
@@ -37,7 +72,6 @@ class Host(nn.Module):
         self.projection_head = SimCLRProjectionHead(features, features, 128)
         self.contrast = NTXentLoss(temperature=0.2)
         self.contrastive_weight = contrastive_weight
-        self.criterion: nn.Module = nn.MSELoss()
 
     @property
     def last_layer(self) -> nn.Parameter:
@@ -65,16 +99,15 @@ class Host(nn.Module):
         restored = fill_masked_patches(images, predictions, idx_mask, self.patch_size)
         return loss, restored, self.projection_head(tokens[:, 0])
 
-    def forward(self, x0: Tensor, x1: Tensor, *, bare: bool) -> tuple[Tensor, Tensor]:
-        """Returns the loss and the restored first view."""
-        (loss0, restored, z0), (loss1, _, z1) = self.restore(x0), self.restore(x1)
+    def forward(self, views: DiRAViews, labels: Tensor, *, bare: bool) -> Restored:
+        (loss0, restored, z0), (loss1, _, z1) = map(self.restore, views)
         loss = 0.5 * (loss0 + loss1)
         if not bare:
             loss = loss + self.contrastive_weight * self.contrast(z0, z1)
-        return loss, restored
+        return Restored(loss, restored, views[0], views[0])
 
 
-class MAE(Host):
+class MAE(MaskedHost):
     def __init__(self, backbone: Any, features: int, **options: Any) -> None:
         super().__init__(backbone, features, **options)
         width = features // 2
@@ -101,11 +134,12 @@ class MAE(Host):
         return self.predict(utils.get_at_index(decoded, idx_mask))
 
 
-class SimMIM(Host):
+class SimMIM(MaskedHost):
+    criterion = nn.L1Loss()
+
     def __init__(self, backbone: Any, features: int, **options: Any) -> None:
         super().__init__(backbone, features, **options)
         self.predict = nn.Linear(features, self.patch_size**2 * 3)
-        self.criterion = nn.L1Loss()
 
     def encode(self, images: Tensor, idx_keep: Tensor, idx_mask: Tensor) -> Tensor:
         return self.masked.encode(images=images, idx_mask=idx_mask)
@@ -114,4 +148,85 @@ class SimMIM(Host):
         return self.predict(utils.get_at_index(tokens, idx_mask))
 
 
-HOSTS = {host.__name__: host for host in (MAE, SimMIM)}
+class UNetHost(Host):
+    """Restores distorted volumes: a decoder with skip connections on the encoder."""
+
+    encoder = "unet"
+    channels = 1
+
+    def __init__(self, backbone: nn.Sequential, features: int) -> None:
+        super().__init__()
+        from monai.networks.nets.basic_unet import UpCat
+
+        self.backbone = backbone
+        widths = [features // 8, features // 4, features // 2, features]
+        self.ups = nn.ModuleList(
+            UpCat(3, wide, skip, skip, "relu", "batch", bias=False)
+            for skip, wide in zip(widths[-2::-1], widths[:0:-1], strict=True)
+        )
+        self.last = nn.Conv3d(widths[0], 1, 1)
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        return self.last.weight
+
+    def restore(self, volumes: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns restored volumes and the pooled bottleneck."""
+        maps = [volumes]
+        for level in self.backbone[:-1]:
+            maps.append(level(maps[-1]))
+        x = maps[-1]
+        for up, skip in zip(self.ups, maps[-2:0:-1], strict=True):
+            x = up(x, skip)
+        return self.last(x).sigmoid(), self.backbone[-1](maps[-1]).flatten(1)
+
+
+class Genesis(UNetHost):
+    """Models Genesis: restores; its DiRA variant also contrasts bottlenecks."""
+
+    transform = "genesis"
+
+    def __init__(
+        self, backbone: Any, features: int, *, contrastive_weight: float = 0.01
+    ) -> None:
+        super().__init__(backbone, features)
+        self.projection_head = SimCLRProjectionHead(features, features, 128)
+        self.contrast = NTXentLoss(temperature=0.2)
+        self.contrastive_weight = contrastive_weight
+
+    def forward(self, views: DiRAViews, labels: Tensor, *, bare: bool) -> Restored:
+        (x0, z0), (x1, z1) = map(self.restore, views)
+        t0, t1 = views.targets
+        loss = 0.5 * (self.criterion(x0, t0) + self.criterion(x1, t1))
+        if not bare:
+            z0, z1 = self.projection_head(z0), self.projection_head(z1)
+            loss = loss + self.contrastive_weight * self.contrast(z0, z1)
+        return Restored(loss, x0, t0, views[0])
+
+
+class TransVW(UNetHost):
+    """Restores cubes and tells their visual words: needs `Settings.words`."""
+
+    transform = "words"
+
+    def __init__(
+        self, backbone: Any, features: int, *, words: int, word_weight: float = 0.01
+    ) -> None:
+        super().__init__(backbone, features)
+        self.tell = nn.Linear(features, words)
+        self.word_weight = word_weight
+
+    def forward(self, views: DiRAViews, labels: Tensor, *, bare: bool) -> Restored:
+        loss = views[0].new_zeros(())
+        for view, target in zip(views, views.targets, strict=True):
+            restored, pooled = self.restore(view)
+            told = F.cross_entropy(self.tell(pooled), labels)
+            loss = loss + 0.5 * (
+                self.criterion(restored, target) + self.word_weight * told
+            )
+            if view is views[0]:
+                first = restored
+        return Restored(loss, first, views.targets[0], views[0])
+
+
+HOSTS = {host.__name__: host for host in (MAE, SimMIM, Genesis, TransVW)}

@@ -64,6 +64,8 @@ def list_runs(settings: Settings) -> list[Run]:
     """Lists cheap runs first, then seed by seed, so that early results are pairs."""
     runs = [("baseline", stage, seed) for stage in BASELINES for seed in settings.seeds]
     runs += [("random", "random", seed) for seed in settings.seeds]
+    if settings.start:
+        runs += [("start", "start", seed) for seed in settings.seeds]
     return runs + [
         (method, stage, seed)
         for seed in settings.seeds

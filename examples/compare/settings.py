@@ -11,6 +11,7 @@ from typing import Any, get_args
 from discriminative import METHODS
 from restorative import HOSTS
 
+from lightly_dira.adversary import ADVERSARIES
 from lightly_dira.evaluation.protocol import Protocol
 
 Run = tuple[str, str, int]  # method, stage, seed
@@ -23,14 +24,18 @@ class Settings:
 
     Attributes:
         methods: Names from `discriminative.METHODS`, or from `restorative.HOSTS`, which
-            need the encoder "vit" and restore by themselves.
+            restore by themselves: MAE and SimMIM need the encoder "vit", Genesis and
+            TransVW the encoder "unet".
         stages: "di", "dir" and "dira".
         seeds: Every method and stage runs once for each.
         encoder: A ResNet of torchvision, or, with a dash in its name ("resnet-9"),
             Lightly's for small images, whose stem keeps their size; "vit", a small one
             with patches of 8 pixels; for volumes a ResNet of MONAI, with a stem of
-            stride 1.
-        width: Width of Lightly's and MONAI's ResNets.
+            stride 1, or "unet", that of the U-Net of Models Genesis.
+        width: Width of Lightly's and MONAI's encoders.
+        start: What encoders start from: nothing, "imagenet" for torchvision's weights,
+            which are downloaded, or a file of such weights. They are also evaluated.
+        words: Folder of visual words, for TransVW; see volumes/visual_words.py.
         size: Side of views, in pixels.
         cube: Sides (D, H, W) of views of volumes, in voxels; none for images.
         zoom: Least and largest crop of a volume, as multiples of the view's sides.
@@ -42,7 +47,10 @@ class Settings:
         epochs: Passes over the unlabelled images.
         restorative_weight: Weight of the restoration loss.
         adversarial_weight: Weight of the adversarial loss.
-        balanced: Whether that weight is relative, see `DiRALoss`.
+        adversary: Form of the adversarial losses, see `DiRALoss`.
+        balanced: Whether the adversary's weight is relative, see `DiRALoss`.
+        conditional: Whether the critic also sees the distorted view.
+        restorative_from: Fraction of a run after which `dir` and `dira` restore.
         adversary_from: Fraction of a run after which `dira` gets its adversary.
         critic: Width of the adversary's critic, 1 as published.
         optimizer: "AdamW" or "SGD" (momentum 0.9).
@@ -66,6 +74,8 @@ class Settings:
     seeds: tuple[int, ...] = (0, 1, 2)
     encoder: str = "resnet18"
     width: float = 1.0
+    start: str = ""
+    words: str = ""
     size: int = 32
     cube: tuple[int, ...] = ()
     zoom: tuple[float, ...] = (50 / 64, 79 / 64)
@@ -77,7 +87,10 @@ class Settings:
     epochs: int = 20
     restorative_weight: float = 10.0
     adversarial_weight: float = 0.001
+    adversary: str = "least_squares"
     balanced: bool = False
+    conditional: bool = False
+    restorative_from: float = 0.0
     adversary_from: float = 1 / 3
     critic: float = 1.0
     optimizer: str = "AdamW"
@@ -180,6 +193,7 @@ def parse(arguments: list[str] | None, description: str) -> argparse.Namespace:
         "stages": STAGES,
         "protocols": get_args(Protocol),
         "decoder": ("pre-trained", "new"),
+        "adversary": ADVERSARIES,
         "precision": ("32", "bf16-mixed"),
     }
     for field in dataclasses.fields(Settings):
@@ -205,11 +219,34 @@ def parse(arguments: list[str] | None, description: str) -> argparse.Namespace:
         if (value := getattr(options, field.name, None)) is not None
     }
     options.settings = dataclasses.replace(PRESETS[options.preset], **changed)
-    hosts = {name for name in options.settings.methods if name in HOSTS}
-    if hosts and options.settings.encoder != "vit":
-        parser.error(f"{', '.join(hosts)} needs --encoder vit")
-    if hosts and "dir" in options.settings.stages:
-        parser.error(f"{', '.join(hosts)} restores: choose --stages di dira")
+    if problem := find_problem(options.settings):
+        parser.error(problem)
     if options.out is None:
         options.out = Path(f"compare-{options.preset}")
     return options
+
+
+def find_problem(settings: Settings) -> str | None:
+    """Returns what is wrong with settings that do not fit together."""
+    for name in settings.methods:
+        host = HOSTS.get(name)
+        if host is not None and settings.encoder != host.encoder:
+            return f"{name} needs --encoder {host.encoder}"
+        if host is not None and "dir" in settings.stages:
+            return f"{name} restores: choose --stages di dira"
+        if name == "TransVW" and not settings.words:
+            return "TransVW needs --words FOLDER, as volumes/visual_words.py writes it"
+    if settings.encoder == "unet" and not settings.cube:
+        return "the encoder unet is for volumes: choose --preset volumes"
+    torchvision = settings.encoder.startswith("resnet") and "-" not in settings.encoder
+    if settings.start and (settings.cube or not torchvision):
+        return "--start is for ResNets of torchvision: choose --encoder resnet18"
+    return None
+
+
+def views_of(run: Run) -> str:
+    """Returns which views a run gets, see `make_transforms`."""
+    method, stage, _ = run
+    if method in HOSTS:
+        return HOSTS[method].transform
+    return "plain" if stage == "di" else "distorted"

@@ -79,12 +79,15 @@ def load_volumes(
         sys.exit("volumes need --data: see --help")
     size, fractions = settings.cube, settings.fractions
     steps, batch = settings.finetuning_steps, settings.finetuning_batch
-    if not Path(data).is_dir():
+    if Path(data).is_file():
+        volumes, data = load_nodules(Path(data)), "nodules"
+        protocols: tuple[Protocol, ...] = ("linear", "knn", "dense")
+    elif not Path(data).is_dir():
         try:
             volumes = read_medmnist(data, size=64 if max(size) > 28 else 28)
         except ValueError as error:
             sys.exit(f"--data {data}: there is no such folder, and {error}")
-        protocols: tuple[Protocol, ...] = ("linear", "knn", "fine-tuned")
+        protocols = ("linear", "knn", "fine-tuned")
     else:
         volumes = load_hippocampus(Path(data))
         data, protocols = "hippocampus", ("dense", "frozen U-Net", "U-Net")
@@ -118,6 +121,21 @@ def load_hippocampus(folder: Path) -> LabelledImages:
         axis=None,
     )
     return dataclasses.replace(read, images=[eight_bits(v) for v in read.images])
+
+
+def load_nodules(file: Path) -> LabelledImages:
+    """Reads boxes around nodules in CT, benign or malignant, with their masks."""
+    return read_npz(file, label="diagnosis", patient="patient", spatial_dims=3)
+
+
+def read_words(settings: Settings) -> LabelledImages:
+    """Reads the cubes of visual words that volumes/visual_words.py wrote."""
+    files = sorted(Path(settings.words).glob("word-*.npz"))
+    if not files:
+        sys.exit(f"{settings.words} holds no words: see volumes/visual_words.py.")
+    cubes = [np.load(file)["cubes"].astype(np.float32) for file in files]
+    labels = np.repeat(np.arange(len(files)), [len(part) for part in cubes])
+    return LabelledImages(np.concatenate(cubes), labels=labels, spatial_dims=3)
 
 
 def eight_bits(volume: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from lightly_dira.transforms.blocks import Block, Blocks, area_of, draw, place
@@ -133,23 +134,37 @@ class PixelShuffling(Blocks):
     def _draw(
         self, sizes: Sequence[int], sides: list[tuple[int, ...]]
     ) -> dict[str, Any]:
-        blocks = []
-        for _ in range(self.count):
-            lengths = [draw(self.py_random, *limits) for limits in sides]
-            blocks.append(place(self.py_random, lengths, sizes))
-        return {"shuffled": blocks}
+        low, high = np.transpose(sides)
+        shape = self.count, len(sizes)
+        random = self.random_generator
+        lengths = random.integers(low, high, shape, endpoint=True)
+        starts = random.integers(0, np.subtract(sizes, lengths), endpoint=True)
+        return {"starts": starts, "lengths": lengths}
 
     def apply(
-        self, img: NDArray[Any], shuffled: list[Block], **params: Any
+        self, img: NDArray[Any], starts: NDArray[Any], lengths: NDArray[Any], **_: Any
     ) -> NDArray[Any]:
         """Returns a copy with shuffled blocks."""
-        out = img.copy()
-        for block in shuffled:
-            area = area_of(block)
-            part = img[area]
-            pixels = part.reshape(math.prod(part.shape[: len(area)]), -1)
-            out[area] = self.random_generator.permutation(pixels).reshape(part.shape)
-        return out
+        sizes = img.shape[: starts.shape[1]]
+        pixels = img.reshape(math.prod(sizes), -1)
+        # All blocks of one shape at once: blocks are many, shapes few.
+        longest = tuple(lengths.max(axis=0) + 1)
+        shapes = np.ravel_multi_index(tuple(lengths.T), longest)
+        numbers, places, sources = [], [], []
+        for known in np.unique(shapes):
+            shape = np.unravel_index(known, longest)
+            block = np.flatnonzero(shapes == known)
+            inside = np.indices(shape).reshape(len(shape), 1, -1)
+            corners = starts[block].T[..., None]
+            place = np.ravel_multi_index(tuple(corners + inside), sizes)
+            numbers.append(np.broadcast_to(block[:, None], place.shape).ravel())
+            places.append(place.ravel())
+            sources.append(self.random_generator.permuted(place, axis=1).ravel())
+        order = np.argsort(np.concatenate(numbers), kind="stable")
+        taken = np.arange(len(pixels))
+        # NumPy keeps the last of several values for one pixel.
+        taken[np.concatenate(places)[order]] = np.concatenate(sources)[order]
+        return pixels[taken].reshape(img.shape)
 
 
 def _overlap(block: Block, other: Block) -> bool:

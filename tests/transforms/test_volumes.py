@@ -452,7 +452,8 @@ class TestDistortions:
         for _ in range(200):
             out = mixture(volume=volume)["volume"]
             same = (out == volume).mean()
-            if np.array_equal(np.sort(out, None), np.sort(volume, None)):
+            # Blocks may overlap, so that a voxel may stand twice.
+            if np.isin(out, volume).all():
                 counts["shuffled"] += 1
                 assert 1 - same <= 5 * 6 * 6 * 3 / volume.size
             elif same < 0.01:

@@ -1,0 +1,61 @@
+"""Transforms of a comparison, by what the views are for."""
+
+from __future__ import annotations
+
+import albumentations as A
+from settings import Settings
+
+from lightly_dira import DiRATransform
+from lightly_dira.transforms import models_genesis_mixture
+from lightly_dira.transforms.grey_curves import NonLinearIntensity
+from lightly_dira.transforms.mixtures import published_mixture, published_volume_mixture
+from lightly_dira.transforms.published_pipeline import PublishedPipeline
+from lightly_dira.transforms.volume_pipeline import VolumePipeline
+
+
+def make_transforms(settings: Settings) -> dict[str, DiRATransform]:
+    """Returns transforms by name; all draw the same crops from the same seed.
+
+    "plain" views are not distorted. "distorted" ones are, as DiRA does, "genesis" as
+    Models Genesis does, and "words" are whole cubes, as TransVW distorts them.
+    """
+    return _of_volumes(settings) if settings.cube else _of_images(settings)
+
+
+def _of_images(settings: Settings) -> dict[str, DiRATransform]:
+    views = PublishedPipeline(
+        settings.size,
+        scale=(settings.smallest_crop, 1.0),
+        jitter=tuple(settings.jitter * most for most in PublishedPipeline.jitter),
+    )
+    distort: A.BaseCompose = published_mixture()
+    if settings.intensity:
+        curve = NonLinearIntensity(inverted=0.0, p=settings.intensity)
+        distort = A.Sequential([curve, distort], p=1)
+    return {
+        # Even `NoOp` draws a seed.
+        "plain": DiRATransform(views, distortion=A.NoOp()),
+        "distorted": DiRATransform(views, distortion=distort),
+    }
+
+
+def _of_volumes(settings: Settings) -> dict[str, DiRATransform]:
+    depth, height, width = settings.cube
+    low, high = settings.zoom
+    views, curve = (
+        VolumePipeline(
+            (depth, height, width), scale=(low, high), curve=curve, inverted=0.0
+        )
+        for curve in (0.0, settings.intensity)
+    )
+    whole = VolumePipeline((depth, height, width), scale=(1.0, 1.0), flip=0.0, curve=0)
+    distort = published_volume_mixture(settings.displacement)
+    return {
+        name: DiRATransform(pipeline, distortion=distortion, spatial_dims=3)
+        for name, pipeline, distortion in (
+            ("plain", curve, A.NoOp()),
+            ("distorted", curve, distort),
+            ("genesis", views, models_genesis_mixture()),
+            ("words", whole, distort),
+        )
+    }
