@@ -215,6 +215,18 @@ def test_loops(form: str, dims: int) -> None:
         assert dira(model.loss(*views), views).isfinite()
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_compiled(form: str) -> None:
+    """Backbone and wrapper compiled give the terms of those that are not."""
+    expected = train(*made(2, **FORMS[form]), 2, range(3))
+    torch._dynamo.reset()
+    model, optimizer, dira = made(2, **FORMS[form])
+    model.backbone = torch.compile(model.backbone, backend="eager")
+    call = torch.compile(dira, backend="eager")
+    found = train(model, optimizer, call, 2, range(3))
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(expected))
+
+
 @pytest.mark.parametrize("form", ["balanced", "wasserstein"])
 def test_accumulation(form: str) -> None:
     """Two halves of a batch, each by itself, are summed like other losses."""

@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from lightly.models import utils
 from lightly.models.modules import (
+    MaskedCausalVisionTransformer,
     MaskedVisionTransformerDecoderTIMM,
     MaskedVisionTransformerTIMM,
 )
@@ -58,6 +59,35 @@ class MAE(nn.Module):
         return F.mse_loss(predictions, target), restored
 
 
+class AIM(nn.Module):
+    """That of Lightly's examples, small: predicts all patches, without class token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = MaskedCausalVisionTransformer(
+            img_size=32,
+            patch_size=8,
+            embed_dim=24,
+            depth=2,
+            num_heads=2,
+            class_token=False,
+            no_embed_class=True,
+            global_pool="avg",
+        )
+        self.predict = nn.Linear(24, 8 * 8 * 3)
+
+    def forward(self, images: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        torch.manual_seed(seed)
+        mask = utils.random_prefix_mask((len(images), 16), 15, images.device)
+        predictions = self.predict(self.backbone.forward_features(images, mask=mask))
+        target = utils.normalize_mean_var(utils.patchify(images, 8), dim=-1)
+        every = torch.arange(16).expand(len(images), -1)
+        restored = fill_masked_patches(
+            images, predictions, every, 8, prefix_tokens=0, normalized=True
+        )
+        return F.mse_loss(predictions, target), restored
+
+
 class UNetHost(nn.Module):
     """Models Genesis in small: MONAI's U-Net restores distorted cubes."""
 
@@ -71,7 +101,11 @@ class UNetHost(nn.Module):
         return F.mse_loss(restored, cubes), restored
 
 
-HOSTS = {"MAE": (MAE, (3, 32, 32)), "U-Net": (UNetHost, (1, 16, 16, 24))}
+HOSTS = {
+    "MAE": (MAE, (3, 32, 32)),
+    "AIM": (AIM, (3, 32, 32)),
+    "U-Net": (UNetHost, (1, 16, 16, 24)),
+}
 
 
 @pytest.fixture(params=HOSTS)
@@ -88,7 +122,7 @@ def host(request):
 
 
 def wrapped(model: nn.Module, optimizer=None, **options) -> DiRA:
-    channels = 3 if isinstance(model, MAE) else 1
+    channels = 1 if isinstance(model, UNetHost) else 3
     return DiRA(
         model.backbone, optimizer, restores=False, target_channels=channels, **options
     )

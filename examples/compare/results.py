@@ -117,14 +117,21 @@ def keep_settings(
     packages = ("lightly-dira", "lightly", "torch", "torchvision", "albumentations")
     packages += ("scikit-learn", "scipy", "segmentation-models-pytorch", "pandas")
     versions = [f"{package} {version(package)}" for package in packages]
-    threads = f"{torch.get_num_threads()} threads"
-    machine = f"Python {platform.python_version()}, {platform.machine()}, {threads}"
+    machine = f"Python {platform.python_version()}, {platform.machine()}, "
+    machine += f"{torch.get_num_threads()} threads"
+    if torch.cuda.is_available():
+        machine += f", {torch.cuda.get_device_name()}"
     write_whole(folder / "environment.txt", "\n".join([machine, *versions]) + "\n")
 
 
 def as_json(settings: Settings) -> dict[str, Any]:
-    """Returns settings as they are in JSON, with lists instead of tuples."""
+    """Returns settings as they are in JSON, with lists instead of tuples.
+
+    Of paths only the last part is kept: a folder of results may move.
+    """
     kept: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(settings)))
+    for name in ("start", "words"):
+        kept[name] = Path(kept[name]).name
     return kept
 
 

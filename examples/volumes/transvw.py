@@ -65,7 +65,7 @@ parser.add_argument("--epochs", type=int, default=10)
 parser.add_argument("--batch-size", type=int, default=16)
 options = parser.parse_args()
 
-# The cubes are the crops. `DiRATransform` distorts volumes as TransVW does.
+# The cubes are the crops; by default volumes are distorted as in TransVW.
 size = np.load(Path(options.words) / "word-000.npz")["cubes"].shape[1:]
 pipeline = VolumePipeline(size, scale=(1.0, 1.0), flip=0.0, curve=0.0)
 transform = DiRATransform(pipeline, spatial_dims=3)  # DiRA: the first line

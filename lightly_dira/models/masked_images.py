@@ -30,9 +30,13 @@ def fill_masked_patches(
 
     Values of a patch are ordered as by `lightly.models.utils.patchify`, position by
     position with the channels last, patches row by row; those of volumes likewise.
-    AIM predicts each next patch: its `idx_mask` are all tokens but the first.
+    AIM [1] has no class token and predicts all patches, normalised:
+    ``fill_masked_patches(images, predictions, idx, patch_size, prefix_tokens=0,
+    normalized=True)`` with ``idx = torch.arange(num_patches).expand(len(images), -1)``.
+    Pixio has ``prefix_tokens=vit.num_prefix_tokens`` and normalised targets.
 
     - [0]: Masked Autoencoders, 2021, https://arxiv.org/abs/2111.06377
+    - [1]: AIM, 2024, https://arxiv.org/abs/2401.08541
 
     Args:
         images: Clean images, (B, C, H, W), or volumes, (B, C, D, H, W).

@@ -56,6 +56,58 @@ def test_volumes(method: str, tmp_path: Path) -> None:
     assert "epoch: 00, loss: " in output
 
 
+def test_visual_words(tmp_path: Path) -> None:
+    """Goes on where it was stopped with the same words, on which TransVW trains."""
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    random = np.random.default_rng(0)
+    for number in range(5):
+        scan = random.integers(-1000, 400, (40, 36, 40), dtype=np.int16)
+        scan[:20] = -1000
+        np.save(scans / f"{number}.npy", scan)
+    options = ["--data", scans, "--window", -1000, 400, "--words", 3, "--patients", 3]
+    options += ["--input-size", 16, 16, 16, "--scan-size", 16, 32, 32, "--epochs", 2]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    output = run("volumes/visual_words.py", *options, "--out", whole, cwd=tmp_path)
+    assert "3 words of 3 patients" in output
+    words = [np.load(whole / f"word-{number:03}.npz") for number in range(3)]
+    for number, word in enumerate(words):
+        assert word["cubes"].shape == (9, 16, 16, 16)
+        assert (word["cubes"].min(), word["cubes"].max()) <= (0.0, 1.0)
+        assert len(set(word["patients"])) == 3
+        # One half is air, of which a cube may hold three quarters.
+        assert word["place"][0] > 0.4
+        for other in words[:number]:
+            apart = (word["place"] - other["place"]) * (40, 36, 40)
+            assert np.linalg.norm(apart) >= 5
+    # The cube itself stands at the place in the patient.
+    first = words[0]
+    scan = (np.load(scans / first["patients"][0]) + 1000.0) / 1400
+    centre = first["place"] * scan.shape
+    where = tuple(slice(round(c - 8), round(c - 8) + 16) for c in centre)
+    np.testing.assert_allclose(first["cubes"][0], scan[where], atol=1e-3)
+
+    stopped.mkdir()
+    for name in ("options.json", "autoencoder.pt", "word-000.npz"):
+        shutil.copy(whole / name, stopped / name)
+    run("volumes/visual_words.py", *options, "--out", stopped, cwd=tmp_path)
+    for number, word in enumerate(words):
+        again = np.load(stopped / f"word-{number:03}.npz")
+        assert all(np.array_equal(again[name], word[name]) for name in word.files)
+    options[options.index(3)] = 4
+    script = [sys.executable, str(EXAMPLES / "volumes/visual_words.py")]
+    other = subprocess.run(
+        [*script, *map(str, options), "--out", str(stopped)],
+        capture_output=True,
+        text=True,
+    )
+    assert other.returncode == 1
+    assert "holds words of other words" in other.stderr
+
+    options = ("--words", whole, "--epochs", 1, "--batch-size", 8)
+    assert "epoch: 00" in run("volumes/transvw.py", *options, cwd=tmp_path)
+
+
 METHODS = ["moco", "barlowtwins", "simsiam", "simclr", "vicreg", "byol", "dino"]
 
 
@@ -115,8 +167,9 @@ def test_shards(folder: Path, tmp_path: Path) -> None:
 
 
 def test_three_lines_are_all() -> None:
-    for path in [*EXAMPLES.glob("pytorch/*.py"), *EXAMPLES.glob("volumes/*.py")]:
-        code = path.read_text().split("from lightly_dira.evaluation")[1]
+    volumes = {*EXAMPLES.glob("volumes/*.py")} - {EXAMPLES / "volumes/visual_words.py"}
+    for path in [*EXAMPLES.glob("pytorch/*.py"), *volumes]:
+        code = path.read_text().split("from lightly_dira")[-1]
         code = "\n".join(part for part in code.splitlines() if " import " not in part)
         lines = [line for line in code.splitlines() if "dira" in line.lower()]
         assert len(lines) == 3, path

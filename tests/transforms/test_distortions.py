@@ -251,6 +251,33 @@ class TestPixelShuffling:
         assert (spread > (2, 3, 5)).all()
         assert np.array_equal(np.sort(out, None), np.sort(volume, None))
 
+    @pytest.mark.parametrize("sizes", [(20, 30), (10, 12, 14)])
+    def test_of_blocks_that_overlap_the_last_counts(self, sizes) -> None:
+        """Each position holds a value of the last block that covers it."""
+        transform = PixelShuffling()
+        transform.set_random_seed(0)
+        random = np.random.default_rng(0)
+        lengths = random.integers(1, 6, (40, len(sizes)))
+        starts = random.integers(0, np.subtract(sizes, lengths), endpoint=True)
+        image = np.arange(np.prod(sizes)).reshape(sizes)
+        out = transform.apply(image, starts=starts, lengths=lengths)
+        owner = np.full(sizes, -1)
+        areas = [
+            tuple(map(slice, start, start + length))
+            for start, length in zip(starts, lengths, strict=True)
+        ]
+        for number, area in enumerate(areas):
+            owner[area] = number
+        assert np.array_equal(out[owner < 0], image[owner < 0])
+        whole = 0
+        for number, area in enumerate(areas):
+            seen = out[owner == number]
+            assert np.isin(seen, image[area]).all()
+            assert len(np.unique(seen)) == len(seen)
+            whole += seen.size == image[area].size > 1
+        assert whole > 0
+        assert (out != image).mean() > 0.2
+
     def test_many_blocks(self) -> None:
         """As in Models Genesis: no voxel stays where it was, none moves far."""
         transform = PixelShuffling(count=10_000, side=(1 / 64, 6 / 64))
