@@ -62,8 +62,9 @@ def test_the_study_is_that_of_the_rows(compare_report) -> None:
     assert compare_report.differences_as_markdown(tables["outcome_tests"]) in plan
 
 
-def test_hosts_are_those_of_the_rows(compare_report) -> None:
-    rows = pd.read_csv(ROOT / "examples/results/mae/results.csv")
+@pytest.mark.parametrize("folder", ["mae", "masked"])
+def test_hosts_are_those_of_the_rows(folder: str, compare_report) -> None:
+    rows = pd.read_csv(ROOT / "examples/results" / folder / "results.csv")
     text = (ROOT / "examples/results/README.md").read_text()
     table = compare_report.as_markdown(compare_report.make_tables(rows)["summary"])
     assert table in text
@@ -82,14 +83,40 @@ def test_volumes_are_those_of_the_rows(compare_report) -> None:
     assert restored < mean < distorted
 
 
+@pytest.mark.parametrize("folder", ["chest64", "hippocampus_unet"])
+def test_the_second_study_is_that_of_the_rows(folder: str, compare_report) -> None:
+    rows = pd.read_csv(ROOT / "examples/results" / folder / "results.csv")
+    outcomes = compare_report.make_tables(rows)["outcomes"]
+    text = (ROOT / "examples/results/README.md").read_text()
+    assert compare_report.outcomes_as_markdown(outcomes) in text
+
+
+def test_pilots_at_64_pixels_are_those_of_the_rows() -> None:
+    rows = pd.read_csv(ROOT / "examples/results/pilots_64.csv")
+    text = (ROOT / "examples/results/README.md").read_text()
+    runs = list(rows.columns[: list(rows.columns).index("task")])
+    means = rows.groupby([*runs, "seed", "task", "protocol"])["value"].mean()
+    means = means.groupby([*runs, "seed", "protocol"]).mean().unstack()
+    known = {
+        tuple(f"{x:.3f}" for x in [*both["linear"], *both["dense"]])
+        for _, both in means.groupby(level=runs)
+    }
+    table = text.split("| encoder | linear, AUC (two seeds)")[1].split("\n\n")[0]
+    written = [tuple(re.findall(r"0\.\d{3}", line)) for line in table.splitlines()[2:]]
+    assert len(written) == 12
+    assert set(written) <= known
+
+
 def test_gains_in_the_readme_are_those_of_the_rows() -> None:
     tests = pd.read_csv(ROOT / "examples/results/chest/outcome_tests.csv")
-    names = {"MeanBarlowTwins": "Barlow Twins (mean)"}
+    names = {"MeanBarlowTwins": "Barlow Twins, mean"}
     for method in ("MoCo", "SimSiam", "MeanBarlowTwins"):
-        rows = tests[(tests.method == method) & (tests.iloc[:, -1] == "di")]
-        rows = rows[rows.iloc[:, -2] == "dira"]
-        cells = " | ".join(f"{value:+.3f}" for value in rows.iloc[:, 6])
-        assert f"| {names.get(method, method)} | {cells} |" in README
+        rows = tests[(tests.method == method) & (tests.protocol == "dense")]
+        rows = rows[(rows["first"] == "dira") & (rows["second"] == "di")]
+        gain = f"{rows['difference'].item():+.3f}"
+        text = " ".join(README.split())
+        name = names.get(method, method)
+        assert f"{gain} ({name})" in text or f"{gain} Dice ({name})" in text
 
 
 def test_readme_is_short_and_its_links_lead_somewhere() -> None:

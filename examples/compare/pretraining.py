@@ -49,10 +49,10 @@ def pretrain(
         if (path_of(folder, run) / "config.json").exists():
             progress.update(settings.epochs)
             continue
-        words = (
-            {"words": int(images.labels.max()) + 1} if views_of(run) == "words" else {}
-        )
-        trainings.append(Training(settings, run, len(loader), folder, **words))
+        options = {}
+        if views_of(run) == "words":
+            options["words"] = int(images.labels.max()) + 1
+        trainings.append(Training(settings, run, len(loader), folder, **options))
         progress.update(trainings[-1].epoch)
     layout = memory_format(settings)
     # A process that is killed while it saves leaves runs one epoch apart.
@@ -164,7 +164,7 @@ class Training:
 
     def step(self, views: DiRAViews, labels: Tensor) -> None:
         # Whatever the method draws must not change the views to come.
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
             torch.manual_seed(1_000_000 * self.seed + self.dira.steps)
             with torch.autocast(DEVICE.type, torch.bfloat16, enabled=self.mixed):
                 loss = self.loss_of(views, labels)

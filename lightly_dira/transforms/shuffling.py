@@ -168,5 +168,9 @@ class PixelShuffling(Blocks):
 
 
 def _overlap(block: Block, other: Block) -> bool:
-    pairs = zip(area_of(block), area_of(other), strict=True)
-    return all(one.start < two.stop and one.stop > two.start for one, two in pairs)
+    # Called a hundred times an image: a loop is several times faster than slices.
+    half = len(block) // 2
+    for axis in range(half):
+        if block[axis] >= other[axis + half] or other[axis] >= block[axis + half]:
+            return False
+    return True
