@@ -90,6 +90,31 @@ def rows_of(folder: Path) -> pd.DataFrame:
     return table
 
 
+def test_joining(tmp_path, monkeypatch) -> None:
+    """Two seeds that ran apart are one comparison; other settings are an error."""
+    monkeypatch.syspath_prepend(EXAMPLES / "compare")
+    from join import join
+
+    whole = EXAMPLES / "results/hippocampus_unet"
+    rows = pd.read_csv(whole / "results.csv", dtype=str)
+    settings = json.loads((whole / "settings.json").read_text())
+    for seed in settings["seeds"]:
+        part = tmp_path / f"part{seed}"
+        part.mkdir()
+        rows[rows["seed"] == str(seed)].to_csv(part / "results.csv", index=False)
+        own = settings | {"seeds": [seed]}
+        (part / "settings.json").write_text(json.dumps(own))
+        shutil.copy(whole / "environment.txt", part)
+    parts = sorted(tmp_path.glob("part*"))
+    join(tmp_path / "out", [*parts, parts[0]])
+    for name in ("results.csv", "outcomes.csv", "settings.json", "environment.txt"):
+        assert (tmp_path / "out" / name).read_text() == (whole / name).read_text()
+    other = json.loads((parts[1] / "settings.json").read_text()) | {"lr": 5}
+    (parts[1] / "settings.json").write_text(json.dumps(other))
+    with pytest.raises(SystemExit, match="part1 holds results of another lr"):
+        join(tmp_path / "other", parts)
+
+
 def test_two_in_one_folder(data, tmp_path) -> None:
     """Found: each rewrote its own table, and rows of one were lost."""
     short = ("--data", data, "--out", tmp_path, "--epochs", 1, "--stages", "di")

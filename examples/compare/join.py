@@ -1,0 +1,56 @@
+"""Joins folders of results, of seeds or methods that ran side by side.
+
+python examples/compare/join.py OUT PART [PART ...]
+
+The parts must have the same settings but for methods, stages, seeds and protocols. Rows
+that several parts have are those of the first.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from report import report
+from results import JOINING, Results, write_whole
+
+
+def join(out: Path, parts: list[Path]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    rows = pd.concat([Results(part / "results.csv").table for part in parts])
+    keys = [column for column in rows if column != "value"]
+    rows = rows.drop_duplicates(keys)
+    # As one comparison writes them: baselines, untrained encoders, seed by seed.
+    first = ["baseline", "random", "start"]
+    place = rows["method"].map({name: i for i, name in enumerate(first)}).fillna(9)
+    rows = rows.assign(place=place).sort_values(["place", "seed"], kind="stable")
+    settings = join_settings(parts)
+    write_whole(out / "results.csv", rows.drop(columns="place").to_csv(index=False))
+    write_whole(out / "settings.json", json.dumps(settings, indent=2) + "\n")
+    shutil.copy(parts[0] / "environment.txt", out)
+    report(out)
+
+
+def join_settings(parts: list[Path]) -> dict[str, Any]:
+    kept = [json.loads((part / "settings.json").read_text()) for part in parts]
+    joined = dict(kept[0])
+    for part, other in zip(parts, kept, strict=True):
+        for name in JOINING:
+            joined[name] = list(dict.fromkeys([*joined[name], *other[name]]))
+        if differing := [
+            name
+            for name in joined | other
+            if joined.get(name) != other.get(name) and name not in JOINING
+        ]:
+            sys.exit(f"{part} holds results of another {', '.join(differing)}.")
+    return joined
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    join(Path(sys.argv[1]), [Path(part) for part in sys.argv[2:]])
