@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from pathlib import Path
 
 import torch
@@ -66,9 +67,13 @@ def main(arguments: list[str] | None = None) -> None:
 def compare(options: argparse.Namespace) -> None:
     settings, folder = options.settings, options.out
     torch.set_num_threads(options.threads)
-    pool, tasks = load_tasks(options.data, settings)
-    tasks = [dataclasses.replace(task, draws=settings.draws) for task in tasks]
-    tasks = restrict(tasks, lambda task, protocol: protocol in settings.protocols)
+    check_files(settings)
+    pool, every = load_tasks(options.data, settings)
+    every = [dataclasses.replace(task, draws=settings.draws) for task in every]
+    tasks = restrict(every, lambda task, protocol: protocol in settings.protocols)
+    if not tasks:
+        known = dict.fromkeys(protocol for task in every for protocol in task.protocols)
+        sys.exit(f"these data are evaluated by --protocols {', '.join(known)}.")
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     results = Results(folder / "results.csv")
     pending = {
@@ -104,6 +109,15 @@ def compare(options: argparse.Namespace) -> None:
         for path in sorted(folder.glob(f"runs/*-{settings.seeds[0]}"))
     }
     draw_pictures(folder, encoders, tasks, transforms["distorted"])
+
+
+def check_files(settings: Settings) -> None:
+    """Exits if a file is missing that only a later run would read."""
+    start = settings.start not in ("", "imagenet")
+    if start and not Path(settings.start).is_file():
+        sys.exit(f"--start {settings.start}: there is no such file of weights.")
+    if "TransVW" in settings.methods:
+        read_words(settings)
 
 
 def evaluate_run(

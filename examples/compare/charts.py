@@ -11,7 +11,13 @@ from matplotlib.ticker import MaxNLocator
 
 PANEL = ["task", "protocol", "metric"]
 HEADLINES = {"auc": "AUC", "dice": "Dice", "pointing": "pointing game"}
-COLOURS = {"random": "0.6", "di": "#5b8db8", "dir": "#e0a458", "dira": "#b0413e"}
+COLOURS = {
+    "random": "0.6",
+    "start": "#6a9a5b",
+    "di": "#5b8db8",
+    "dir": "#e0a458",
+    "dira": "#b0413e",
+}
 BASES = ("baseline", "random", "start")
 NAMES = {
     "random": "not trained",
@@ -25,13 +31,12 @@ NAMES = {
 def draw_gains(differences: pd.DataFrame) -> plt.Figure:
     """What DiRA adds to each method: differences from the bare one, 95 % intervals.
 
-    A panel for each outcome, a line for each method; filled points are significant
-    after Holm's correction.
+    A panel for each outcome, a line for each method with at least two seeds; filled
+    points are significant after Holm's correction.
     """
-    table = differences[differences["second"] == "di"].dropna(subset="low")
-    panels = table.groupby(["protocol", "metric"], sort=False)
-    methods = [*table["method"].unique()][::-1]
-    stages = [stage for stage in ("dir", "dira") if stage in set(table["first"])]
+    panels = differences.groupby(["protocol", "metric"], sort=False)
+    methods = [*differences["method"].unique()][::-1]
+    stages = [stage for stage in ("dir", "dira") if stage in set(differences["first"])]
     height = 1 + 0.4 * len(methods)
     figure, axes = _panels(len(panels), len(panels), height, width=3.2)
     for axis, ((protocol, metric), here) in zip(axes, panels, strict=True):
@@ -47,8 +52,9 @@ def draw_gains(differences: pd.DataFrame) -> plt.Figure:
                     color=COLOURS[stage],
                     mfc=COLOURS[stage] if row.p_holm < 0.05 else "white",
                     capsize=2,
-                    label=NAMES[stage],
                 )
+            # The legend's marker does not depend on which point comes first.
+            axis.plot([], [], "o-", color=COLOURS[stage], label=NAMES[stage])
         names = [*map(_in_words, methods)] if axis is axes[0] else []
         axis.set_yticks(range(len(methods)), names or [""] * len(methods))
         axis.set_ylim(-0.6, len(methods) - 0.4)
@@ -109,7 +115,7 @@ def draw_fractions(summary: pd.DataFrame) -> plt.Figure:
     figure, axes = _panels(len(panels), columns=columns)
     for axis, (task, protocol, metric, method, here) in zip(axes, panels, strict=False):
         for stage in COLOURS:
-            of = "random" if stage == "random" else method
+            of = stage if stage in BASES else method
             line = here[(here["stage"] == stage) & (here["method"] == of)]
             if line.empty:
                 continue

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 import torchvision
 from lightly.models import ResNetGenerator
+from lightly.transforms.utils import IMAGENET_NORMALIZE
 from settings import Settings
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
+from torchvision.transforms import v2
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -45,6 +45,9 @@ def make_encoder(settings: Settings, seed: int) -> nn.Module:
     else:
         resnet = getattr(torchvision.models, settings.encoder)()
         encoder = nn.Sequential(*list(resnet.children())[:-1])
+        if settings.start:
+            # What the weights of others were trained on.
+            encoder.insert(0, v2.Normalize(**IMAGENET_NORMALIZE))
     return encoder.to(DEVICE)
 
 
@@ -62,10 +65,10 @@ def make_started_encoder(settings: Settings, seed: int) -> nn.Module:
             weights = torchvision.models.get_model_weights(settings.encoder).DEFAULT
             state = weights.get_state_dict(progress=False)
         else:
-            state = torch.load(Path(settings.start), weights_only=True)
+            state = torch.load(settings.start, weights_only=True, map_location="cpu")
         resnet.load_state_dict(state)
-        layers = list(resnet.children())[:-1]
-        encoder.load_state_dict(nn.Sequential(*layers).state_dict())
+        for own, other in zip(encoder[1:], resnet.children(), strict=False):
+            own.load_state_dict(other.state_dict())
     return encoder
 
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import pandas as pd
 from report import report
-from results import JOINING, Results, write_whole
+from results import JOINING, Results, as_json, write_whole
+from settings import Settings
 
 
 def join(out: Path, parts: list[Path]) -> None:
@@ -24,19 +25,27 @@ def join(out: Path, parts: list[Path]) -> None:
     rows = pd.concat([Results(part / "results.csv").table for part in parts])
     keys = [column for column in rows if column != "value"]
     rows = rows.drop_duplicates(keys)
-    # As one comparison writes them: baselines, untrained encoders, seed by seed.
+    # Baselines, untrained encoders, then seed by seed.
     first = ["baseline", "random", "start"]
     place = rows["method"].map({name: i for i, name in enumerate(first)}).fillna(9)
     rows = rows.assign(place=place).sort_values(["place", "seed"], kind="stable")
     settings = join_settings(parts)
     write_whole(out / "results.csv", rows.drop(columns="place").to_csv(index=False))
     write_whole(out / "settings.json", json.dumps(settings, indent=2) + "\n")
-    shutil.copy(parts[0] / "environment.txt", out)
+    if out.resolve() != parts[0].resolve():
+        shutil.copy(parts[0] / "environment.txt", out)
     report(out)
 
 
 def join_settings(parts: list[Path]) -> dict[str, Any]:
+    for part in parts:
+        if not (part / "settings.json").is_file():
+            sys.exit(f"{part} is no folder of results: it has no settings.json.")
+    # Settings that a file lacks did not exist yet: they have their defaults.
     kept = [json.loads((part / "settings.json").read_text()) for part in parts]
+    for settings in kept:
+        for name, default in as_json(Settings()).items():
+            settings.setdefault(name, default)
     joined = dict(kept[0])
     for part, other in zip(parts, kept, strict=True):
         for name in JOINING:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import sys
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def pretrain(
 ) -> None:
     """Pre-trains encoders of one seed on the same views, which are made only once.
 
-    Every run draws random numbers of its own, so that its encoder does not depend on
+    Every step of a run has a seed of its own, so that an encoder does not depend on
     which others are trained beside it. A run that was killed resumes after its last
     epoch that was saved.
     """
@@ -44,6 +45,11 @@ def pretrain(
         drop_last=True,
         num_workers=settings.workers,
     )
+    if not len(loader):
+        sys.exit(
+            f"{len(images)} images do not fill a batch: choose a smaller --batch-size "
+            f"than {settings.batch_size}."
+        )
     trainings = []
     for run in runs:
         if (path_of(folder, run) / "config.json").exists():
@@ -152,7 +158,7 @@ class Training:
         }
         self.epoch = 0
         if self.kept.exists():
-            kept = torch.load(self.kept, weights_only=True)
+            kept = torch.load(self.kept, weights_only=True, map_location=DEVICE)
             for name, part in self.parts.items():
                 part.load_state_dict(kept[name])
             self.epoch = kept["epoch"]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
 from lightly.loss import NTXentLoss
 from lightly.models import utils
 from lightly.models.modules import (
@@ -43,7 +44,7 @@ class Host(nn.Module):
         encoder: The encoder it needs, see `Settings`.
         transform: Which views it gets, see `make_transforms`.
         channels: Channels of restored images.
-        criterion: The loss that DiRA would be told of if it remembered batches.
+        criterion: How restored pixels are compared with clean ones.
         last_layer: Weights of the layer that makes the images.
     """
 
@@ -85,8 +86,8 @@ class MaskedHost(Host):
         """Returns predictions for the masked tokens."""
         raise NotImplementedError
 
-    def restore(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns the loss of a view, its restored images, and projections."""
+    def restore(self, images: Tensor) -> tuple[Restored, Tensor]:
+        """Returns what was restored of a view, and projections."""
         idx_keep, idx_mask = utils.random_token_mask(
             size=(len(images), self.masked.sequence_length),
             mask_ratio=self.mask_ratio,
@@ -96,15 +97,19 @@ class MaskedHost(Host):
         predictions = self.decode(tokens, idx_keep, idx_mask)
         patches = utils.patchify(images, self.patch_size)
         loss = self.criterion(predictions, utils.get_at_index(patches, idx_mask - 1))
-        restored = fill_masked_patches(images, predictions, idx_mask, self.patch_size)
-        return loss, restored, self.projection_head(tokens[:, 0])
+        restored, masked = (
+            fill_masked_patches(images, patches, idx_mask, self.patch_size)
+            for patches in (predictions, torch.zeros_like(predictions))
+        )
+        z = self.projection_head(tokens[:, 0])
+        return Restored(loss, restored, images, masked), z
 
     def forward(self, views: DiRAViews, labels: Tensor, *, bare: bool) -> Restored:
-        (loss0, restored, z0), (loss1, _, z1) = map(self.restore, views)
-        loss = 0.5 * (loss0 + loss1)
+        (first, z0), (second, z1) = map(self.restore, views)
+        loss = 0.5 * (first.loss + second.loss)
         if not bare:
             loss = loss + self.contrastive_weight * self.contrast(z0, z1)
-        return Restored(loss, restored, views[0], views[0])
+        return first._replace(loss=loss)
 
 
 class MAE(MaskedHost):
@@ -217,16 +222,13 @@ class TransVW(UNetHost):
         self.word_weight = word_weight
 
     def forward(self, views: DiRAViews, labels: Tensor, *, bare: bool) -> Restored:
-        loss = views[0].new_zeros(())
-        for view, target in zip(views, views.targets, strict=True):
-            restored, pooled = self.restore(view)
-            told = F.cross_entropy(self.tell(pooled), labels)
-            loss = loss + 0.5 * (
-                self.criterion(restored, target) + self.word_weight * told
-            )
-            if view is views[0]:
-                first = restored
-        return Restored(loss, first, views.targets[0], views[0])
+        (x0, z0), (x1, z1) = map(self.restore, views)
+        t0, t1 = views.targets
+        loss = 0.5 * (self.criterion(x0, t0) + self.criterion(x1, t1))
+        for z in (z0, z1):
+            told = F.cross_entropy(self.tell(z), labels)
+            loss = loss + 0.5 * self.word_weight * told
+        return Restored(loss, x0, t0, views[0])
 
 
 HOSTS = {host.__name__: host for host in (MAE, SimMIM, Genesis, TransVW)}

@@ -94,6 +94,10 @@ def keep_settings(
 ) -> None:
     """Checks the settings against those of the folder, and writes them for new rows."""
     data = {"images": len(pool), "first_image": zlib.crc32(pool.pixels(0).tobytes())}
+    # Files of one name may differ.
+    for path in (Path(settings.start), Path(settings.words) / "word-000.npz"):
+        if path.is_file():
+            data[path.name] = zlib.crc32(path.read_bytes())
     asked = {"split": split, "data": data} | as_json(settings)
     path = folder / "settings.json"
     if path.exists():

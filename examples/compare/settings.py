@@ -16,6 +16,15 @@ from lightly_dira.evaluation.protocol import Protocol
 
 Run = tuple[str, str, int]  # method, stage, seed
 STAGES = ("di", "dir", "dira")
+DEPTHS = (18, 34, 50, 101, 152)
+# ResNets of torchvision, those of Lightly for small images, and a ViT.
+ENCODERS = (
+    *(f"resnet{depth}" for depth in DEPTHS),
+    *(f"resnet-{depth}" for depth in (9, *DEPTHS)),
+    "vit",
+)
+# ResNets of MONAI, and the encoder of a U-Net.
+ENCODERS_3D = (*(f"resnet{depth}" for depth in (10, *DEPTHS, 200)), "unet")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,14 +47,16 @@ class Settings:
         words: Folder of visual words, for TransVW; see volumes/visual_words.py.
         size: Side of views, in pixels.
         cube: Sides (D, H, W) of views of volumes, in voxels; none for images.
-        zoom: Least and largest crop of a volume, as multiples of the view's sides.
-        displacement: Of the elastic step of volumes, in voxels.
+        zoom: Least and largest crop of a volume, as multiples of the view's sides; not
+            for TransVW, whose cubes are whole.
+        displacement: Of the elastic step of volumes, in voxels; not for Genesis.
         smallest_crop: Smallest area of a view, as a fraction of the image's area.
         jitter: Strength of the colour jitter, 1 as published.
-        intensity: Probability of a curve of grey levels before the distortions.
+        intensity: Probability of a curve of grey levels before the distortions of
+            `dir` and `dira`, and in all views of volumes but those of hosts.
         batch_size: Images in a step.
         epochs: Passes over the unlabelled images.
-        restorative_weight: Weight of the restoration loss.
+        restorative_weight: Weight of the restoration loss; hosts have their own.
         adversarial_weight: Weight of the adversarial loss.
         adversary: Form of the adversarial losses, see `DiRALoss`.
         balanced: Whether the adversary's weight is relative, see `DiRALoss`.
@@ -177,8 +188,9 @@ def parse(arguments: list[str] | None, description: str) -> argparse.Namespace:
     parser.add_argument(
         "--data",
         help="folder of .npz files, of ChestX-ray14 or of a task of the Medical "
-        "Segmentation Decathlon, or a set of MedMNIST, which is downloaded; by default "
-        "the MNI152 brain",
+        "Segmentation Decathlon, a file of CT nodules (images, masks, diagnosis, "
+        "patient, split), or a set of MedMNIST, which is downloaded; by default the "
+        "MNI152 brain",
     )
     parser.add_argument("--out", type=Path, help="folder of results")
     parser.add_argument(
@@ -236,10 +248,12 @@ def find_problem(settings: Settings) -> str | None:
             return f"{name} restores: choose --stages di dira"
         if name == "TransVW" and not settings.words:
             return "TransVW needs --words FOLDER, as volumes/visual_words.py writes it"
-    if settings.encoder == "unet" and not settings.cube:
-        return "the encoder unet is for volumes: choose --preset volumes"
-    torchvision = settings.encoder.startswith("resnet") and "-" not in settings.encoder
-    if settings.start and (settings.cube or not torchvision):
+    known = ENCODERS_3D if settings.cube else ENCODERS
+    if settings.encoder not in known:
+        kind = "volumes" if settings.cube else "images"
+        return f"encoders of {kind} are {', '.join(known)}; got {settings.encoder}"
+    torchvision = settings.encoder in ENCODERS and settings.encoder[-1].isdigit()
+    if settings.start and (settings.cube or not torchvision or "-" in settings.encoder):
         return "--start is for ResNets of torchvision: choose --encoder resnet18"
     return None
 

@@ -24,8 +24,8 @@ def load_tasks(
 
     Args:
         data: A folder of ChestX-ray14, of the three files of `load_chest` or of
-            volumes for `load_hippocampus`, the name of a set of MedMNIST, or None for
-            the MNI152 brain.
+            volumes for `load_hippocampus`, a file for `load_nodules`, the name of a set
+            of MedMNIST, or None for the MNI152 brain.
         settings: Sizes, parts of the labels to learn from, and steps of fine-tuning,
             which learns from the two smallest parts of images.
     """
@@ -124,8 +124,16 @@ def load_hippocampus(folder: Path) -> LabelledImages:
 
 
 def load_nodules(file: Path) -> LabelledImages:
-    """Reads boxes around nodules in CT, benign or malignant, with their masks."""
-    return read_npz(file, label="diagnosis", patient="patient", spatial_dims=3)
+    """Reads boxes around nodules in CT, benign or malignant.
+
+    Args:
+        file: Has the arrays images and masks (N, D, H, W), diagnosis, 0 or 1, patient
+            and split, (N,); see `read_npz`.
+    """
+    try:
+        return read_npz(file, label="diagnosis", patient="patient", spatial_dims=3)
+    except ValueError as error:
+        sys.exit(f"--data {file}: expected CT nodules, and {error}")
 
 
 def read_words(settings: Settings) -> LabelledImages:
@@ -133,9 +141,16 @@ def read_words(settings: Settings) -> LabelledImages:
     files = sorted(Path(settings.words).glob("word-*.npz"))
     if not files:
         sys.exit(f"{settings.words} holds no words: see volumes/visual_words.py.")
-    cubes = [np.load(file)["cubes"].astype(np.float32) for file in files]
-    labels = np.repeat(np.arange(len(files)), [len(part) for part in cubes])
-    return LabelledImages(np.concatenate(cubes), labels=labels, spatial_dims=3)
+    words = [np.load(file)["cubes"] for file in files]
+    sides = words[0].shape[1:]
+    if sides != settings.cube:
+        sys.exit(
+            f"{settings.words} holds cubes of {sides} voxels, but --cube is "
+            f"{settings.cube}: give visual_words.py the same, --input-size D H W."
+        )
+    cubes = [np.round(255 * cube).astype(np.uint8) for word in words for cube in word]
+    labels = np.repeat(np.arange(len(words)), [len(word) for word in words])
+    return LabelledImages(cubes, labels=labels, spatial_dims=3)
 
 
 def eight_bits(volume: np.ndarray) -> np.ndarray:

@@ -16,8 +16,9 @@ from lightly_dira.transforms.volume_pipeline import VolumePipeline
 def make_transforms(settings: Settings) -> dict[str, DiRATransform]:
     """Returns transforms by name; all draw the same crops from the same seed.
 
-    "plain" views are not distorted. "distorted" ones are, as DiRA does, "genesis" as
-    Models Genesis does, and "words" are whole cubes, as TransVW distorts them.
+    "plain" views are not distorted (of volumes they get the curve of grey levels).
+    "distorted" ones are, as DiRA does, "genesis" as Models Genesis does, and "words"
+    are whole cubes, as TransVW distorts them.
     """
     return _of_volumes(settings) if settings.cube else _of_images(settings)
 

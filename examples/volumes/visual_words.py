@@ -17,7 +17,6 @@ Train on them with transvw.py.
 """
 
 import argparse
-import functools
 import json
 import os
 import sys
@@ -75,7 +74,6 @@ scans = VolumeFolder(options.data)
 names = [path.name for path in scans.paths]
 
 
-@functools.lru_cache(maxsize=256)
 def read(number):
     """Returns a scan, (1, D, H, W) in [0, 1]."""
     volume = torch.from_numpy(np.ascontiguousarray(scans[number][0]))[None]
@@ -112,7 +110,7 @@ def embed_scans():
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     path, first = options.out / "autoencoder.pt", 0
     if path.exists():
-        kept = torch.load(path, weights_only=True)
+        kept = torch.load(path, weights_only=True, map_location=device)
         model.load_state_dict(kept["model"])
         optimizer.load_state_dict(kept["optimizer"])
         first = kept["epoch"]

@@ -94,7 +94,7 @@ class PatchShuffling(Blocks):
 class PixelShuffling(Blocks):
     """Shuffles the pixels inside small blocks, as Models Genesis and TransVW do [0, 1].
 
-    Blocks are drawn one by one, and may overlap: the last one counts.
+    Blocks may overlap: the last one counts.
 
     Args:
         count: Blocks to shuffle.
@@ -156,10 +156,10 @@ class PixelShuffling(Blocks):
             block = np.flatnonzero(shapes == known)
             inside = np.indices(shape).reshape(len(shape), 1, -1)
             corners = starts[block].T[..., None]
-            place = np.ravel_multi_index(tuple(corners + inside), sizes)
-            numbers.append(np.broadcast_to(block[:, None], place.shape).ravel())
-            places.append(place.ravel())
-            sources.append(self.random_generator.permuted(place, axis=1).ravel())
+            within = np.ravel_multi_index(tuple(corners + inside), sizes)
+            numbers.append(np.broadcast_to(block[:, None], within.shape).ravel())
+            places.append(within.ravel())
+            sources.append(self.random_generator.permuted(within, axis=1).ravel())
         order = np.argsort(np.concatenate(numbers), kind="stable")
         taken = np.arange(len(pixels))
         # NumPy keeps the last of several values for one pixel.

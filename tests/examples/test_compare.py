@@ -21,6 +21,7 @@ import torchvision
 from safetensors.torch import load_file
 from scipy import stats
 
+from lightly_dira import DiRAViews
 from lightly_dira.evaluation.protocol import Task
 from lightly_dira.evaluation.read_volumes import read_mni152
 
@@ -106,13 +107,16 @@ def test_joining(tmp_path, monkeypatch) -> None:
         (part / "settings.json").write_text(json.dumps(own))
         shutil.copy(whole / "environment.txt", part)
     parts = sorted(tmp_path.glob("part*"))
-    join(tmp_path / "out", [*parts, parts[0]])
+    join(tmp_path / "out", parts[:2])
+    join(tmp_path / "out", [tmp_path / "out", *parts])
     for name in ("results.csv", "outcomes.csv", "settings.json", "environment.txt"):
         assert (tmp_path / "out" / name).read_text() == (whole / name).read_text()
     other = json.loads((parts[1] / "settings.json").read_text()) | {"lr": 5}
     (parts[1] / "settings.json").write_text(json.dumps(other))
     with pytest.raises(SystemExit, match="part1 holds results of another lr"):
         join(tmp_path / "other", parts)
+    with pytest.raises(SystemExit, match="no folder of results"):
+        join(tmp_path / "other", [tmp_path / "nowhere"])
 
 
 def test_two_in_one_folder(data, tmp_path) -> None:
@@ -159,6 +163,9 @@ def test_hosts_of_volumes(hippocampus, tmp_path) -> None:
     small += ("--encoder", "unet", "--conditional", "--balanced", "--epochs", 2)
     small += ("--methods", "Genesis", "TransVW", "SimSiam", "--words", words)
     small += ("--data", hippocampus, "--out", tmp_path / "out", "--protocols", "dense")
+    other = run(*small, "--cube", 16, 16, 16)
+    expected = "holds cubes of (12, 16, 12) voxels, but --cube is (16, 16, 16)"
+    assert expected in other.stderr
     done = run(*small, "--precision", "32", "--batch-size", 8)
     assert done.returncode == 0, done.stderr
     rows = rows_of(tmp_path / "out")
@@ -169,9 +176,52 @@ def test_hosts_of_volumes(hippocampus, tmp_path) -> None:
             for stage in ("di", "dira")
         )
         assert di.keys() == dira.keys()
-        assert not any(
-            torch.equal(di[name], dira[name]) for name in di if "conv" in name
-        )
+        name = "backbone.0.conv_0.conv.weight"
+        assert not torch.equal(di[name], dira[name])
+
+
+def test_nodules(tmp_path) -> None:
+    random = np.random.default_rng(0)
+    file = tmp_path / "nodules.npz"
+    np.savez(
+        file,
+        images=random.integers(0, 256, (36, 8, 16, 16), dtype=np.uint8),
+        masks=random.integers(0, 2, (36, 8, 16, 16), dtype=np.uint8),
+        diagnosis=np.arange(36) % 2,
+        patient=np.arange(36),
+        split=np.repeat([0, 1, 2], [20, 8, 8]),
+    )
+    options = ("--preset", "volumes", "--data", file, "--out", tmp_path / "out")
+    options += ("--cube", 8, 16, 16, "--zoom", 0.9, 1.0, "--width", 0.125)
+    options += ("--stages", "dira", "--protocols", "linear", "dense", "--epochs", 1)
+    done = run(*options, "--precision", "32", "--batch-size", 8)
+    assert done.returncode == 0, done.stderr
+    rows = rows_of(tmp_path / "out")
+    assert set(rows["task"]) == {"nodules"}
+    assert {"auc", "dice"} <= set(rows["metric"])
+    np.savez(file, other=np.zeros(3))
+    done = run(*options)
+    assert "expected CT nodules, and read_npz: expected arrays" in done.stderr
+
+
+def test_a_critic_of_masked_hosts_sees_masks(monkeypatch) -> None:
+    """Found: the clean image was shown as what the restored one was made from."""
+    monkeypatch.syspath_prepend(EXAMPLES / "compare")
+    from encoders import make_encoder
+    from restorative import HOSTS
+    from settings import Settings
+
+    settings = Settings(encoder="vit", size=32)
+    images = [torch.rand(4, 3, 32, 32) for _ in "12"]
+    views = DiRAViews(images, torch.rand(4, 1, 32, 32))
+    for name in ("MAE", "SimMIM"):
+        host = HOSTS[name](make_encoder(settings, 0).cpu(), 192)
+        _, restored, target, view = host(views, torch.zeros(4), bare=False)
+        assert torch.equal(target, views[0])
+        masked = (view != target).any(dim=1)
+        assert masked.float().mean() == pytest.approx(0.75, abs=0.02)
+        assert not view.movedim(1, 3)[masked].any()
+        assert torch.equal((restored == target).all(dim=1), ~masked)
 
 
 def test_a_start(data, tmp_path) -> None:
@@ -186,9 +236,46 @@ def test_a_start(data, tmp_path) -> None:
     rows = rows_of(tmp_path / "out")
     assert set(rows["stage"]) == {"thumbnail", "histogram", "random", "start", "di"}
     kept = load_file(tmp_path / "out/runs/SimSiam-di-0/model.safetensors")
-    assert torch.equal(kept["backbone.0.weight"], resnet.conv1.weight)
-    assert "weights.pth" in (tmp_path / "out/settings.json").read_text()
-    assert str(tmp_path) not in (tmp_path / "out/settings.json").read_text()
+    assert torch.equal(kept["backbone.1.weight"], resnet.conv1.weight)
+    written = (tmp_path / "out/settings.json").read_text()
+    assert json.loads(written)["start"] == "weights.pth"
+    assert str(tmp_path) not in written
+    # Other weights of the same name are other settings.
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "weights.pth")
+    done = run(*options, "--out", tmp_path / "out", "--lr", 0.0)
+    assert "holds results of another data" in done.stderr
+
+
+def test_encoders_that_start(monkeypatch) -> None:
+    """Are torchvision's, with its normalisation; ImageNet's weights are its own."""
+    monkeypatch.syspath_prepend(EXAMPLES / "compare")
+    from encoders import make_encoder, make_started_encoder
+    from settings import Settings
+
+    torch.manual_seed(5)
+    resnet = torchvision.models.resnet18()
+    asked = []
+
+    def get_state_dict(weights, **_):
+        asked.append(weights)
+        return resnet.state_dict()
+
+    enum = torchvision.models.ResNet18_Weights
+    monkeypatch.setattr(enum, "get_state_dict", get_state_dict)
+    settings = Settings(start="imagenet")
+    encoder = make_started_encoder(settings, 0).cpu().eval()
+    assert asked == [enum.DEFAULT]
+    resnet.fc = torch.nn.Identity()
+    images = torch.rand(2, 3, 64, 64)
+    normalised = (images - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / (
+        torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+    )
+    with torch.no_grad():
+        expected = resnet.eval()(normalised)
+        found = encoder(images).flatten(1)
+        other = make_encoder(settings, 0).cpu().eval()(images).flatten(1)
+    torch.testing.assert_close(found, expected)
+    assert not torch.allclose(other, expected)
 
 
 def test_volumes(hippocampus, tmp_path) -> None:
@@ -399,6 +486,11 @@ def test_summary_and_tests_are_of_the_rows(tmp_path) -> None:
             expected = stats.ttest_rel(of_dira, other).pvalue
             found = tests.loc[(method, "dira", second), "p"]
             assert found == pytest.approx(expected, abs=1e-4)
+    assert (tmp_path / "gains.png").stat().st_size > 5_000
+    # Without the bare method there are no gains, but tables.
+    rows[rows["stage"] != "di"].to_csv(tmp_path / "results.csv", index=False)
+    few = [sys.executable, script, str(tmp_path)]
+    subprocess.run(few, capture_output=True, check=True)
     mean = values("MoCo", "dira").mean()
     assert f"| {mean:.3f} ± " in done.stdout
     header = done.stdout.splitlines()[0]
@@ -414,7 +506,14 @@ def test_summary_and_tests_are_of_the_rows(tmp_path) -> None:
         (["--methods", "Magic"], "--methods: invalid choice: 'Magic' (choose from"),
         (["--methods", "MAE"], "MAE needs --encoder vit"),
         (["--methods", "TransVW", "--encoder", "unet"], "needs --words FOLDER"),
-        (["--encoder", "unet"], "the encoder unet is for volumes"),
+        (["--encoder", "unet"], "encoders of images are resnet18, resnet34,"),
+        (["--preset", "volumes", "--encoder", "vit"], "encoders of volumes are"),
+        (["--protocols", "fine-tuned"], "evaluated by --protocols linear, knn, dense"),
+        (
+            ["--start", "nowhere.pth", "--encoder", "resnet18"],
+            "no such file of weights",
+        ),
+        (["--batch-size", "999"], "do not fill a batch"),
         (["--start", "imagenet", "--encoder", "resnet-9"], "ResNets of torchvision"),
     ],
 )
