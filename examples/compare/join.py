@@ -21,6 +21,7 @@ from settings import Settings
 
 
 def join(out: Path, parts: list[Path]) -> None:
+    settings = join_settings(parts)
     out.mkdir(parents=True, exist_ok=True)
     rows = pd.concat([Results(part / "results.csv").table for part in parts])
     keys = [column for column in rows if column != "value"]
@@ -29,7 +30,6 @@ def join(out: Path, parts: list[Path]) -> None:
     first = ["baseline", "random", "start"]
     place = rows["method"].map({name: i for i, name in enumerate(first)}).fillna(9)
     rows = rows.assign(place=place).sort_values(["place", "seed"], kind="stable")
-    settings = join_settings(parts)
     write_whole(out / "results.csv", rows.drop(columns="place").to_csv(index=False))
     write_whole(out / "settings.json", json.dumps(settings, indent=2) + "\n")
     if out.resolve() != parts[0].resolve():

@@ -185,14 +185,14 @@ def test_nodules(tmp_path) -> None:
     file = tmp_path / "nodules.npz"
     np.savez(
         file,
-        images=random.integers(0, 256, (36, 8, 16, 16), dtype=np.uint8),
-        masks=random.integers(0, 2, (36, 8, 16, 16), dtype=np.uint8),
+        images=random.integers(0, 256, (36, 16, 18, 18), dtype=np.uint8),
+        masks=random.integers(0, 2, (36, 16, 18, 18), dtype=np.uint8),
         diagnosis=np.arange(36) % 2,
         patient=np.arange(36),
         split=np.repeat([0, 1, 2], [20, 8, 8]),
     )
     options = ("--preset", "volumes", "--data", file, "--out", tmp_path / "out")
-    options += ("--cube", 8, 16, 16, "--zoom", 0.9, 1.0, "--width", 0.125)
+    options += ("--cube", 16, 16, 16, "--zoom", 0.9, 1.0, "--width", 0.125)
     options += ("--stages", "dira", "--protocols", "linear", "dense", "--epochs", 1)
     done = run(*options, "--precision", "32", "--batch-size", 8)
     assert done.returncode == 0, done.stderr
