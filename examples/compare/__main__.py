@@ -43,6 +43,7 @@ from tasks import load_tasks, read_words
 from tqdm import tqdm
 from views import make_transforms
 
+from lightly_dira.evaluation.labelled import LabelledImages
 from lightly_dira.evaluation.protocol import Row, Task, evaluate
 from lightly_dira.weights.pretrained import from_pretrained
 
@@ -67,13 +68,13 @@ def main(arguments: list[str] | None = None) -> None:
 def compare(options: argparse.Namespace) -> None:
     settings, folder = options.settings, options.out
     torch.set_num_threads(options.threads)
-    check_files(settings)
     pool, every = load_tasks(options.data, settings)
     every = [dataclasses.replace(task, draws=settings.draws) for task in every]
     tasks = restrict(every, lambda task, protocol: protocol in settings.protocols)
     if not tasks:
         known = dict.fromkeys(protocol for task in every for protocol in task.protocols)
         sys.exit(f"these data are evaluated by --protocols {', '.join(known)}.")
+    check(settings, pool)
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     results = Results(folder / "results.csv")
     pending = {
@@ -111,13 +112,18 @@ def compare(options: argparse.Namespace) -> None:
     draw_pictures(folder, encoders, tasks, transforms["distorted"])
 
 
-def check_files(settings: Settings) -> None:
-    """Exits if a file is missing that only a later run would read."""
+def check(settings: Settings, pool: LabelledImages) -> None:
+    """Exits if a later run would fail: files are missing, or images are too few."""
     start = settings.start not in ("", "imagenet")
     if start and not Path(settings.start).is_file():
         sys.exit(f"--start {settings.start}: there is no such file of weights.")
-    if "TransVW" in settings.methods:
-        read_words(settings)
+    words = [read_words(settings)] if "TransVW" in settings.methods else []
+    for images in [pool, *words]:
+        if len(images) < settings.batch_size:
+            sys.exit(
+                f"{len(images)} images do not fill a batch: choose a --batch-size "
+                f"smaller than {settings.batch_size}."
+            )
 
 
 def evaluate_run(

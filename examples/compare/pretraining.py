@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import sys
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -45,11 +44,6 @@ def pretrain(
         drop_last=True,
         num_workers=settings.workers,
     )
-    if not len(loader):
-        sys.exit(
-            f"{len(images)} images do not fill a batch: choose a smaller --batch-size "
-            f"than {settings.batch_size}."
-        )
     trainings = []
     for run in runs:
         if (path_of(folder, run) / "config.json").exists():

@@ -384,9 +384,8 @@ def test_killed_and_started_again_gives_the_same_rows(data, tmp_path) -> None:
         assert (whole / f"{name}.png").stat().st_size > 10_000
 
     # Killed when the second run has kept an epoch, and is in its next.
-    process = subprocess.Popen(
-        command("--data", data, "--out", killed), stderr=subprocess.DEVNULL
-    )
+    part = ("--data", data, "--out", killed, "--protocols", "linear", "frozen U-Net")
+    process = subprocess.Popen(command(*part), stderr=subprocess.DEVNULL)
     kept = killed / "runs" / "SimSiam-dira-0.pt"
     while not kept.exists():
         assert process.poll() is None
@@ -395,26 +394,29 @@ def test_killed_and_started_again_gives_the_same_rows(data, tmp_path) -> None:
     process.wait()
     before = pd.read_csv(killed / "results.csv")
     assert "dira" not in set(before["stage"])
-    done = run("--data", data, "--out", killed)
+    done = run(*part)
     assert done.returncode == 0, done.stderr
-    for name in ("results", "summary", "tests"):
-        texts = [(folder / f"{name}.csv").read_text() for folder in (whole, killed)]
-        assert texts[0] == texts[1]
+    for name in ("results", "summary"):
+        expected = pd.read_csv(whole / f"{name}.csv")
+        expected = expected[expected["protocol"].isin(part[-2:])]
+        found = pd.read_csv(killed / f"{name}.csv")
+        pd.testing.assert_frame_equal(found, expected.reset_index(drop=True))
     # Once more: all is there, and nothing is done.
     changed = (killed / "results.csv").stat().st_mtime_ns
-    assert run("--data", data, "--out", killed).returncode == 0
+    assert run(*part).returncode == 0
     assert (killed / "results.csv").stat().st_mtime_ns == changed
 
     # A new decoder is for the U-Nets of encoders that have one.
     shutil.copytree(killed / "runs", tmp_path / "new" / "runs")
-    done = run("--data", data, "--out", tmp_path / "new", "--decoder", "new")
+    done = run(*part, "--out", tmp_path / "new", "--decoder", "new")
     assert done.returncode == 0, done.stderr
     new = pd.read_csv(tmp_path / "new" / "results.csv")
-    decoded = (rows["stage"] == "dira") & rows["protocol"].str.endswith("U-Net")
+    rows = pd.read_csv(killed / "results.csv")
+    decoded = (rows["stage"] == "dira") & (rows["protocol"] == "frozen U-Net")
     assert new[~decoded].equals(rows[~decoded])
     assert (new["value"] != rows["value"])[decoded].any()
 
-    other = run("--data", data, "--out", killed, "--lr", 0.5)
+    other = run(*part, "--lr", 0.5)
     assert other.returncode == 1
     assert "holds results of another lr: {'lr': 0.001}. Choose" in other.stderr
     other = run("--out", killed)
