@@ -62,7 +62,7 @@ def test_the_study_is_that_of_the_rows(compare_report) -> None:
     assert compare_report.differences_as_markdown(tables["outcome_tests"]) in plan
 
 
-@pytest.mark.parametrize("folder", ["mae", "masked", "genesis"])
+@pytest.mark.parametrize("folder", ["mae", "masked", "genesis", "transvw"])
 def test_hosts_are_those_of_the_rows(folder: str, compare_report) -> None:
     rows = pd.read_csv(ROOT / "examples/results" / folder / "results.csv")
     text = (ROOT / "examples/results/README.md").read_text()
