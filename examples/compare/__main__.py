@@ -74,7 +74,8 @@ def compare(options: argparse.Namespace) -> None:
     if not tasks:
         known = dict.fromkeys(protocol for task in every for protocol in task.protocols)
         sys.exit(f"these data are evaluated by --protocols {', '.join(known)}.")
-    check(settings, pool)
+    words = read_words(settings) if "TransVW" in settings.methods else None
+    check(settings, pool, words)
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     results = Results(folder / "results.csv")
     pending = {
@@ -92,7 +93,7 @@ def compare(options: argparse.Namespace) -> None:
     with tqdm(total=epochs, unit="epoch", disable=None) as progress:
         for (seed, views), runs in groups.items():
             if views:
-                images = read_words(settings) if views == "words" else pool
+                images = words if views == "words" else pool
                 images = images.with_transform(transforms[views])
                 progress.set_description(f"seed {seed}, {views} views")
                 pretrain(settings, runs, images, folder / "runs", progress)
@@ -112,14 +113,15 @@ def compare(options: argparse.Namespace) -> None:
     draw_pictures(folder, encoders, tasks, transforms["distorted"])
 
 
-def check(settings: Settings, pool: LabelledImages) -> None:
+def check(
+    settings: Settings, pool: LabelledImages, words: LabelledImages | None
+) -> None:
     """Exits if a later run would fail: files are missing, or images are too few."""
     start = settings.start not in ("", "imagenet")
     if start and not Path(settings.start).is_file():
         sys.exit(f"--start {settings.start}: there is no such file of weights.")
-    words = [read_words(settings)] if "TransVW" in settings.methods else []
-    for images in [pool, *words]:
-        if len(images) < settings.batch_size:
+    for images in (pool, words):
+        if images is not None and len(images) < settings.batch_size:
             sys.exit(
                 f"{len(images)} images do not fill a batch: choose a --batch-size "
                 f"smaller than {settings.batch_size}."

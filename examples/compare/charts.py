@@ -169,8 +169,7 @@ def _panels(
 ) -> tuple[plt.Figure, list[plt.Axes]]:
     """Returns a figure of panels, with as few free places as can be."""
     count = max(count, 1)
-    if columns is None:
-        columns = 2 if count == 4 else min(count, 3)
+    columns = min(columns or (2 if count == 4 else 3), count)
     rows = -(-count // columns)
     figure, axes = plt.subplots(
         rows,

@@ -80,13 +80,9 @@ def make_unet_encoder(width: float) -> nn.Sequential:
     """
     from monai.networks.nets.basic_unet import Down, TwoConv
 
-    first, *wider = unet_channels(width)
+    first, *wider = (int(width * channels) for channels in (64, 128, 256, 512))
     levels = [TwoConv(3, 1, first, "relu", "batch", bias=False)]
     for channels in wider:
         levels.append(Down(3, first, channels, "relu", "batch", bias=False))
         first = channels
     return nn.Sequential(*levels, nn.AdaptiveAvgPool3d(1))
-
-
-def unet_channels(width: float) -> list[int]:
-    return [int(width * channels) for channels in (64, 128, 256, 512)]

@@ -175,6 +175,13 @@ class UNetHost(Host):
     def last_layer(self) -> nn.Parameter:
         return self.last.weight
 
+    def restore_both(self, views: DiRAViews) -> tuple[Restored, Tensor, Tensor]:
+        """Returns what was restored of two views, and their pooled bottlenecks."""
+        (x0, z0), (x1, z1) = map(self.restore, views)
+        t0, t1 = views.targets
+        loss = 0.5 * (self.criterion(x0, t0) + self.criterion(x1, t1))
+        return Restored(loss, x0, t0, views[0]), z0, z1
+
     def restore(self, volumes: Tensor) -> tuple[Tensor, Tensor]:
         """Returns restored volumes and the pooled bottleneck."""
         maps = [volumes]
@@ -200,13 +207,13 @@ class Genesis(UNetHost):
         self.contrastive_weight = contrastive_weight
 
     def forward(self, views: DiRAViews, labels: Tensor, *, bare: bool) -> Restored:
-        (x0, z0), (x1, z1) = map(self.restore, views)
-        t0, t1 = views.targets
-        loss = 0.5 * (self.criterion(x0, t0) + self.criterion(x1, t1))
-        if not bare:
-            z0, z1 = self.projection_head(z0), self.projection_head(z1)
-            loss = loss + self.contrastive_weight * self.contrast(z0, z1)
-        return Restored(loss, x0, t0, views[0])
+        restored, z0, z1 = self.restore_both(views)
+        if bare:
+            return restored
+        contrast = self.contrast(self.projection_head(z0), self.projection_head(z1))
+        return restored._replace(
+            loss=restored.loss + self.contrastive_weight * contrast
+        )
 
 
 class TransVW(UNetHost):
@@ -222,13 +229,12 @@ class TransVW(UNetHost):
         self.word_weight = word_weight
 
     def forward(self, views: DiRAViews, labels: Tensor, *, bare: bool) -> Restored:
-        (x0, z0), (x1, z1) = map(self.restore, views)
-        t0, t1 = views.targets
-        loss = 0.5 * (self.criterion(x0, t0) + self.criterion(x1, t1))
+        restored, z0, z1 = self.restore_both(views)
+        loss = restored.loss
         for z in (z0, z1):
             told = F.cross_entropy(self.tell(z), labels)
             loss = loss + 0.5 * self.word_weight * told
-        return Restored(loss, x0, t0, views[0])
+        return restored._replace(loss=loss)
 
 
 HOSTS = {host.__name__: host for host in (MAE, SimMIM, Genesis, TransVW)}

@@ -17,9 +17,10 @@ from lightly_dira.evaluation.protocol import Protocol
 Run = tuple[str, str, int]  # method, stage, seed
 STAGES = ("di", "dir", "dira")
 DEPTHS = (18, 34, 50, 101, 152)
-# ResNets of torchvision, those of Lightly for small images, and a ViT.
+TORCHVISION = tuple(f"resnet{depth}" for depth in DEPTHS)
+# Those, ResNets of Lightly for small images, and a ViT.
 ENCODERS = (
-    *(f"resnet{depth}" for depth in DEPTHS),
+    *TORCHVISION,
     *(f"resnet-{depth}" for depth in (9, *DEPTHS)),
     "vit",
 )
@@ -252,8 +253,7 @@ def find_problem(settings: Settings) -> str | None:
     if settings.encoder not in known:
         kind = "volumes" if settings.cube else "images"
         return f"encoders of {kind} are {', '.join(known)}; got {settings.encoder}"
-    torchvision = settings.encoder in ENCODERS and settings.encoder[-1].isdigit()
-    if settings.start and (settings.cube or not torchvision or "-" in settings.encoder):
+    if settings.start and (settings.cube or settings.encoder not in TORCHVISION):
         return "--start is for ResNets of torchvision: choose --encoder resnet18"
     return None
 

@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from lightly_dira.evaluation.data import VolumeFolder
-from lightly_dira.transforms.volumes import resize_volume, to_voxels
+from lightly_dira.transforms.volumes import resize_volume, to_volume_tensor, to_voxels
 
 
 class ScanAutoEncoder(AutoEncoder):
@@ -76,9 +76,7 @@ names = [path.name for path in scans.paths]
 
 def read(number):
     """Returns a scan, (1, D, H, W) in [0, 1]."""
-    volume = torch.from_numpy(np.ascontiguousarray(scans[number][0]))[None]
-    voxels = to_voxels(volume, options.window)
-    return voxels / 255 if voxels.dtype == torch.uint8 else voxels
+    return to_volume_tensor(to_voxels(scans[number][0], options.window))
 
 
 def write(path, save):
@@ -104,7 +102,8 @@ def check_options():
 
 def embed_scans():
     """Trains the auto-encoder and returns an embedding of each scan, (N, 512)."""
-    whole = torch.stack([resize_volume(read(i), options.scan_size) for i in indices])
+    whole = [resize_volume(read(i), options.scan_size) for i in range(len(scans))]
+    whole = torch.stack(whole)
     torch.manual_seed(options.seed)
     model = ScanAutoEncoder().to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
@@ -185,7 +184,6 @@ def find_word(number, embeddings, earlier):
 
 
 check_options()
-indices = range(len(scans))
 embeddings, places = None, []
 for number in tqdm(range(options.words), desc="words"):
     path = options.out / f"word-{number:03}.npz"
