@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import os
 from pathlib import Path
 from typing import Any, get_args
@@ -201,6 +202,12 @@ def parse(arguments: list[str] | None, description: str) -> argparse.Namespace:
         help="val while you choose settings; test once",
     )
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument(
+        "--options",
+        type=json.loads,
+        metavar="JSON",
+        help='arguments of methods: \'{"Genesis": {"contrastive_weight": 0.001}}\'',
+    )
     known = {
         "methods": [*METHODS, *HOSTS],
         "stages": STAGES,
@@ -241,6 +248,8 @@ def parse(arguments: list[str] | None, description: str) -> argparse.Namespace:
 
 def find_problem(settings: Settings) -> str | None:
     """Returns what is wrong with settings that do not fit together."""
+    if unknown := set(settings.options) - (METHODS | HOSTS).keys():
+        return f"--options are of methods; got {', '.join(sorted(unknown))}"
     for name in settings.methods:
         host = HOSTS.get(name)
         if host is not None and settings.encoder != host.encoder:
