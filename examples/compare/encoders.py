@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import timm
 import torch
 import torchvision
 from lightly.models import ResNetGenerator
-from lightly.transforms.utils import IMAGENET_NORMALIZE
-from settings import Settings
+from settings import TORCHVISION, Settings
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torchvision.transforms import v2
@@ -43,33 +43,45 @@ def make_encoder(settings: Settings, seed: int) -> nn.Module:
         pool = nn.AdaptiveAvgPool2d(1)
         encoder = nn.Sequential(convolve, normalise, nn.ReLU(), *layers, pool)
     else:
-        resnet = getattr(torchvision.models, settings.encoder)()
-        encoder = nn.Sequential(*list(resnet.children())[:-1])
+        encoder = make_network(settings.encoder)
         if settings.start:
             # What the weights of others were trained on.
-            encoder.insert(0, v2.Normalize(**IMAGENET_NORMALIZE))
+            config = timm.data.resolve_model_data_config(encoder)
+            normalise = v2.Normalize(config["mean"], config["std"])
+            encoder = nn.Sequential(normalise, encoder)
     return encoder.to(DEVICE)
 
 
 def make_started_encoder(settings: Settings, seed: int) -> nn.Module:
     """Returns the encoder that pre-training starts from: `make_encoder` by default.
 
-    With ``start="imagenet"`` it has the weights of torchvision's ResNet, which are
+    With ``start="imagenet"`` it has the weights of torchvision or timm, which are
     downloaded, or with the path of a file those that the file holds: a `state_dict` of
-    the same ResNet.
+    the same network. It begins with the normalisation of these weights.
     """
     encoder = make_encoder(settings, seed)
     if settings.start:
-        resnet = getattr(torchvision.models, settings.encoder)(weights=None)
-        if settings.start == "imagenet":
-            weights = torchvision.models.get_model_weights(settings.encoder).DEFAULT
-            state = weights.get_state_dict(progress=False)
-        else:
-            state = torch.load(settings.start, weights_only=True, map_location="cpu")
-        resnet.load_state_dict(state)
-        for own, other in zip(encoder[1:], resnet.children(), strict=False):
-            own.load_state_dict(other.state_dict())
+        started = make_network(settings.encoder, settings.start)
+        encoder[1].load_state_dict(started.state_dict())
     return encoder
+
+
+def make_network(name: str, start: str = "") -> nn.Module:
+    """Returns a network of torchvision or timm up to its global pooling."""
+    imagenet = start == "imagenet"
+    if name in TORCHVISION:
+        network = torchvision.models.get_model(
+            name, weights="DEFAULT" if imagenet else None
+        )
+    else:
+        network = timm.create_model(name, pretrained=imagenet)
+    if start and not imagenet:
+        state = torch.load(start, weights_only=True, map_location="cpu")
+        network.load_state_dict(state)
+    if name in TORCHVISION:
+        return nn.Sequential(*list(network.children())[:-1])
+    network.reset_classifier(0)
+    return network
 
 
 def make_unet_encoder(width: float) -> nn.Sequential:

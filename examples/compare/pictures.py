@@ -35,8 +35,10 @@ def draw_pictures(
     }
     figures = {}
     if restoring:
-        figures["restored"] = draw_restored(restoring, tasks[0], transform)
-        errors = measure_restored(restoring, tasks[0], transform)
+        # Small images, enlarged, would show little.
+        task = max(tasks, key=lambda task: task.data.pixels(0).size)
+        figures["restored"] = draw_restored(restoring, task, transform)
+        errors = measure_restored(restoring, task, transform)
         errors.to_csv(folder / "restored.csv", index=False, float_format="%.4f")
     for task in tasks:
         if "fine-tuned" in task.protocols and encoders:

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any, get_args
 
+import timm
 from discriminative import METHODS
 from restorative import HOSTS
 
@@ -39,13 +40,15 @@ class Settings:
             TransVW the encoder "unet".
         stages: "di", "dir" and "dira".
         seeds: Every method and stage runs once for each.
-        encoder: A ResNet of torchvision, or, with a dash in its name ("resnet-9"),
-            Lightly's for small images, whose stem keeps their size; "vit", a small one
-            with patches of 8 pixels; for volumes a ResNet of MONAI, with a stem of
-            stride 1, or "unet", that of the U-Net of Models Genesis.
+        encoder: A ResNet of torchvision, any encoder of timm, or, with a dash in its
+            name ("resnet-9"), a ResNet of Lightly's for small images, whose stem keeps
+            their size; "vit", a small one with patches of 8 pixels; for volumes a
+            ResNet of MONAI, with a stem of stride 1, or "unet", that of the U-Net of
+            Models Genesis.
         width: Width of Lightly's and MONAI's encoders.
-        start: What encoders start from: nothing, "imagenet" for torchvision's weights,
-            which are downloaded, or a file of such weights. They are also evaluated.
+        start: What encoders of torchvision and timm start from: nothing, "imagenet" for
+            their weights, which are downloaded, or a file of such weights. They are
+            also evaluated.
         words: Folder of visual words, for TransVW; see volumes/visual_words.py.
         size: Side of views, in pixels.
         cube: Sides (D, H, W) of views of volumes, in voxels; none for images.
@@ -258,12 +261,14 @@ def find_problem(settings: Settings) -> str | None:
             return f"{name} restores: choose --stages di dira"
         if name == "TransVW" and not settings.words:
             return "TransVW needs --words FOLDER, as volumes/visual_words.py writes it"
-    known = ENCODERS_3D if settings.cube else ENCODERS
-    if settings.encoder not in known:
-        kind = "volumes" if settings.cube else "images"
-        return f"encoders of {kind} are {', '.join(known)}; got {settings.encoder}"
-    if settings.start and (settings.cube or settings.encoder not in TORCHVISION):
-        return "--start is for ResNets of torchvision: choose --encoder resnet18"
+    name = settings.encoder
+    if settings.cube and name not in ENCODERS_3D:
+        return f"encoders of volumes are {', '.join(ENCODERS_3D)}; got {name}"
+    if not settings.cube and name not in ENCODERS and not timm.is_model(name):
+        return f"encoders of images are {', '.join(ENCODERS)}, or timm's; got {name}"
+    own = name == "vit" or "-" in name
+    if settings.start and (settings.cube or own):
+        return "--start is for torchvision and timm: choose --encoder resnet18"
     return None
 
 

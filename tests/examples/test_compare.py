@@ -16,6 +16,7 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 import torch
 import torchvision
 from safetensors.torch import load_file
@@ -236,7 +237,7 @@ def test_a_start(data, tmp_path) -> None:
     rows = rows_of(tmp_path / "out")
     assert set(rows["stage"]) == {"thumbnail", "histogram", "random", "start", "di"}
     kept = load_file(tmp_path / "out/runs/SimSiam-di-0/model.safetensors")
-    assert torch.equal(kept["backbone.1.weight"], resnet.conv1.weight)
+    assert torch.equal(kept["backbone.1.0.weight"], resnet.conv1.weight)
     written = (tmp_path / "out/settings.json").read_text()
     assert json.loads(written)["start"] == "weights.pth"
     assert str(tmp_path) not in written
@@ -276,6 +277,26 @@ def test_encoders_that_start(monkeypatch) -> None:
         other = make_encoder(settings, 0).cpu().eval()(images).flatten(1)
     torch.testing.assert_close(found, expected)
     assert not torch.allclose(other, expected)
+
+
+def test_encoders_of_timm_that_start(monkeypatch, tmp_path) -> None:
+    """They have the weights of a file, and the normalisation that timm names."""
+    monkeypatch.syspath_prepend(EXAMPLES / "compare")
+    from encoders import make_started_encoder
+    from settings import Settings
+
+    network = timm.create_model("test_efficientnet").eval()
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    settings = Settings(encoder="test_efficientnet", start=f"{tmp_path}/weights.pth")
+    encoder = make_started_encoder(settings, 0).cpu().eval()
+    images = torch.rand(2, 3, 64, 64)
+    mean, std = (
+        torch.tensor(network.pretrained_cfg[name])[:, None, None]
+        for name in ("mean", "std")
+    )
+    network.reset_classifier(0)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(images), network((images - mean) / std))
 
 
 def test_volumes(hippocampus, tmp_path) -> None:
@@ -516,7 +537,7 @@ def test_summary_and_tests_are_of_the_rows(tmp_path) -> None:
             "no such file of weights",
         ),
         (["--batch-size", "999"], "do not fill a batch"),
-        (["--start", "imagenet", "--encoder", "resnet-9"], "ResNets of torchvision"),
+        (["--start", "imagenet", "--encoder", "resnet-9"], "for torchvision and timm"),
     ],
 )
 def test_errors(arguments: list[str], message: str, tmp_path) -> None:
