@@ -89,9 +89,11 @@ def draw_bars(summary: pd.DataFrame) -> plt.Figure:
                 )
         axis.set_xticks(range(len(methods)), [*map(_in_words, methods)], fontsize=9)
         axis.set_xlim(-0.6, max(len(methods), 2) - 0.4)
-        # Limits follow the means: intervals over two seeds would be far too wide.
-        low, high = here["mean"].min(), here["mean"].max()
-        margin = 0.4 * (high - low) + 0.01
+        # Intervals over two or three seeds are too wide to be shown whole.
+        whole = here[here["runs"] > 4]
+        low = min([here["mean"].min(), *whole["low"]])
+        high = max([here["mean"].max(), *whole["high"]])
+        margin = 0.2 * (high - low) + 0.01
         axis.set_ylim(max(0, low - margin), min(1, high + margin))
         labels = ", ".join(percent(here["fraction"].drop_duplicates()))
         axis.set_title(f"{task}\n{protocol}, {labels} of the labels", fontsize=9)
@@ -143,7 +145,7 @@ def _draw_reference(axis: plt.Axes, here: pd.DataFrame) -> None:
         "start": (0, (6, 1)),
         "thumbnail": ":",
         "histogram": "-.",
-        "position": ":",
+        "position": (0, (1, 4)),
     }
     for stage, style in styles.items():
         for value in here[here["stage"] == stage]["mean"]:

@@ -15,6 +15,7 @@ from lightly_dira.evaluation.statistics import compare_paired, summarise
 TASK = ["task", "protocol", "fraction", "metric"]
 # Main outcomes: means over all tasks and over the parts with few labels.
 OUTCOMES, FEW = ("linear", "dense", "frozen U-Net", "U-Net"), 0.1
+STAGES = ("di", "dir", "dira")
 PAIRS = (("dira", "di"), ("dira", "random"), ("dir", "di"), ("dira", "dir"))
 
 
@@ -45,6 +46,7 @@ def report(folder: Path) -> None:
 
 def make_tables(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Returns the tables of a comparison by their files' names."""
+    rows = in_order(rows)
     few = average_few(rows)
     return {
         "summary": summarise_rows(rows),
@@ -52,6 +54,14 @@ def make_tables(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
         "outcomes": summarise_rows(few),
         "outcome_tests": compare_stages(few),
     }
+
+
+def in_order(rows: pd.DataFrame) -> pd.DataFrame:
+    """Puts methods in the order of their first rows, and their stages one by one."""
+    methods = [*rows["method"].unique()]
+    place = rows["method"].map(methods.index)
+    step = rows["stage"].map({stage: i for i, stage in enumerate(STAGES)}).fillna(-1)
+    return rows.iloc[np.lexsort((step, place))].reset_index(drop=True)
 
 
 def as_csv(table: pd.DataFrame) -> str:
@@ -80,7 +90,7 @@ def compare_stages(rows: pd.DataFrame) -> pd.DataFrame:
     Holm's correction is over the methods and tasks of a pair of stages.
     """
     rows = rows[rows["metric"].isin(HEADLINES)]
-    trained = rows[rows["stage"].isin(["di", "dir", "dira"])]
+    trained = rows[rows["stage"].isin(STAGES)]
     random = rows[rows["stage"] == "random"]
     # Every method is compared with the same random encoders.
     twins = [random.assign(method=method) for method in trained["method"].unique()]
