@@ -35,7 +35,7 @@ from baselines import BASELINES
 from encoders import make_encoder, make_started_encoder
 from filelock import FileLock, Timeout
 from pictures import draw_pictures
-from pretraining import path_of, pretrain
+from pretraining import Training, options_of, path_of, pretrain
 from report import report
 from results import Results, keep_settings, list_runs, restrict
 from settings import STAGES, Run, Settings, parse, views_of
@@ -116,7 +116,10 @@ def compare(options: argparse.Namespace) -> None:
 def check(
     settings: Settings, pool: LabelledImages, words: LabelledImages | None
 ) -> None:
-    """Exits if a later run would fail: files are missing, or images are too few."""
+    """Exits if a later run would fail.
+
+    Files may be missing, images too few, or encoders, weights and options unfit.
+    """
     start = settings.start not in ("", "imagenet")
     if start and not Path(settings.start).is_file():
         sys.exit(f"--start {settings.start}: there is no such file of weights.")
@@ -126,6 +129,12 @@ def check(
                 f"{len(images)} images do not fill a batch: choose a --batch-size "
                 f"smaller than {settings.batch_size}."
             )
+    for method in settings.methods:
+        run = (method, settings.stages[-1], settings.seeds[0])
+        try:
+            Training(settings, run, 1, Path("nowhere"), **options_of(run, words))
+        except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+            sys.exit(f"{method} around {settings.encoder} cannot be made: {error}")
 
 
 def evaluate_run(

@@ -89,8 +89,8 @@ def draw_bars(summary: pd.DataFrame) -> plt.Figure:
                 )
         axis.set_xticks(range(len(methods)), [*map(_in_words, methods)], fontsize=9)
         axis.set_xlim(-0.6, max(len(methods), 2) - 0.4)
-        # Intervals over two or three seeds are too wide to be shown whole.
-        whole = here[here["runs"] > 4]
+        # Intervals over fewer than five seeds are too wide to be shown whole.
+        whole = here[(here["runs"] > 4) & ~here["method"].isin(BASES)]
         low = min([here["mean"].min(), *whole["low"]])
         high = max([here["mean"].max(), *whole["high"]])
         margin = 0.2 * (high - low) + 0.01

@@ -45,7 +45,7 @@ def make_encoder(settings: Settings, seed: int) -> nn.Module:
     else:
         encoder = make_network(settings.encoder)
         if settings.start:
-            # What the weights of others were trained on.
+            # What others trained their weights on; torchvision's has timm's default.
             config = timm.data.resolve_model_data_config(encoder)
             normalise = v2.Normalize(config["mean"], config["std"])
             encoder = nn.Sequential(normalise, encoder)
@@ -55,9 +55,10 @@ def make_encoder(settings: Settings, seed: int) -> nn.Module:
 def make_started_encoder(settings: Settings, seed: int) -> nn.Module:
     """Returns the encoder that pre-training starts from: `make_encoder` by default.
 
-    With ``start="imagenet"`` it has the weights of torchvision or timm, which are
-    downloaded, or with the path of a file those that the file holds: a `state_dict` of
-    the same network. It begins with the normalisation of these weights.
+    With ``start="imagenet"`` it has the default weights of torchvision or timm, which
+    are downloaded (of a few networks of timm they come from other images), or with the
+    path of a file those that the file holds: a `state_dict` of the same network. It
+    begins with the normalisation of these weights.
     """
     encoder = make_encoder(settings, seed)
     if settings.start:
@@ -67,7 +68,7 @@ def make_started_encoder(settings: Settings, seed: int) -> nn.Module:
 
 
 def make_network(name: str, start: str = "") -> nn.Module:
-    """Returns a network of torchvision or timm up to its global pooling."""
+    """Returns a network of torchvision or timm without its classifier."""
     imagenet = start == "imagenet"
     if name in TORCHVISION:
         network = torchvision.models.get_model(

@@ -36,7 +36,7 @@ def draw_pictures(
     figures = {}
     if restoring:
         # Small images, enlarged, would show little.
-        task = max(tasks, key=lambda task: task.data.pixels(0).size)
+        task = max(tasks, key=lambda task: min(task.data.pixels(0).shape[:2]))
         figures["restored"] = draw_restored(restoring, task, transform)
         errors = measure_restored(restoring, task, transform)
         errors.to_csv(folder / "restored.csv", index=False, float_format="%.4f")

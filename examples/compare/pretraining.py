@@ -49,9 +49,7 @@ def pretrain(
         if (path_of(folder, run) / "config.json").exists():
             progress.update(settings.epochs)
             continue
-        options = {}
-        if views_of(run) == "words":
-            options["words"] = int(images.labels.max()) + 1
+        options = options_of(run, images)
         trainings.append(Training(settings, run, len(loader), folder, **options))
         progress.update(trainings[-1].epoch)
     layout = memory_format(settings)
@@ -72,6 +70,15 @@ def pretrain(
                 progress.update()
     for training in trainings:
         training.finish()
+
+
+def options_of(run: Run, images: LabelledImages | None) -> dict[str, int]:
+    """Returns what a method must know of the images that it learns from."""
+    if views_of(run) != "words":
+        return {}
+    assert images is not None
+    assert images.labels is not None
+    return {"words": int(images.labels.max()) + 1}
 
 
 def path_of(folder: Path, run: Run) -> Path:

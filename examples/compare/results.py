@@ -120,6 +120,7 @@ def keep_settings(
     write_whole(path, json.dumps(asked, indent=2) + "\n")
     packages = ("lightly-dira", "lightly", "torch", "torchvision", "albumentations")
     packages += ("scikit-learn", "scipy", "segmentation-models-pytorch", "pandas")
+    packages += ("timm",)
     versions = [f"{package} {version(package)}" for package in packages]
     machine = f"Python {platform.python_version()}, {platform.machine()}, "
     machine += f"{torch.get_num_threads()} threads"

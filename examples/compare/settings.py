@@ -16,6 +16,7 @@ from restorative import HOSTS
 from lightly_dira.adversary import ADVERSARIES
 from lightly_dira.evaluation.protocol import Protocol
 
+EXAMPLE = '{"Genesis": {"contrastive_weight": 0.001}}'
 Run = tuple[str, str, int]  # method, stage, seed
 STAGES = ("di", "dir", "dira")
 DEPTHS = (18, 34, 50, 101, 152)
@@ -207,9 +208,9 @@ def parse(arguments: list[str] | None, description: str) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument(
         "--options",
-        type=json.loads,
+        type=read_options,
         metavar="JSON",
-        help='arguments of methods: \'{"Genesis": {"contrastive_weight": 0.001}}\'',
+        help=f"arguments of methods, beside the preset's: {EXAMPLE}",
     )
     known = {
         "methods": [*METHODS, *HOSTS],
@@ -241,11 +242,27 @@ def parse(arguments: list[str] | None, description: str) -> argparse.Namespace:
         for field in dataclasses.fields(Settings)
         if (value := getattr(options, field.name, None)) is not None
     }
-    options.settings = dataclasses.replace(PRESETS[options.preset], **changed)
+    preset = PRESETS[options.preset]
+    of_methods = preset.options.copy()
+    for method, own in changed.get("options", {}).items():
+        of_methods[method] = of_methods.get(method, {}) | own
+    changed["options"] = of_methods
+    options.settings = dataclasses.replace(preset, **changed)
     if problem := find_problem(options.settings):
         parser.error(problem)
     if options.out is None:
         options.out = Path(f"compare-{options.preset}")
+    return options
+
+
+def read_options(text: str) -> dict[str, dict[str, Any]]:
+    try:
+        options = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text} is not JSON: {error}") from None
+    of_methods = options.values() if isinstance(options, dict) else [options]
+    if not all(isinstance(own, dict) for own in of_methods):
+        raise argparse.ArgumentTypeError(f"expected e.g. {EXAMPLE}, got {text}")
     return options
 
 

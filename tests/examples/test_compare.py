@@ -525,19 +525,56 @@ def test_summary_and_tests_are_of_the_rows(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data", "nowhere"], "no such folder, and read_medmnist: 'nowhere' is not"),
         (["--methods", "Magic"], "--methods: invalid choice: 'Magic' (choose from"),
         (["--methods", "MAE"], "MAE needs --encoder vit"),
-        (["--methods", "TransVW", "--encoder", "unet"], "needs --words FOLDER"),
+        (
+            ["--methods", "TransVW", "--stages", "di", "--encoder", "unet"],
+            "needs --words",
+        ),
         (["--encoder", "unet"], "encoders of images are resnet18, resnet34,"),
+        (["--encoder", "no_encoder"], "or timm's; got no_encoder"),
         (["--preset", "volumes", "--encoder", "vit"], "encoders of volumes are"),
+        (["--start", "imagenet", "--encoder", "resnet-9"], "for torchvision and timm"),
+        (["--options", "[3]"], "expected e.g."),
+        (["--options", "{width"], "{width is not JSON"),
+        (["--options", '{"Magic": {}}'], "are of methods; got Magic"),
+    ],
+)
+def test_errors_of_options(
+    arguments: list[str], message: str, monkeypatch, capsys
+) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES / "compare")
+    import settings
+
+    with pytest.raises(SystemExit):
+        settings.parse(arguments, "")
+    assert message in capsys.readouterr().err
+
+
+def test_options_join_those_of_the_preset(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES / "compare")
+    import settings
+
+    given = '{"MoCo": {"queue": 9}, "SimSiam": {"width": 8}}'
+    options = settings.parse(["--preset", "paper", "--options", given], "").settings
+    assert options.options == {
+        "MoCo": {"queue": 9, "momentum": 0.999},
+        "SimSiam": {"width": 8},
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "nowhere"], "no such folder, and read_medmnist: 'nowhere' is not"),
         (["--protocols", "fine-tuned"], "evaluated by --protocols linear, knn, dense"),
         (
             ["--start", "nowhere.pth", "--encoder", "resnet18"],
             "no such file of weights",
         ),
         (["--batch-size", "999"], "do not fill a batch"),
-        (["--start", "imagenet", "--encoder", "resnet-9"], "for torchvision and timm"),
+        (["--encoder", "test_vit3"], "SimSiam around test_vit3 cannot be made"),
+        (["--options", '{"SimSiam": {"widht": 3}}'], "argument 'widht'"),
     ],
 )
 def test_errors(arguments: list[str], message: str, tmp_path) -> None:
@@ -545,6 +582,21 @@ def test_errors(arguments: list[str], message: str, tmp_path) -> None:
     assert done.returncode != 0
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_stages_are_in_order(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES / "compare")
+    import report
+
+    rows = pd.DataFrame(
+        {
+            "method": ["random", "MoCo", "MoCo", "SimSiam", "MoCo"],
+            "stage": ["random", "dira", "di", "di", "dir"],
+        }
+    )
+    ordered = report.in_order(rows)
+    assert [*ordered["method"]] == ["random", "MoCo", "MoCo", "MoCo", "SimSiam"]
+    assert [*ordered["stage"]] == ["random", "di", "dir", "dira", "di"]
 
 
 def test_mean_of_barlow_twins_is_its_loss_by_dimensions(monkeypatch) -> None:
