@@ -102,6 +102,22 @@ def test_pilots_at_64_pixels_are_those_of_the_rows() -> None:
     assert set(written) <= known
 
 
+def test_parts_of_genesis_are_those_of_the_rows() -> None:
+    rows = pd.read_csv(ROOT / "examples/results/pilots_genesis.csv")
+    parts = ["contrastive_weight", "adversarial_weight"]
+    rows = rows[rows["metric"] == "dice"]
+    means = rows.groupby([*parts, "protocol"])["value"].mean().unstack()
+    text = (ROOT / "examples/results/README.md").read_text()
+    for name, key in (
+        ("bare", (0, 0)),
+        ("contrastive term and adversary", (0.01, 0.3)),
+        ("contrastive term", (0.01, 0)),
+        ("adversary", (0, 0.3)),
+    ):
+        dense, unet = means.loc[key, ["dense", "frozen U-Net"]]
+        assert f"| {name} | {dense:.3f} | {unet:.3f} |" in text
+
+
 def test_gains_in_the_readme_are_those_of_the_rows() -> None:
     text = " ".join(README.split())
     for folder, method, protocol, said in (
