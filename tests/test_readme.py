@@ -102,6 +102,13 @@ def test_pilots_at_64_pixels_are_those_of_the_rows() -> None:
     assert set(written) <= known
 
 
+def test_imagenet_is_that_of_the_rows(compare_report) -> None:
+    rows = pd.read_csv(ROOT / "examples/results/imagenet/results.csv")
+    outcomes = compare_report.make_tables(rows)["outcomes"]
+    text = (ROOT / "examples/results/README.md").read_text()
+    assert compare_report.outcomes_as_markdown(outcomes) in text
+
+
 def test_parts_of_genesis_are_those_of_the_rows() -> None:
     rows = pd.read_csv(ROOT / "examples/results/pilots_genesis.csv")
     parts = ["contrastive_weight", "adversarial_weight"]

@@ -146,7 +146,11 @@ def _tabulate(summary: pd.DataFrame) -> pd.DataFrame:
     half = ((table["high"] - table["low"]) / 2).map(
         lambda value: "" if np.isnan(value) else f" ± {value:.3f}"
     )
-    names = {"baseline": "no encoder", "random": "not trained", "start": "start"}
+    names = {
+        "baseline": "no encoder",
+        "random": "not trained",
+        "start": "others' weights",
+    }
     encoders = table["method"].map(names)
     encoders = encoders.fillna(table["method"] + " " + table["stage"])
     table = table.assign(

@@ -636,8 +636,8 @@ def test_committed_results_are_of_their_commands(monkeypatch) -> None:
         assert set(rows["split"]) == {options.split}
         for column, known in (
             ("seed", kept["seeds"]),
-            ("method", [*kept["methods"], "random", "baseline"]),
-            ("stage", [*kept["stages"], "random", *BASELINES]),
+            ("method", [*kept["methods"], "random", "start", "baseline"]),
+            ("stage", [*kept["stages"], "random", "start", *BASELINES]),
             ("protocol", kept["protocols"]),
         ):
             assert set(rows[column]) <= set(known)
