@@ -40,6 +40,9 @@ def test_ratios_are_those_measured() -> None:
         measured = {row["what"]: float(row["ratio"]) for row in csv.DictReader(file)}
     for what, ratio in rows_of("ratio"):
         assert ratio == f"{measured[what]:.2f}", what
+    adversary = measured["multiply-adds, DiRA-MoCo, stage dira / dir"]
+    text = " ".join(README.split())
+    assert f"a step has {adversary:.2f} times the arithmetic" in text
 
 
 @pytest.mark.parametrize(
