@@ -79,7 +79,7 @@ def test_volumes_are_those_of_the_rows(compare_report) -> None:
 
 
 @pytest.mark.parametrize(
-    "folder", ["chest", "chest64", "chest64_secondary", "hippocampus_unet"]
+    "folder", ["chest", "chest64", "chest64_secondary", "hippocampus_unet", "nodules"]
 )
 def test_studies_are_those_of_the_rows(folder: str, compare_report) -> None:
     rows = pd.read_csv(ROOT / "examples/results" / folder / "results.csv")
