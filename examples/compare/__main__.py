@@ -75,7 +75,6 @@ def compare(options: argparse.Namespace) -> None:
         known = dict.fromkeys(protocol for task in every for protocol in task.protocols)
         sys.exit(f"these data are evaluated by --protocols {', '.join(known)}.")
     words = read_words(settings) if "TransVW" in settings.methods else None
-    check(settings, pool, words)
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     results = Results(folder / "results.csv")
     pending = {
@@ -83,6 +82,7 @@ def compare(options: argparse.Namespace) -> None:
         for run in list_runs(settings)
         if (lacking := results.lacking(run, tasks))
     }
+    check(settings, list(pending), pool, words)
     keep_settings(folder, settings, options.split, pool, changed=bool(pending))
     transforms = make_transforms(settings)
     groups: dict[tuple[int, str], list[Run]] = {}
@@ -114,9 +114,12 @@ def compare(options: argparse.Namespace) -> None:
 
 
 def check(
-    settings: Settings, pool: LabelledImages, words: LabelledImages | None
+    settings: Settings,
+    pending: list[Run],
+    pool: LabelledImages,
+    words: LabelledImages | None,
 ) -> None:
-    """Exits if a later run would fail.
+    """Exits if a pending run would fail.
 
     Files may be missing, images too few, or encoders, weights and options unfit.
     """
@@ -129,8 +132,8 @@ def check(
                 f"{len(images)} images do not fill a batch: choose a --batch-size "
                 f"smaller than {settings.batch_size}."
             )
-    for method in settings.methods:
-        run = (method, settings.stages[-1], settings.seeds[0])
+    trainings = {run[0]: run for run in pending if run[1] in STAGES}
+    for method, run in trainings.items():
         try:
             Training(settings, run, 1, Path("nowhere"), **options_of(run, words))
         except (AssertionError, RuntimeError, TypeError, ValueError) as error:

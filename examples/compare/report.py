@@ -9,13 +9,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from charts import HEADLINES, draw_bars, draw_fractions, draw_gains, percent
+from settings import STAGES
 
 from lightly_dira.evaluation.statistics import compare_paired, summarise
 
 TASK = ["task", "protocol", "fraction", "metric"]
 # Main outcomes: means over all tasks and over the parts with few labels.
 OUTCOMES, FEW = ("linear", "dense", "frozen U-Net", "U-Net"), 0.1
-STAGES = ("di", "dir", "dira")
 PAIRS = (("dira", "di"), ("dira", "random"), ("dir", "di"), ("dira", "dir"))
 
 

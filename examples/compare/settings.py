@@ -278,13 +278,12 @@ def find_problem(settings: Settings) -> str | None:
             return f"{name} restores: choose --stages di dira"
         if name == "TransVW" and not settings.words:
             return "TransVW needs --words FOLDER, as volumes/visual_words.py writes it"
-    name = settings.encoder
-    if settings.cube and name not in ENCODERS_3D:
-        return f"encoders of volumes are {', '.join(ENCODERS_3D)}; got {name}"
-    if not settings.cube and name not in ENCODERS and not timm.is_model(name):
-        return f"encoders of images are {', '.join(ENCODERS)}, or timm's; got {name}"
-    own = name == "vit" or "-" in name
-    if settings.start and (settings.cube or own):
+    encoder = settings.encoder
+    if settings.cube and encoder not in ENCODERS_3D:
+        return f"encoders of volumes are {', '.join(ENCODERS_3D)}; got {encoder}"
+    if not settings.cube and encoder not in ENCODERS and not timm.is_model(encoder):
+        return f"encoders of images are {', '.join(ENCODERS)}, or timm's; got {encoder}"
+    if settings.start and (settings.cube or encoder == "vit" or "-" in encoder):
         return "--start is for torchvision and timm: choose --encoder resnet18"
     return None
 
