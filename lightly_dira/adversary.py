@@ -127,8 +127,14 @@ def gradient_penalty(
     place = torch.rand(len(target), *[1] * (target.ndim - 1), device=target.device)
     between = place * target + (1 - place) * restored
     trained = torch.is_grad_enabled()
-    with torch.enable_grad(), torch.autocast(target.device.type, enabled=False):
-        between = between.detach().requires_grad_()
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast(target.device.type, enabled=False),
+    ):
+        # Clones of tensors made in inference mode can be differentiated.
+        between = between.detach().clone().requires_grad_()
+        condition = None if condition is None else condition.clone()
         logits = judge(discriminator, weights, between, condition)
         total = logits.flatten(1).mean(dim=1).sum()
         (slope,) = torch.autograd.grad(total, between, create_graph=trained)
@@ -187,10 +193,21 @@ def judge(
     images: Tensor,
     condition: Tensor | None,
 ) -> Tensor:
-    """Returns the logits that the discriminator gives with these weights."""
+    """Returns the logits that the discriminator gives with these weights.
+
+    Raises:
+        TypeError: If it returns anything but a tensor.
+    """
     if condition is not None:
         images = torch.cat([images, condition.to(images.dtype)], dim=1)
-    return at_least_float32(functional_call(discriminator, weights, (images,)))
+    logits = functional_call(discriminator, weights, (images,))
+    if not isinstance(logits, Tensor):
+        raise TypeError(
+            "DiRA: expected a discriminator that returns one tensor of logits, got "
+            f"{type(logits).__name__}. Wrap it in a module that returns the logits "
+            "alone; of MONAI's PatchDiscriminator they are the last item."
+        )
+    return at_least_float32(logits)
 
 
 def at_least_float32(values: Tensor) -> Tensor:

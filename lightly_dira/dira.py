@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-import warnings
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from lightly_dira.features.pyramid import FeaturePyramid
+from lightly_dira.core.user_warnings import warn
+from lightly_dira.features.pyramid import FeaturePyramid, Taken
+from lightly_dira.features.view_change import WHICH_VIEW
 from lightly_dira.features.which_pass import which_view
 from lightly_dira.loss import DiRALoss, DiRALossComponents
 from lightly_dira.parts import make_parts
 from lightly_dira.training.checks import (
     FiniteTerms,
+    check_comparable,
     check_loss,
+    check_reaches_host,
     check_restored,
     check_target,
+    overflows_in,
     touching,
 )
 from lightly_dira.training.modes import evaluating
 from lightly_dira.training.optimizer_follower import OptimizerFollower
-from lightly_dira.training.schedule import Schedule
+from lightly_dira.training.randomness import same_randomness
+from lightly_dira.training.schedule import Ramp, Schedule
+from lightly_dira.training.trial import check_last_layer, try_critic
 from lightly_dira.transforms.dira_views import DiRAViews, find_views
 
 
@@ -198,6 +205,8 @@ class DiRA(OptimizerFollower):
         # The tuple keeps PyTorch from registering it a second time.
         self._last_layer = (last_layer,)
         self._finite = FiniteTerms()
+        # Shapes of images that the critic has judged before.
+        self._judged: set[tuple[torch.Size, ...]] = set()
         if optimizer is not None:
             self.attach(optimizer)
 
@@ -239,22 +248,30 @@ class DiRA(OptimizerFollower):
             RuntimeError: If the backbone has not seen a view with a target.
         """
         check_loss(loss)
-        self._check_followed()
+        self._check_followed(loss)
+        if self.loss.balanced and self._adversary_starts:
+            check_last_layer(self.last_layer)
         if not self.restores:
             return self._follow_host(loss, restored, target, view)
         if restored is not None or target is not None:
             raise ValueError(_RESTORES)
-        views = find_views(batch)
+        batches = list(find_views(batch))
+        if view is not None and len(batches) > 1:
+            raise ValueError(_ONE_VIEW)
         if self.stage == "di":
-            if views is None and self.components is None:
-                warnings.warn(_NO_TARGET, stacklevel=4)
+            if batches and torch.is_grad_enabled():
+                self._try_all(batches, view)
+            elif not batches and self.components is None:
+                warn(_NO_TARGET)
             return self._hand_back(loss)
-        if views is None:
+        if not batches:
             raise ValueError(_NO_TARGET)
-        number, restored = self._restore_seen(views, view)
-        target = views.target_on(number, restored.device)
-        seen = views.view_of(number) if view is None else view
-        return self._weigh(loss.reshape(()), restored, target, seen)
+        seen = self._see(batches, view)
+        with evaluating(*self._held_out):
+            restored = _join([self._decode(each.taken) for each in seen])
+        target = _join([each.target(restored.device) for each in seen])
+        images = _join([each.taken.images.detach() for each in seen])
+        return self._weigh(loss.reshape(()), restored, target, images)
 
     def _follow_host(
         self,
@@ -267,67 +284,122 @@ class DiRA(OptimizerFollower):
         if restored is None or target is None:
             raise ValueError(_HOST)
         check_restored(restored, target, self.target_channels)
-        target = target.detach().to(restored.device)
-        if self.stage == "dira":
+        if self._adversary_starts:
+            check_reaches_host(loss, restored, target)
             if self.conditional and view is None:
                 raise ValueError(_CONDITION)
+        target = target.detach().to(restored.device)
+        if self.stage == "dira":
             return self._weigh(loss.reshape(()), restored, target, view)
+        self._try_critic(target, view)
         return self._hand_back(loss, F.mse_loss(restored.detach().float(), target))
 
-    def _restore_seen(
-        self, views: DiRAViews, said: Tensor | None
-    ) -> tuple[int, Tensor]:
-        """Returns the index of the view that the backbone saw, and restores it."""
+    def _see(self, batches: list[DiRAViews], said: Tensor | None) -> list[_Seen]:
+        """Returns, of each batch, the view that the backbone saw, and its maps."""
         assert isinstance(self.features, FeaturePyramid)
+        candidates = [self._candidates(views) for views in batches]
+        if not torch.is_grad_enabled():
+            taken = [self._look_again(views, said) for views in candidates]
+        elif said is not None:
+            (views,) = candidates
+            maps, number = self.features.take_of(said), which_view(said, views)
+            self.features.learn(said, batches[0].view_of(number))
+            taken = [Taken(number, maps, said)]
+        else:
+            taken = self.features.take_first_of_each(candidates)
+        return [_Seen(*pair) for pair in zip(batches, taken, strict=True)]
+
+    def _candidates(self, views: DiRAViews) -> list[Tensor | None]:
         candidates: list[Tensor | None] = [None] * len(views)
         for number in views.target_views:
             candidates[number] = views.view_of(number)
             check_target(views, number, self.target_channels)
-        if not torch.is_grad_enabled():
-            if said is not None:
-                return which_view(said, candidates), self.restore(said)
-            if self.features.sees_changed_views:
-                raise RuntimeError(_WHICH_VIEW)
-            number = views.target_views[0]
-            weight = next(self.features.backbone.parameters())
-            return number, self.restore(views.view_of(number).to(weight.device))
-        if said is None:
-            number, features = self.features.take_first(*candidates)
-            view = views.view_of(number)
+        return candidates
+
+    def _look_again(self, views: list[Tensor | None], said: Tensor | None) -> Taken:
+        """Runs the backbone on a view, for validation."""
+        assert isinstance(self.features, FeaturePyramid)
+        if said is not None:
+            number, images = which_view(said, views), said
         else:
-            view, features = said, self.features.take_of(said)
-            number = which_view(said, candidates)
-        return number, self._decode(features, view.shape[2:])
+            number, view = next(
+                (number, view) for number, view in enumerate(views) if view is not None
+            )
+            if not self.features.change.is_none:
+                raise RuntimeError(WHICH_VIEW)
+            weight = next(self.features.backbone.parameters())
+            images = self.features.change.apply(view).to(weight.device)
+        with evaluating(self.features.backbone):
+            return Taken(number, self.features(images), images)
+
+    def _try_all(self, batches: list[DiRAViews], said: Tensor | None) -> None:
+        """Tries, in the first step of stage "di", all that later stages need.
+
+        The pass is recognised, but its maps are not kept: the head gets blank ones.
+        """
+        assert isinstance(self.features, FeaturePyramid)
+        if not (self.features.noting and self.features.was_run):
+            return
+        seen = self._see(batches, said)
+        images = _join([each.taken.images for each in seen])
+        target = _join([each.target(images.device) for each in seen])
+        blank = Taken(0, self.features.blank_maps(images), images)
+        with torch.no_grad(), evaluating(self.head), same_randomness(images.device):
+            check_comparable(self._decode(blank), target)
+        self._try_critic(target, images)
+        self.features.noting = False
+
+    def _try_critic(self, target: Tensor, images: Tensor | None) -> None:
+        """Tries once, for each size, whether the critic can judge such images."""
+        condition = images if self.conditional else None
+        shapes = tuple(x.shape[1:] for x in (target, condition) if x is not None)
+        if self._adversary_starts and shapes not in self._judged:
+            try_critic(self.discriminator, target, condition)
+            self._judged.add(shapes)
 
     def _weigh(
-        self, loss: Tensor, restored: Tensor, target: Tensor, view: Tensor | None
+        self, loss: Tensor, restored: Tensor, target: Tensor, images: Tensor | None
     ) -> Tensor:
         """Weights the terms and adds them up to one scalar."""
         adversary = self.discriminator if self.stage == "dira" else None
         factors = self.schedule(self.steps)
         if not self.restores:
             factors = factors._replace(restorative=0.0)
-        components = self.loss.forward_components(
-            loss,
-            restored,
-            target,
-            adversary,
-            factors,
-            condition=self._condition(view, restored),
-            last_layer=self.last_layer,
-        )
+        condition = None
+        if self.conditional and images is not None:
+            condition = images.detach().to(restored.device)
+        with evaluating(*self._held_out):
+            components = self.loss.forward_components(
+                loss,
+                restored,
+                target,
+                adversary,
+                factors,
+                condition=condition,
+                last_layer=self.last_layer,
+            )
         self.components = DiRALossComponents(*(term.detach() for term in components))
-        self._finite.check(self.components)
+        if adversary is None:
+            self._try_critic(target, images)
+        self._finite.check(
+            self.components,
+            lambda: self._discriminator_step.is_scaled or overflows_in(restored.dtype),
+        )
         total = components.total
         if total.requires_grad:
             self._discriminator_step.watch(total)
         return total if adversary is not None else touching(total, self.discriminator)
 
-    def _condition(self, view: Tensor | None, restored: Tensor) -> Tensor | None:
-        """Returns what a conditional critic sees beside the images."""
-        if not self.conditional or view is None:
-            return None
-        return view.detach().to(restored.device)
+    @property
+    def _held_out(self) -> list[nn.Module]:
+        """What must not change without gradients, as in validation."""
+        return [] if torch.is_grad_enabled() else [self.head, self.discriminator]
+
+    @property
+    def _adversary_starts(self) -> bool:
+        """Whether the schedule has an adversary, now or later."""
+        ramp = self.schedule.adversarial
+        return not (isinstance(ramp, Ramp) and math.isinf(ramp.start))
 
     @property
     def last_layer(self) -> Tensor | None:
@@ -361,13 +433,14 @@ class DiRA(OptimizerFollower):
             RuntimeError: If the host restores by itself.
         """
         with evaluating(self.features.backbone, self.head):
-            return self._decode(self.features(images), images.shape[2:])
+            return self._decode(Taken(0, self.features(images), images))
 
     def extra_repr(self) -> str:
         """Names stage and steps in the module's repr."""
         return f"stage={self.stage!r}, steps={self.steps}"
 
-    def _decode(self, features: list[Tensor], size: torch.Size) -> Tensor:
+    def _decode(self, taken: Taken) -> Tensor:
+        features = taken.maps
         weight = next(self.features.backbone.parameters())
         own = next(self.head.parameters(), weight)
         if (own.device, own.dtype) != (weight.device, weight.dtype):
@@ -379,15 +452,32 @@ class DiRA(OptimizerFollower):
         if not torch.is_autocast_enabled(weight.device.type):
             # The maps may come from an autocast block that has ended since.
             features = [feature.to(weight.dtype) for feature in features]
-        restored: Tensor = self.head(features, size)
+        restored: Tensor = self.head(features, taken.images.shape[2:])
         return restored
 
 
-_WHICH_VIEW = (
-    "DiRA: this loop normalises or repeats its views before the backbone, and without "
-    "gradients DiRA cannot tell what the backbone was called with. Pass that tensor: "
-    "`dira(loss, batch, view=x)`."
-)
+class _Seen(NamedTuple):
+    """Views of one batch, and what the backbone made of the one that it saw."""
+
+    views: DiRAViews
+    taken: Taken
+
+    def target(self, device: torch.device) -> Tensor:
+        """Returns the clean image of the view that was seen, on a device."""
+        return self.views.target_on(self.taken.view, device)
+
+
+def _join(parts: list[Tensor]) -> Tensor:
+    """Returns one batch of images of several."""
+    if len({part.shape[1:] for part in parts}) > 1:
+        shapes = " and ".join(str(tuple(part.shape)) for part in parts)
+        raise ValueError(
+            f"DiRA: this batch holds several `DiRAViews`, of shapes {shapes}, which "
+            "cannot be restored together. Give them one size, or call `dira` with each "
+            "of them in a step of its own, `dira(loss, batch[name])`."
+        )
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
 
 _RESTORES = (
     "DiRA: restored= and target= are for hosts that restore by themselves, but this "
@@ -405,9 +495,16 @@ _CONDITION = (
     "restored=images, target=clean, view=distorted)`."
 )
 
+_ONE_VIEW = (
+    "DiRA: view= names one tensor, but this batch holds several `DiRAViews`. Pass "
+    "those that it was made from: `dira(loss, batch[name], view=x)`."
+)
+
 _NO_TARGET = (
     "DiRA: the batch carries no restoration target. Wrap the dataset's transform: "
     "DiRATransform(transform), and pass the loader's batch unchanged: a new list of "
     "its views loses the target. Lightly's MultiViewCollate makes such a list: "
-    "leave `collate_fn` out of the DataLoader, whose default works."
+    "leave `collate_fn` out of the DataLoader, whose default works. "
+    "DistributedDataParallel with `device_ids` makes such lists of what its `forward` "
+    "is called with: call `dira` outside of it, or use DiRAMixin."
 )

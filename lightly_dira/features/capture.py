@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightly_dira.core.private_torch import in_backward
 from lightly_dira.features.hooks import Hook, remove_handles
 from lightly_dira.features.maps_and_tokens import Level
 from lightly_dira.features.tensors_in_outputs import tensors_in
 from lightly_dira.features.which_pass import Pass
-from lightly_dira.training.autograd import in_backward
 
 # How many passes to remember: those that are never decoded must not pile up.
 _MOST_PASSES = 32
@@ -47,7 +47,7 @@ class Capture:
         self._levels = levels
         self.image_shape = image_shape
         self.entry = entry
-        self.capturing = True
+        self.capturing = self.noting = True
         self._start()
 
     def _start(self) -> None:
@@ -120,8 +120,13 @@ class Capture:
         if in_backward() and not self._own_pass:
             return
         gradients = torch.is_grad_enabled() or (called is not None and called[0])
-        # Once it has trained in training mode, passes in evaluation do not count.
-        known_mode = self.backbone.training or not self._has_trained
+        # Once it has trained in training mode, passes in evaluation do not count,
+        # unless it has been frozen since.
+        known_mode = (
+            self.backbone.training
+            or not self._has_trained
+            or not any(p.requires_grad for p in self.backbone.parameters())
+        )
         if not (self._own_pass or (gradients and known_mode)):
             return
         images = self._image_in([args, kwargs])
@@ -129,7 +134,7 @@ class Capture:
             return
         if not self._own_pass:
             self._seen += 1
-            if not self.capturing:
+            if not (self.capturing or self.noting):
                 return
         given = None if called is None else called[1]
         if given is not None and len(given) != len(images):
@@ -151,7 +156,9 @@ class Capture:
 
     def _note(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
         run = self._running
-        if run is None or (in_backward() and not self._own_pass):
+        if run is None or not (self.capturing or self._own_pass):
+            return
+        if in_backward() and not self._own_pass:
             return
         if run.thread != threading.get_ident():
             run.interleaved = True
@@ -181,6 +188,7 @@ class Capture:
                 "batch. Wrap the very module that the loop calls, not one that "
                 "shares its layers, and wrap it before its first compiled pass. Leave "
                 "the layer that receives the image out of reentrant checkpointing. "
-                "For a copied model, create a new wrapper."
+                "For a copied model, create a new wrapper; `prepare_qat` and "
+                "`torch.export` make copies: wrap what they return."
             )
         return passes

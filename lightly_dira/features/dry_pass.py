@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -147,25 +148,27 @@ def _dry_pass(
         nonlocal learned
         # Before any module with parameters, a tensor is the image, perhaps normalised.
         learned = learned or any(True for _ in module.parameters())
+        traced = torch.is_grad_enabled()
         entered = next(tensors_in([args, kwargs]), None)
         before = None if entered is None else entered.shape
         for tensor in tensors_in(output):
             changed: tuple[int, ...] = ()
             if tensor.ndim == 3 and len(tensor) == BATCH:
-                change = (tensor[0] - tensor[1]).abs().sum(dim=-1)
+                change = (tensor[0] - tensor[1]).detach().abs().sum(dim=-1)
                 most = change.topk(min(_WITNESSES, len(change)))
                 if most.values[:1] > 2 * change.median():
                     changed = tuple(most.indices.tolist())
             key = name, counts[name]
             same = first.setdefault(id(tensor), (tensor, key))[1]
-            if learned and not again:
+            # Later, a branch without weights may still carry it: autograd knows.
+            depends = learned and (tensor.requires_grad or not traced)
+            if depends and not again:
                 outputs.append(Output(*key, tensor.shape, before, changed, same))
             counts[name] += 1
 
     weight = next(backbone.parameters(), None)
     if weight is None:
         raise ValueError("it has no parameters")
-    buffers = [(buffer, buffer.clone()) for buffer in backbone.buffers()]
     handles = [
         module.register_forward_hook(
             lambda *hooked, name=name: note(name, *hooked), with_kwargs=True
@@ -179,7 +182,12 @@ def _dry_pass(
         for name, module in backbone.named_modules()
     ]
     try:
-        with evaluating(backbone), torch.no_grad(), same_randomness(weight.device):
+        with (
+            evaluating(backbone),
+            _same_buffers(backbone),
+            _traced(backbone),
+            same_randomness(weight.device),
+        ):
             image = torch.rand(shape, dtype=weight.dtype, device=weight.device)
             images = image.repeat(BATCH, *[1] * len(shape))
             images[1].movedim(0, -1)[pixel_of(shape[1:])] += 4
@@ -187,9 +195,58 @@ def _dry_pass(
     finally:
         for handle in handles:
             handle.remove()
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
     # A layer that is also called with other tensors cannot be watched for images.
     alike = (name for name in reversed(receiving) if calls[name] == receiving[name])
     return next(alike, "")
+
+
+@contextlib.contextmanager
+def _traced(backbone: nn.Module) -> Iterator[None]:
+    """Lets autograd note what depends on a weight, also a frozen one; keeps no value.
+
+    Afterwards the same weights are frozen as before.
+    """
+    frozen = [p for p in backbone.parameters() if not p.requires_grad]
+    frozen = [p for p in frozen if p.is_floating_point() and not p.is_inference()]
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    try:
+        with (
+            torch.enable_grad(),
+            torch.autograd.graph.saved_tensors_hooks(_nothing, _nothing),
+        ):
+            yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+
+
+def _nothing(_: Tensor) -> Tensor:
+    """Stands in for a value that autograd would keep."""
+    return torch.empty(0)
+
+
+@contextlib.contextmanager
+def _same_buffers(backbone: nn.Module) -> Iterator[None]:
+    """Leaves buffers as they were: the same tensors, of the same size and values."""
+    kept = {
+        module: dict(module._buffers)
+        for module in backbone.modules()
+        if module._buffers
+    }
+    values = {
+        id(buffer): buffer.clone()
+        for buffers in kept.values()
+        for buffer in buffers.values()
+        if buffer is not None
+    }
+    try:
+        yield
+    finally:
+        for module, buffers in kept.items():
+            for name, buffer in buffers.items():
+                module._buffers[name] = buffer
+                if buffer is not None:
+                    with torch.no_grad():
+                        buffer.resize_(values[id(buffer)].shape)
+                        buffer.copy_(values[id(buffer)])

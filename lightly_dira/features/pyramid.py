@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from lightly_dira.features.capture import Capture
 from lightly_dira.features.dry_pass import find_levels
 from lightly_dira.features.maps_and_tokens import DroppedTokensError
+from lightly_dira.features.same_image import is_waited_for
+from lightly_dira.features.view_change import ViewChange
 from lightly_dira.features.which_pass import Pass, Recognition
+
+
+class Taken(NamedTuple):
+    """A view that the backbone saw: its index, its maps, and what went in for it."""
+
+    view: int
+    maps: list[Tensor]
+    images: Tensor
 
 
 class FeaturePyramid(Capture):
@@ -36,6 +46,9 @@ class FeaturePyramid(Capture):
         image_shape: (C, H, W) of the images of the dry pass.
         entry: Name of the module that receives the image first; empty for the backbone.
         capturing: Whether passes of the backbone are captured for `take`.
+        noting: Whether at least their inputs are: then `take` recognises a pass, but
+            has no maps.
+        change: What the loop does to a view before the backbone sees it.
 
     Examples:
         >>> import torch, torchvision
@@ -80,11 +93,12 @@ class FeaturePyramid(Capture):
         self.strides = [level.stride for level in self._levels]
         self.spatial_dims = len(self.image_shape) - 1
         self._recognition = Recognition()
+        self.change = ViewChange(self.image_channels)
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns what a copy needs; the copy watches its own backbone."""
         names = "backbone image_shape entry layers channels strides capturing _levels"
-        names += " spatial_dims"
+        names += " spatial_dims change noting"
         return {name: self.__dict__[name] for name in names.split()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -129,27 +143,19 @@ class FeaturePyramid(Capture):
             RuntimeError: If the backbone has not seen any of the views since the last
                 call, or its maps differ in training from those in evaluation.
         """
+        (taken,) = self.take_first_of_each([views])
+        return taken.view, taken.maps
+
+    def take_first_of_each(
+        self, groups: Sequence[Sequence[Tensor | None]]
+    ) -> list[Taken]:
+        """Does what `take_first` does for several groups of views, such as batches."""
+        forgotten = max(0, self._seen - len(self._passes))
         passes = self._take_passes()
-        dropped: DroppedTokensError | None = None
-        left = list(views)
-        while True:
-            try:
-                view, run, rows = self._recognition.find(
-                    passes, left, len(self._levels)
-                )
-            except RuntimeError as error:
-                raise (dropped or error) from None
-            try:
-                taken = left[view]
-                assert taken is not None
-                maps = self._maps(run, rows, taken.shape[2:])
-            except DroppedTokensError as error:
-                dropped, left[view] = error, None
-                if not any(view is not None for view in left):
-                    raise
-                continue
-            self._has_trained |= run.training
-            return view, maps
+        return [
+            self._find(passes, views, forgotten, group)
+            for group, views in enumerate(groups)
+        ]
 
     def take_of(self, images: Tensor) -> list[Tensor]:
         """Returns the maps of the pass that was called with this very tensor.
@@ -173,15 +179,65 @@ class FeaturePyramid(Capture):
         self._has_trained |= run.training
         return maps
 
+    def learn(self, images: Tensor, view: Tensor) -> None:
+        """Learns what the loop does to its views: on an accelerator only once."""
+        if self.change.is_unknown or not is_waited_for(images):
+            self.change.learn(images, view)
+
+    def _find(
+        self,
+        passes: Sequence[Pass],
+        views: Sequence[Tensor | None],
+        forgotten: int,
+        group: int,
+    ) -> Taken:
+        dropped: DroppedTokensError | None = None
+        left = list(views)
+        while True:
+            try:
+                seen = self._recognition.find(
+                    passes,
+                    left,
+                    whole=len(self._levels),
+                    forgotten=forgotten,
+                    group=group,
+                )
+            except RuntimeError as error:
+                raise (dropped or error) from None
+            try:
+                view = left[seen.view]
+                assert view is not None
+                maps = self._maps(seen.run, seen.rows, view.shape[2:])
+            except DroppedTokensError as error:
+                dropped, left[seen.view] = error, None
+                if not any(view is not None for view in left):
+                    raise
+                continue
+            self._has_trained |= seen.run.training
+            images = seen.images(view)
+            self.learn(images, view)
+            return Taken(seen.view, maps, images)
+
+    def blank_maps(self, images: Tensor) -> list[Tensor]:
+        """Returns maps of zeros, of the shapes that images of this size have."""
+        weight = next(self.backbone.parameters())
+        sides = images.shape[2:]
+        return [
+            weight.new_zeros(
+                len(images),
+                level.channels,
+                *(
+                    -(-s // n)
+                    for s, n in zip(sides, level.strides(len(sides)), strict=True)
+                ),
+            )
+            for level in self._levels
+        ]
+
     @property
     def image_channels(self) -> int:
         """Channels of the images of the dry pass."""
         return self.image_shape[0]
-
-    @property
-    def sees_changed_views(self) -> bool:
-        """Whether the loop has passed on normalised or repeated views so far."""
-        return self._recognition.changes_views
 
     def __repr__(self) -> str:
         """Shows level, module, channels and stride of every map."""
@@ -201,8 +257,10 @@ class FeaturePyramid(Capture):
                 "which pass the maps belong to. Finish the pass of one view before "
                 "the next, in one thread."
             )
-        maps = []
+        maps: list[Tensor] = []
         missing = []
+        if not (self.capturing or self._own_pass):
+            return maps
         for level in self._levels:
             key = level.key if level.key in run.maps else level.same
             if key not in run.maps:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 import threading
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lightly_dira.core.user_warnings import warn
 from lightly_dira.features.same_image import (
     SAME_IMAGE,
     difference_of,
@@ -80,6 +80,13 @@ class Seen(NamedTuple):
     run: Pass
     rows: slice
 
+    def images(self, view: Tensor) -> Tensor:
+        """Returns what the backbone was called with for this view."""
+        given = self.run.called_with
+        if given is not None and given.shape[2:] == view.shape[2:]:
+            return given[self.rows]
+        return _part(self.run, self.rows, view)
+
 
 class _Route(NamedTuple):
     """Where a view was found: which view, which pass, and which rows of it."""
@@ -103,15 +110,20 @@ class Recognition:
     """
 
     def __init__(self) -> None:
-        """Starts without routes; `changes_views` says if the loop changed a view."""
+        """Starts without routes."""
         self._routes: dict[tuple[Any, ...], _Route] = {}
         self._worst: Tensor | None = None
         self._arrived: Tensor | None = None
         self._waits = False
-        self.changes_views = False
 
     def find(
-        self, passes: Sequence[Pass], views: Sequence[Tensor | None], whole: int = 0
+        self,
+        passes: Sequence[Pass],
+        views: Sequence[Tensor | None],
+        *,
+        whole: int = 0,
+        forgotten: int = 0,
+        group: int = 0,
     ) -> Seen:
         """Finds the pass, and its rows, of the first view that was seen.
 
@@ -119,6 +131,8 @@ class Recognition:
             passes: The passes since the last call.
             views: The views; None in place of those not wanted.
             whole: How many maps a whole pass has.
+            forgotten: How many earlier passes since the last call are not among them.
+            group: Which of several groups of views in a batch these are.
 
         Raises:
             RuntimeError: If no pass saw any of these views, or the match is ambiguous.
@@ -141,7 +155,7 @@ class Recognition:
         route = key = None
         if any(is_waited_for(run.images) for run in passes):
             self._look_at_arrived()
-            key = _signature(passes, views, claimed)
+            key = group, *_signature(passes, views, claimed)
             route = None if self._waits else self._routes.get(key)
         for number, view in enumerate(views):
             if view is None:
@@ -158,10 +172,9 @@ class Recognition:
             if found is not None:
                 if key is not None:
                     self._routes[key] = found
-                images = _part(passes[found.run], found.rows, view)
-                self.changes_views |= not equal(images, view)
                 return Seen(number, passes[found.run], found.rows)
-        raise RuntimeError(_never_saw(passes, [v for v in views if v is not None]))
+        wanted = [view for view in views if view is not None]
+        raise RuntimeError(_never_saw(passes, wanted, forgotten))
 
     def _prove_later(self, images: Tensor, view: Tensor) -> None:
         """Compares without waiting, and keeps the worst result so far."""
@@ -178,12 +191,11 @@ class Recognition:
             return
         self._waits, self._arrived, self._worst = True, None, None
         self._routes.clear()
-        warnings.warn(
+        warn(
             "DiRA: the last step restored the wrong view, since this loop does not "
             "always pass its views to the backbone in the same order. From now on "
             "each step waits for the device to compare them. To avoid this, say "
-            "which tensor went into the backbone: `dira(loss, batch, view=x)`.",
-            stacklevel=9,
+            "which tensor went into the backbone: `dira(loss, batch, view=x)`."
         )
 
 
@@ -226,9 +238,11 @@ def _rows_of(run: Pass, view: Tensor) -> Iterator[slice]:
     if images.ndim != view.ndim or not len(view) or not (same or padded):
         return
     parts, rest = divmod(len(images), len(view))
-    if rest:
-        return
     size = len(view)
+    if rest:  # beside another batch, in front of it or behind it
+        if parts:
+            yield from (slice(size), slice(len(images) - size, len(images)))
+        return
     yield from (slice(part * size, (part + 1) * size) for part in range(parts))
     if parts > 1 and size > 1:
         yield from (slice(part, None, parts) for part in range(parts))
@@ -280,7 +294,15 @@ def _by_value(
     return route
 
 
-def _never_saw(passes: Sequence[Pass], views: Sequence[Tensor]) -> str:
+def _never_saw(passes: Sequence[Pass], views: Sequence[Tensor], forgotten: int) -> str:
+    if forgotten:
+        return (
+            f"DiRA: none of the last {len(passes)} passes of the backbone saw the view "
+            f"that carries the restoration target, and the {forgotten} before them "
+            "since DiRA was last called are forgotten, to save memory. Call `dira` "
+            "closer to the pass of that view, or make the other passes without "
+            "gradients."
+        )
     targets = ", ".join(str(tuple(view.shape)) for view in views)
     inputs = ", ".join(str(tuple(run.images.shape)) for run in passes)
     return (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
 from lightly_dira.adversary import judge
+from lightly_dira.core.user_warnings import warn
 from lightly_dira.dira import DiRA
 from lightly_dira.training.modes import evaluating
 from lightly_dira.training.randomness import same_randomness
@@ -38,8 +38,9 @@ class _HeldOutCallback(Callback):
         if every_n_epochs < 1:
             raise ValueError(f"{name}: every_n_epochs must be at least 1.")
         self.every_n_epochs = every_n_epochs
-        self._views = None if batch is None else find_views(batch)
+        self._views = next(find_views(batch), None)
         self._settled = batch is not None
+        self._warned: set[str] = set()
         if batch is not None and self._views is None:
             raise ValueError(
                 f"{name}: the batch carries no restoration target. Take it from a data "
@@ -57,7 +58,7 @@ class _HeldOutCallback(Callback):
     ) -> None:
         """Keeps the first batch of validation."""
         if not self._settled:
-            self._views = find_views(batch) or self._views
+            self._views = next(find_views(batch), self._views)
             self._settled = True
 
     def on_train_batch_end(
@@ -70,12 +71,14 @@ class _HeldOutCallback(Callback):
     ) -> None:
         """Keeps the first batch of training, where there is no validation."""
         if self._views is None:
-            self._views = find_views(batch)
+            self._views = next(find_views(batch), None)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Looks at the batch."""
-        if (trainer.current_epoch + 1) % self.every_n_epochs or self._views is None:
-            return
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Checks that there is something to look at.
+
+        Raises:
+            RuntimeError: If the module has no `dira`, or one that does not restore.
+        """
         dira = getattr(pl_module, "dira", None)
         if not isinstance(dira, DiRA):
             raise RuntimeError(
@@ -87,14 +90,37 @@ class _HeldOutCallback(Callback):
                 f"{type(self).__name__}: with restores=False the host restores images, "
                 "not DiRA: leave this callback out."
             )
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Looks at the batch."""
+        if (trainer.current_epoch + 1) % self.every_n_epochs or self._views is None:
+            return
+        module: Any = pl_module
         views = self._views.to(pl_module.device)
         with torch.no_grad(), evaluating(pl_module):
-            self._look(trainer, pl_module, dira, views)
+            try:
+                seen = module.dira.features.change.apply(views.view)
+            except RuntimeError as error:
+                # A run must not end because it cannot be looked at.
+                self._warn(f"{type(self).__name__} shows nothing: {error}")
+                return
+            self._look(trainer, pl_module, module.dira, views, seen)
 
     def _look(
-        self, trainer: Trainer, module: LightningModule, dira: DiRA, views: DiRAViews
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        dira: DiRA,
+        views: DiRAViews,
+        seen: Tensor,
     ) -> None:
         raise NotImplementedError
+
+    def _warn(self, message: str) -> None:
+        kind = message.partition(":")[0]
+        if kind not in self._warned:
+            self._warned.add(kind)
+            warn(f"DiRA: {message.removeprefix('DiRA: ')}")
 
 
 class RestorationLogger(_HeldOutCallback):
@@ -127,12 +153,17 @@ class RestorationLogger(_HeldOutCallback):
         self.n = n
 
     def _look(
-        self, trainer: Trainer, module: LightningModule, dira: DiRA, views: DiRAViews
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        dira: DiRA,
+        views: DiRAViews,
+        seen: Tensor,
     ) -> None:
         if not trainer.is_global_zero:
             return
         view, clean = views.view[: self.n], views.target[: self.n]
-        restored = dira.restore(view)
+        restored = dira.restore(seen[: self.n])
         columns = [clean, view, restored, (restored - clean).abs()]
         if view.ndim == 5:
             columns = [orthogonal_slices(column) for column in columns]
@@ -196,19 +227,23 @@ class CollapseWatch(_HeldOutCallback):
         """
         super().__init__(batch, every_n_epochs=every_n_epochs)
         self.collapsed, self.won = collapsed, won
-        self._warned: set[str] = set()
 
     def _look(
-        self, trainer: Trainer, module: LightningModule, dira: DiRA, views: DiRAViews
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        dira: DiRA,
+        views: DiRAViews,
+        seen: Tensor,
     ) -> None:
-        maps = dira.features(views.view)
+        maps = dira.features(seen)
         representation = maps[-1].flatten(2).mean(dim=2)
         std = std_of_l2_normalized(representation) * representation.shape[1] ** 0.5
-        condition = views.view if dira.conditional else None
+        condition = seen if dira.conditional else None
         weights: dict[str, Tensor] = dict(dira.discriminator.named_parameters())
         logits = [
             judge(dira.discriminator, weights, x, condition)
-            for x in (views.target, dira.restore(views.view))
+            for x in (views.target, dira.restore(seen))
         ]
         # Least squares pulls logits to 1 and 0, the other losses above and below 0.
         middle = 0.5 if dira.loss.adversary == "least_squares" else 0.0
@@ -233,12 +268,6 @@ class CollapseWatch(_HeldOutCallback):
                 "and of restored images. Lower `discriminator_lr`, or start the "
                 "adversary later."
             )
-
-    def _warn(self, message: str) -> None:
-        kind = message.partition(":")[0]
-        if kind not in self._warned:
-            self._warned.add(kind)
-            warnings.warn(f"DiRA: {message}", stacklevel=2)
 
 
 def _share(

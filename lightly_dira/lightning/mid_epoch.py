@@ -1,14 +1,14 @@
 """Resuming in the middle of an epoch as if never interrupted.
 
 No other module of this library uses names that Lightning does not document
-(`_data_fetcher` and the loops' progress). They were tested with 2.2.5 and 2.6.6.
+(`_data_source`, `_data_fetcher` and the loops' progress). They were tested with 2.2.5
+and 2.6.6.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +17,9 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.__version__ import version
 from torch.utils._pytree import tree_leaves
 
+from lightly_dira.core.private_torch import drop_workers
+from lightly_dira.core.user_warnings import warn
+from lightly_dira.training.own_randomness import OwnRandomness
 from lightly_dira.training.randomness import random_state, set_random_state
 
 
@@ -25,12 +28,14 @@ class PlaceInData(Callback):
 
     Lightning restarts an interrupted epoch at the first batch, in another order, unless
     the loader can save its state. This callback draws the same order again, and skips
-    the batches that were trained on. Validation leaves the random state as it was,
-    since a resumed run may skip it.
+    the batches that were trained on. Once DiRA has started, validation leaves the
+    random state as it was, since a resumed run may skip it; in stage "di" a run equals
+    that of the method alone, whose validation draws.
     """
 
     def __init__(self) -> None:
         """Starts without any state."""
+        self._own = OwnRandomness(())
         self._epoch_randomness: dict[str, Any] | None = None
         self._epoch_ended = False
         self._after_batch: dict[str, Any] | None = None
@@ -40,7 +45,19 @@ class PlaceInData(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes the random state that the first epoch's order is drawn from."""
         # The epoch's iterator is made before any other hook is called.
-        self._epoch_randomness, self._epoch_ended = random_state(), False
+        self._epoch_randomness, self._epoch_ended = self._randomness(), False
+        source: Any = getattr(trainer.fit_loop, "_data_source", None)
+        if source is None:
+            return
+
+        def dataloader() -> Any:
+            loaders = type(source).dataloader(source)
+            self._own = OwnRandomness(tree_leaves(loaders))
+            if not self._epoch_ended:
+                self._epoch_randomness = self._randomness()
+            return loaders
+
+        source.dataloader = dataloader
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finds the place where a checkpoint was saved."""
@@ -54,21 +71,21 @@ class PlaceInData(Callback):
     ) -> None:
         """Notes the random state that this epoch's order is drawn from."""
         if self._epoch_ended:
-            self._epoch_randomness, self._epoch_ended = random_state(), False
+            self._epoch_randomness, self._epoch_ended = self._randomness(), False
         self._after_batch = None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *args: Any
     ) -> None:
         """Notes the random state before the next batch or a validation."""
-        self._after_batch = random_state()
+        self._after_batch = self._randomness()
         if trainer.enable_validation:
             self._before_validation = self._after_batch
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Undoes the random draws of validation, which a resumed run may skip."""
-        if self._before_validation is not None and trainer.validating:
-            set_random_state(self._before_validation)
+        if self._before_validation is not None and self._undoes_validation(trainer):
+            self._set_randomness(self._before_validation)
         self._before_validation = None
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -80,12 +97,12 @@ class PlaceInData(Callback):
     ) -> None:
         """Saves the place, and the random states of all processes."""
         progress: Any = trainer.fit_loop.epoch_loop.batch_progress
-        now: Any = random_state()
+        now: Any = self._randomness()
         trained = progress.current.processed
         if progress.current.ready > trained:
             # A batch was interrupted; it has to be drawn and trained on again.
             now = self._after_batch if trained else self._epoch_randomness
-        elif trainer.validating and self._before_validation is not None:
+        elif self._before_validation is not None and self._undoes_validation(trainer):
             now = self._before_validation
         mine = {"epoch": self._epoch_randomness, "now": now}
         randomness: list[Any] = [mine] * trainer.world_size
@@ -115,17 +132,20 @@ class PlaceInData(Callback):
         randomness: list[Any],
     ) -> None:
         loaders = tree_leaves(trainer.train_dataloader)
-        if all(hasattr(loader, "load_state_dict") for loader in loaders):
-            return
         now = float(trainer.num_training_batches)
         if len(randomness) != trainer.world_size or of != now:
-            warnings.warn(
+            warn(
                 f"DiRA: the checkpoint was written by {len(randomness)} processes in "
                 f"epochs of {of:g} batches, and read by {trainer.world_size} in "
-                f"epochs of {now:g}: data come in another order.",
-                stacklevel=2,
+                f"epochs of {now:g}: data come in another order."
             )
             return
+        mine = randomness[trainer.global_rank]
+        if all(hasattr(loader, "load_state_dict") for loader in loaders):
+            self._set_randomness(mine["now"])
+            return
+        if any(getattr(loader, "persistent_workers", False) for loader in loaders):
+            warn(_PERSISTENT)
         if not trainer.fit_loop.restarting:
             batches = 0
         epochs: Any = trainer.fit_loop.epoch_progress
@@ -141,20 +161,41 @@ class PlaceInData(Callback):
                 f"{version}, so that it cannot resume in the middle of an epoch. "
                 "Install a newer lightly-dira, or Lightning 2.6.6."
             )
-        mine = randomness[trainer.global_rank]
         if validating:  # Lightning validates first.
             self._before_validation = mine["now"]
         self._epoch_randomness = mine["epoch"] if batches else mine["now"]
-        set_random_state(self._epoch_randomness)
+        self._set_randomness(self._epoch_randomness)
+        for loader in loaders:
+            drop_workers(loader)
         iter(fetcher)
         for _ in range(batches):
             next(fetcher)
         # Lightning adds these batches itself.
         fetcher.fetched -= batches
         # If Lightning makes another iterator, it has to draw from the same state.
-        then: dict[str, Any] = mine["now"] if batches else random_state()
-        set_random_state(mine["now"])
-        fetcher.iterator = _after(then, fetcher.iterator)
+        then = mine["now"] if batches else self._randomness()
+        self._set_randomness(mine["now"])
+        fetcher.iterator = self._after(then, fetcher.iterator)
+
+    def _undoes_validation(self, trainer: Trainer) -> bool:
+        module: Any = trainer.lightning_module
+        return trainer.validating and module.dira.stage != "di"
+
+    def _randomness(self) -> dict[str, Any]:
+        """Returns the states of all generators, global and of the loaders' own."""
+        return random_state() | {"own": self._own.state()}
+
+    def _set_randomness(self, state: dict[str, Any]) -> None:
+        set_random_state(state)
+        self._own.load_state(state["own"])
+
+    def _after(self, state: dict[str, Any], iterator: Iterator[Any]) -> Iterator[Any]:
+        """Continues an iterator, and sets these random states before its next item."""
+        self._set_randomness(state)
+        # Not `yield from`, which calls `iter`: Lightning's iterators then start again.
+        with contextlib.suppress(StopIteration):
+            while True:
+                yield next(iterator)
 
 
 def steps_in_an_epoch(trainer: Trainer) -> int:
@@ -179,10 +220,9 @@ def steps_taken_in_epoch(trainer: Trainer) -> int:
     return math.ceil(trained / trainer.accumulate_grad_batches)
 
 
-def _after(randomness: dict[str, Any], iterator: Iterator[Any]) -> Iterator[Any]:
-    """Continues an iterator, and sets this random state before its next item."""
-    set_random_state(randomness)
-    # Not `yield from`, which calls `iter`: Lightning's iterators then start again.
-    with contextlib.suppress(StopIteration):
-        while True:
-            yield next(iterator)
+_PERSISTENT = (
+    "DiRA: this run resumes with persistent workers. Data come in the same order, but "
+    "if they are augmented at random, with other draws than in a run without "
+    "interruption, since workers keep their generators from epoch to epoch. For the "
+    "same draws, train with persistent_workers=False."
+)

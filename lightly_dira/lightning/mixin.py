@@ -8,7 +8,6 @@ from abc import ABCMeta
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
-from pytorch_lightning import LightningModule
 from torch import nn
 from torch.optim import Optimizer
 
@@ -35,6 +34,12 @@ _SHARDING = ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy")
 class _MadeAfterInit(ABCMeta):
     """Makes `dira` once every `__init__` has run."""
 
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """The arguments of the class, which `__call__` would hide."""
+        signature = inspect.signature(cls.__init__)  # type: ignore[misc]
+        return signature.replace(parameters=[*signature.parameters.values()][1:])
+
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         """Constructs the module."""
         # Not by `super()`: Lightning looks for `__class__` in the frames of callers.
@@ -54,15 +59,19 @@ class DiRAMixin(metaclass=_MadeAfterInit):
       constructed or, if `setup` or `configure_model` makes the backbone, after those.
     - The optimiser that `configure_optimizers` returns, in any form, also trains the
       head; the discriminator's Adam steps after it.
+    - A step may say what it called the backbone with: ``{"loss": loss, "view": x}``.
     - A host that restores by itself (``DiRA(..., restores=False)``) returns what it
-      restored: ``{"loss": loss, "restored": images, "target": clean}``.
+      restored: ``{"loss": loss, "restored": images, "target": clean}``, and the "view"
+      that it made them from, if the critic is conditional.
     - The terms are logged as ``dira/discriminative``, ``dira/restorative``,
       ``dira/adversarial`` and ``dira/discriminator``.
     - Checkpoints hold `self.dira`, buffers that are in no state dict, such as the
       memory bank of Lightly's losses, and the place in the data: a run that was killed
-      in the middle of an epoch resumes as if never interrupted. To find the place, it
-      loads the past batches of the epoch again; Lightning handles loaders that have a
-      `load_state_dict` of their own. Validation leaves the random state as it was.
+      in the middle of an epoch resumes as if never interrupted (see
+      `lightly_dira.lightning` for what that covers). To find the place, it loads the
+      past batches of the epoch again; Lightning handles loaders that have a
+      `load_state_dict` of their own. Once DiRA has started, validation leaves the
+      random state as it was.
 
     Attributes:
         dira: The `DiRA`.
@@ -96,6 +105,8 @@ class DiRAMixin(metaclass=_MadeAfterInit):
 
     dira: DiRA
     configure_model: Any
+    # The batch before the strategy got it: DistributedDataParallel rebuilds its lists.
+    _batch: Any = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Checks the order of the bases.
@@ -107,14 +118,15 @@ class DiRAMixin(metaclass=_MadeAfterInit):
         for base in cls.__mro__:
             if base is DiRAMixin:
                 break
-            if issubclass(base, LightningModule) and not issubclass(base, DiRAMixin):
+            if _is_module(base) and not issubclass(base, DiRAMixin):
                 raise TypeError(
                     f"DiRA: {base.__name__} comes before DiRAMixin, so the mixin's "
                     f"training step would never be called. Write class {cls.__name__}"
                     f"(DiRAMixin, {base.__name__})."
                 )
         configure_model = getattr(cls, "configure_model", None)
-        usual = configure_model in (None, LightningModule.configure_model)
+        # Lightning's own does nothing.
+        usual = configure_model is None or _is_lightnings(configure_model.__module__)
         if not usual and not hasattr(configure_model, "makes_dira"):
             cls.configure_model = _then_dira(configure_model)
 
@@ -215,19 +227,19 @@ class DiRAMixin(metaclass=_MadeAfterInit):
         if loss is None:
             self.dira.features.forget()
             return output
-        if self.dira.restores:
-            total = self.dira(loss, batch)
-        else:
+        views = [*find_views(batch)] or [*find_views(self._batch)]
+        said: dict[str, Any] = {}
+        if isinstance(output, Mapping):
             # Lightning must not keep the graphs of these images.
-            output = dict(output) if isinstance(output, Mapping) else {}
-            images = {name: output.pop(name, None) for name in ("restored", "target")}
-            total = self.dira(loss, **images)
+            output = dict(output)
+            names = ("view",) if self.dira.restores else ("view", "restored", "target")
+            said = {name: output.pop(name) for name in names if name in output}
+        total = self.dira(loss, views, **said)
         assert self.dira.components is not None
         terms = self.dira.components._asdict()
-        views = find_views(batch)
         self.log_dict(
             {f"dira/{name}": terms[name] for name in terms if name != "total"},
-            batch_size=None if views is None else len(views.view),
+            batch_size=sum(len(each.view) for each in views) or None,
         )
         return {**output, "loss": total} if isinstance(output, Mapping) else total
 
@@ -276,6 +288,18 @@ class DiRAMixin(metaclass=_MadeAfterInit):
             # The backbone may be made later, in `setup` or `configure_model`.
             if required:
                 raise
+
+
+def _is_module(base: type) -> bool:
+    """Whether a class is a LightningModule, of `pytorch_lightning` or `lightning`."""
+    return any(
+        each.__name__ == "LightningModule" and _is_lightnings(each.__module__)
+        for each in base.__mro__
+    )
+
+
+def _is_lightnings(module: str) -> bool:
+    return module.startswith(("pytorch_lightning.", "lightning.pytorch."))
 
 
 def _then_dira(configure_model: Any) -> Any:

@@ -17,9 +17,29 @@ class Stages(Callback):
     """Starts stages given in epochs, and checks that the training step ran DiRA."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Turns epochs into steps."""
-        self._start_stages(trainer, _mixin(pl_module))
-        _mixin(pl_module).dira.components = None
+        """Turns epochs into steps, and checks that the optimiser trains the head.
+
+        Raises:
+            RuntimeError: If `configure_optimizers` overrides the mixin's.
+        """
+        module = _mixin(pl_module)
+        if not any(map(module.dira.is_attached_to, trainer.optimizers)):
+            name = type(pl_module).__name__
+            raise RuntimeError(
+                f"DiRA: {name} would be trained without DiRA, as its "
+                "configure_optimizers overrides DiRAMixin's: no optimiser holds the "
+                "restoration head. Put the method into a class of its own, class "
+                f"Method(LightningModule), and write class {name}(DiRAMixin, Method): "
+                "pass; or call `self.dira.attach(optimizer)` before you return it."
+            )
+        self._start_stages(trainer, module)
+        module.dira.components = None
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, *args: Any
+    ) -> None:
+        """Keeps the batch: strategies may rebuild its lists, and lose the targets."""
+        _mixin(pl_module)._batch = batch
 
     def on_train_epoch_start(
         self, trainer: Trainer, pl_module: LightningModule
@@ -32,6 +52,11 @@ class Stages(Callback):
         schedule = module.schedule_in_epochs
         if schedule is None and epochs == (None, None):
             return
+        if schedule is not None and epochs != (None, None):
+            raise ValueError(
+                "DiRA: give schedule_in_epochs, or restorative_start_epoch and "
+                "adversarial_start_epoch, not both."
+            )
         if schedule is None:
             schedule = stages(*(epoch or 0 for epoch in epochs))
         steps = steps_in_an_epoch(trainer)
@@ -47,6 +72,7 @@ class Stages(Callback):
         Raises:
             RuntimeError: If a training step that overrides the mixin's left DiRA out.
         """
+        _mixin(pl_module)._batch = None
         if outputs and _mixin(pl_module).dira.components is None:
             name = type(pl_module).__name__
             raise RuntimeError(

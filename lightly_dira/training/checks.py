@@ -3,47 +3,14 @@
 from __future__ import annotations
 
 import math
-import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from lightly_dira.features.pyramid import FeaturePyramid
-from lightly_dira.features.restoring_host import RestoringHost
+from lightly_dira.core.user_warnings import warn
 from lightly_dira.loss import DiRALossComponents
 from lightly_dira.transforms.dira_views import DiRAViews
-
-# A warning comes after this many consecutive steps of another optimiser.
-_MISSED_STEPS = 3
-
-
-class FollowedOptimizer:
-    """Notices when the user's optimiser is not the one whose steps are followed."""
-
-    def __init__(self) -> None:
-        """Has seen nothing yet."""
-        self._versions: int | None = None
-        self._missed = 0
-        self._warned = False
-
-    def stepped(self) -> None:
-        """Notes a step that was followed."""
-        self._versions, self._missed = None, 0
-
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def check(self, features: FeaturePyramid | RestoringHost) -> None:
-        """Warns, once, if weights changed several times and no step was followed.
-
-        It also warns if the backbone is not run at all, as when a copy is trained.
-        """
-        parameters = features.backbone.parameters()
-        versions = sum(p._version for p in parameters if not p.is_inference())
-        changed = self._versions is not None and self._versions != versions
-        self._missed += changed or not features.was_run
-        self._versions = versions
-        if self._missed >= _MISSED_STEPS and not self._warned:
-            self._warned = True
-            warnings.warn(_NOT_FOLLOWED, stacklevel=7)
 
 
 def in_several_processes() -> bool:
@@ -64,28 +31,35 @@ def touching(loss: Tensor, *modules: nn.Module) -> Tensor:
     return loss + 0 * sum(p.flatten()[0] for p in parameters if p.requires_grad)
 
 
-_NOT_FOLLOWED = (
-    "DiRA: the backbone's weights change or it is not run, but the optimiser that "
-    "DiRA is attached to takes no step: neither head nor discriminator is trained, "
-    "and the stage does not change. Attach the optimiser whose `step()` runs, and "
-    "every new one that you make: `dira.attach(optimizer)` (for a two-part optimiser "
-    "such as SAM the inner one: `optimizer.base_optimizer`). Copy model, wrapper and "
-    "optimiser in one call: `copy.deepcopy((model, dira, optimizer))`."
-)
+# So many calls in a row may have terms that are not finite, if the loss is scaled.
+_OVERFLOWS = 3
 
 
 class FiniteTerms:
-    """Looks for terms that are not finite, and waits for the device only once."""
+    """Looks for terms that are not finite, and waits for the device only once.
+
+    A `GradScaler` skips the step of a loss that overflowed in half precision. So where
+    the loss is scaled, such a term is warned of, and an error only if it stays.
+    """
 
     def __init__(self) -> None:
         """Has seen nothing yet."""
         self._arrived: Tensor | None = None
+        self._in_a_row = 0
 
-    def check(self, components: DiRALossComponents) -> None:
+    def check(
+        self, components: DiRALossComponents, is_scaled: Callable[[], bool]
+    ) -> None:
         """Checks these terms or, on an accelerator, the latest that have arrived.
 
+        Args:
+            components: The terms.
+            is_scaled: Tells whether a scaler would skip the step; it is only asked
+                about terms that are not finite.
+
         Raises:
-            ValueError: If one is not finite.
+            ValueError: If one is not finite, and no scaler skips the step or it is the
+                third call in a row.
         """
         latest = terms = torch.stack([term.float() for term in components[1:]])
         if terms.device.type != "cpu":
@@ -97,14 +71,30 @@ class FiniteTerms:
                 self._arrived = torch.empty(len(terms), pin_memory=pinned)
             latest = terms.cpu() if waits else self._arrived.clone()
             self._arrived.copy_(terms, non_blocking=not waits)
-        if not latest.isfinite().all():
-            values = dict(zip(components._fields[1:], latest.tolist(), strict=True))
-            wrong = [name for name, value in values.items() if not math.isfinite(value)]
+        if latest.isfinite().all():
+            self._in_a_row = 0
+            return
+        values = dict(zip(components._fields[1:], latest.tolist(), strict=True))
+        wrong = [name for name, value in values.items() if not math.isfinite(value)]
+        what = f"DiRA: the {' and '.join(wrong)} loss is not finite: {values}."
+        self._in_a_row += 1
+        if self._in_a_row >= _OVERFLOWS or not is_scaled():
             raise ValueError(
-                f"DiRA: the {' and '.join(wrong)} loss is not finite: {values}. Look "
-                "for such values in the images and in the method's own loss, or lower "
-                "the learning rate."
+                f"{what} Look for such values in the images and in the method's own "
+                "loss, or lower the learning rate."
             )
+        warn(
+            f"{what} The loss is scaled, so that its scaler should skip this step and "
+            f"lower the scale. {_OVERFLOWS} such losses in a row are an error."
+        )
+
+
+def overflows_in(precision: torch.dtype) -> bool:
+    """Whether losses of this precision, or of autocast's, need a scaler."""
+    return precision == torch.float16 or any(
+        torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.half
+        for kind in ("cuda", "cpu")
+    )
 
 
 def check_loss(loss: object) -> None:
@@ -130,8 +120,36 @@ def check_target(views: DiRAViews, number: int, channels: int) -> None:
         )
 
 
+def check_comparable(restored: object, target: Tensor) -> None:
+    """Raises a ValueError if the decoder's images and targets differ in shape."""
+    if not isinstance(restored, Tensor):
+        raise ValueError(
+            "DiRA: expected a head that returns restored images, a tensor, got "
+            f"{type(restored).__name__}."
+        )
+    if restored.shape != target.shape:
+        raise ValueError(
+            f"DiRA: the head restores images of shape {tuple(restored.shape)}, but the "
+            f"targets are of shape {tuple(target.shape)}. A head of your own is called "
+            "as head(features, output_size); see also `target_channels`."
+        )
+
+
 def check_restored(restored: Tensor, target: Tensor, channels: int) -> None:
-    """Raises a ValueError if a host's images and the clean ones cannot be compared."""
+    """Checks that a host's images and the clean ones can be compared.
+
+    Raises:
+        TypeError: If one is not a tensor of floating-point values.
+        ValueError: If they differ in shape, or have other channels.
+    """
+    for name, images in (("restored", restored), ("target", target)):
+        if not (isinstance(images, Tensor) and images.is_floating_point()):
+            got = images.dtype if isinstance(images, Tensor) else type(images).__name__
+            raise TypeError(
+                f"DiRA: expected `{name}` as a floating-point tensor, got {got}. Both "
+                "images must have the same range: `target.float() / 255`, if it has "
+                "8 bits and the host restores values in [0, 1]."
+            )
     if restored.shape != target.shape or restored.ndim < 4:
         raise ValueError(
             "DiRA: expected restored and clean images of one shape (B, C, H, W), got "
@@ -143,6 +161,22 @@ def check_restored(restored: Tensor, target: Tensor, channels: int) -> None:
             f"DiRA: expected images of {channels} channels, got {restored.shape[1]}. "
             f"Say so: DiRA(..., target_channels={restored.shape[1]})."
         )
+
+
+def check_reaches_host(loss: Tensor, restored: Tensor, target: Tensor) -> None:
+    """Raises a ValueError if the adversary could not train the host."""
+    if restored.requires_grad or not (torch.is_grad_enabled() and loss.requires_grad):
+        return
+    if target.requires_grad:
+        raise ValueError(
+            "DiRA: `target` depends on the host's weights and `restored` does not: "
+            "they are swapped. Call dira(loss, restored=images, target=clean)."
+        )
+    raise ValueError(
+        "DiRA: the restored images carry no gradient, so that the adversary cannot "
+        "train the host. Pass them as the host made them, not `restored.detach()` and "
+        "not made within `torch.no_grad()`."
+    )
 
 
 def versions_of(module: nn.Module) -> int:

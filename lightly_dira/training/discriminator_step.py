@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,8 +12,12 @@ from torch.nn import Parameter
 from torch.optim import Adam
 from torch.utils.hooks import RemovableHandle
 
+from lightly_dira.core.private_torch import after_backward
 from lightly_dira.features.hooks import Hook, remove_handles
-from lightly_dira.training.autograd import after_backward
+from lightly_dira.training.optimizer_groups import replace_parameters
+
+# What Adam keeps of each parameter, besides the number of its steps.
+_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class DiscriminatorStep:
@@ -38,19 +42,25 @@ class DiscriminatorStep:
     Attributes:
         witnesses: Returns groups of parameters; the first group that has any gradients
             reveals a `zero_grad()`.
+        differentiated: Whether a backward pass has gone through a watched scalar since
+            the last step.
     """
 
     def __init__(self, discriminator: nn.Module, head: nn.Module, *, lr: float) -> None:
         """Creates Adam with the published betas."""
         self.parameters = list(discriminator.parameters())
         self.adam = Adam(self.parameters, lr=lr, betas=(0.5, 0.999))
-        self.witnesses: Callable[[], Sequence[list[Parameter]]] = lambda: ()
+        self.witnesses: Callable[[], Sequence[list[Parameter]] | None] = lambda: ()
+        self.differentiated = False
         self._out_of_reach = [*self.parameters, *head.parameters()]
         self._scale: Tensor | None = None
+        self._last_scale: Tensor | None = None
         # Parameters with gradients after the last pass; their addresses and versions.
         self._reached: list[Parameter] = []
         self._left: list[tuple[int, int] | None] = []
-        self._in_backward = False
+        self._in_backward = self._aborted = False
+        self._followed: list[Parameter] = []
+        self._trainable = 0
         self._handles: list[RemovableHandle] = []
 
     def __getstate__(self) -> dict[str, Any]:
@@ -59,8 +69,61 @@ class DiscriminatorStep:
 
     def watch(self, total: Tensor) -> None:
         """Notes every backward pass through `total`, as it begins."""
-        self._in_backward = False  # the last may have ended with an exception
-        total.register_hook(self._begin_backward)  # type: ignore[no-untyped-call]
+        # The last may have ended with an exception.
+        self._aborted, self._in_backward = self._in_backward, False
+        if sum(p.requires_grad for p in self._followed) != self._trainable:
+            self.follow(self._followed)
+        total.register_hook(Hook(self._begin_backward))  # type: ignore[no-untyped-call]
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether the last backward pass had a scaled loss, as a `GradScaler` makes.
+
+        It waits for the device.
+        """
+        return self._last_scale is not None and float(self._last_scale) > 1
+
+    def adopt(self, discriminator: nn.Module, head: nn.Module) -> None:
+        """Trains these parameters, also where some have replaced those known so far."""
+        parameters = list(discriminator.parameters())
+        replace_parameters(self.adam, self.parameters, parameters)
+        self.parameters = parameters
+        self._out_of_reach = [*parameters, *head.parameters()]
+
+    def state(self, discriminator: nn.Module) -> dict[str, Tensor]:
+        """Returns Adam's state by parameter, zeros before its first step."""
+        state = {}
+        for name, parameter in discriminator.named_parameters():
+            known = self.adam.state.get(parameter, {})
+            state[f"{name}.step"] = known.get("step", torch.zeros(()))
+            for moment in _MOMENTS:
+                zeros = torch.zeros_like(parameter, requires_grad=False)
+                state[f"{name}.{moment}"] = known.get(moment, zeros)
+        return state
+
+    def load_state(self, discriminator: nn.Module, state: Mapping[str, Tensor]) -> None:
+        """Restores what `state` returned."""
+        for name, parameter in discriminator.named_parameters():
+            self.adam.state.pop(parameter, None)
+            # Of another discriminator, PyTorch names the weights that do not fit.
+            fits = getattr(state.get(f"{name}.exp_avg"), "shape", None)
+            if fits == parameter.shape and float(state[f"{name}.step"]):
+                self.adam.state[parameter] = {
+                    # On the CPU, where Adam keeps it.
+                    "step": state[f"{name}.step"].detach().cpu().float().clone(),
+                    **{
+                        moment: torch.zeros_like(parameter, requires_grad=False).copy_(
+                            state[f"{name}.{moment}"]
+                        )
+                        for moment in _MOMENTS
+                    },
+                }
+
+    def move_state(self, move: Callable[[Tensor], Tensor]) -> None:
+        """Moves Adam's moments as the discriminator is moved."""
+        for state in self.adam.state.values():
+            for moment in _MOMENTS:
+                state[moment] = move(state[moment])
 
     def step(self) -> None:
         """Steps Adam with the gathered gradients, if any, and drops them.
@@ -84,6 +147,7 @@ class DiscriminatorStep:
         """Drops what has been gathered."""
         self.adam.zero_grad()
         self._scale = None
+        self.differentiated = False
 
     def follow(self, parameters: Iterable[Parameter]) -> None:
         """Notes every backward pass that is about to reach one of these, as it begins.
@@ -91,10 +155,12 @@ class DiscriminatorStep:
         This includes passes that `watch` does not see, such as that of another loss.
         """
         remove_handles(self._handles)
+        self._followed = list(parameters)
+        trained = [p for p in self._followed if p.requires_grad]
+        self._trainable = len(trained)
         self._handles = [
             parameter.register_hook(Hook(self._reach))  # type: ignore[no-untyped-call]
-            for parameter in parameters
-            if parameter.requires_grad
+            for parameter in trained
         ]
         weakref.finalize(self, remove_handles, self._handles)
 
@@ -102,6 +168,7 @@ class DiscriminatorStep:
         # Where several losses are summed, this runs several times before any gradient
         # is written; then nothing is gathered, or what is gathered has been emptied.
         self._reach(scale)
+        self.differentiated, self._last_scale = True, scale.detach()
         self._scale = scale.detach() + (0 if self._scale is None else self._scale)
 
     def _reach(self, gradient: Tensor) -> None:
@@ -110,14 +177,21 @@ class DiscriminatorStep:
             return
         self._in_backward = True
         gathered = [p.grad for p in self._out_of_reach if p.grad is not None]
-        if gathered and self._left != self._marks():
+        if self._aborted:
+            # Nothing was noted at its end: judge by what is left of it.
+            self._note_reached()
+        if gathered and (self._aborted or self._left != self._marks()):
             self._drop_emptied(gathered)
+        self._aborted = False
         # Code that averages or shards gradients may wait for the end, too: come last.
         after_backward(lambda: after_backward(self._end_backward))
 
     def _end_backward(self) -> None:
         self._in_backward = False
-        groups = self.witnesses()
+        self._note_reached()
+
+    def _note_reached(self) -> None:
+        groups = self.witnesses() or ()  # None where the wrapper is gone
         reached = ([p for p in group if p.grad is not None] for group in groups)
         self._reached = next(filter(None, reached), [])
         self._left = self._marks()

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import copy
-import warnings
+import io
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightly_dira.core.leaves import leaves_of
 from lightly_dira.features.hooks import Hook
 from lightly_dira.features.pyramid import FeaturePyramid
 from lightly_dira.features.restoring_host import RestoringHost
 from lightly_dira.loss import DiRALossComponents
-from lightly_dira.training.checks import (
-    FollowedOptimizer,
-    check_averaged,
-    check_moved,
-    versions_of,
-)
+from lightly_dira.training.checks import check_averaged, check_moved, versions_of
 from lightly_dira.training.discriminator_step import DiscriminatorStep
+from lightly_dira.training.idle import IdleWatch
 from lightly_dira.training.optimizer_groups import (
     add_parameters,
+    check_can_be_followed,
     check_state_knows,
+    held_by,
     remove_parameters,
+    replace_parameters,
     without_gradients,
 )
 from lightly_dira.training.schedule import Ramp, Schedule
@@ -64,7 +65,12 @@ class OptimizerFollower(nn.Module):
         self._optimizer: Optimizer | None = None
         self._averaged = self._stepping = False
         self._before = (0, 0)
-        self._followed = FollowedOptimizer()
+        self._idle = IdleWatch()
+        # Those of the head when an optimiser was attached, and the ids of all it held.
+        self._of_head: list[nn.Parameter] = []
+        self._held: set[int] = set()
+        # What the method's loss depends on, as its first call tells.
+        self._leaves: list[nn.Parameter] = []
         self.steps = 0
         if schedule is not None and any(starts):
             raise ValueError(
@@ -118,20 +124,21 @@ class OptimizerFollower(nn.Module):
         The optimiser then holds every parameter of the head exactly once, and none of
         the discriminator's. The head's weights join groups with weights of the
         backbone, its biases and norms those with biases and norms, so that weight decay
-        applies as intended. DiRA stops following an optimiser attached before.
+        applies as intended. Parameters that have been replaced since the last call, as
+        by ``load_state_dict(assign=True)``, take the places of the old ones. DiRA stops
+        following an optimiser attached before.
 
         Args:
             optimizer: The optimiser that holds the backbone's parameters.
 
         Raises:
-            TypeError: If it is not a `torch.optim.Optimizer`.
+            TypeError: If it is not a `torch.optim.Optimizer`, or one that wraps
+                another and has no hooks, or that cannot train the head.
             ValueError: If it holds none of the backbone's parameters.
         """
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(
-                "DiRA: optimizer must be a torch.optim.Optimizer, got "
-                f"{type(optimizer).__name__}."
-            )
+        check_can_be_followed(optimizer)
+        head = list(self.head.parameters())
+        replace_parameters(optimizer, self._of_head, head)
         for handle in self._hooks:
             handle.remove()
         self._hooks = [
@@ -143,16 +150,24 @@ class OptimizerFollower(nn.Module):
         add_parameters(optimizer, self.head, beside=backbone.parameters())
         remove_parameters(optimizer, self.discriminator)
         self._optimizer = optimizer
+        self._of_head, self._held = head, held_by(optimizer)
+        self._discriminator_step.adopt(self.discriminator, self.head)
         self._discriminator_step.witnesses = Hook(self._witnesses)
-        trained, held = self._witnesses()
-        self._discriminator_step.follow(trained or held)
+        groups = self._witnesses()
+        trained = (group for group in groups if any(p.requires_grad for p in group))
+        self._discriminator_step.follow(next(trained, groups[-1]))
+
+    def is_attached_to(self, optimizer: Optimizer) -> bool:
+        """Whether the steps of this optimiser are followed."""
+        return optimizer is self._optimizer
 
     def clip_grad_norm_(self, max_norm: float, norm_type: float = 2.0) -> Tensor:
         """Clips the gradients of model and head together, by their common norm.
 
         `torch.nn.utils.clip_grad_norm_(model.parameters(), ...)` leaves the head out,
-        since the model does not hold it. The discriminator needs no clipping: the scale
-        of its gradients does not affect its Adam.
+        since the model does not hold it. What the method's loss depends on is clipped,
+        too, if another optimiser trains it. The discriminator needs no clipping: the
+        scale of its gradients does not affect its Adam.
 
         Args:
             max_norm: Largest norm of all gradients that the optimiser will use.
@@ -167,47 +182,93 @@ class OptimizerFollower(nn.Module):
         if self._optimizer is None:
             raise RuntimeError(_NO_OPTIMIZER)
         held = [p for g in self._optimizer.param_groups for p in g["params"]]
-        return nn.utils.clip_grad_norm_(held, max_norm, norm_type)
+        others = [p for p in self._leaves if id(p) not in held_by(self._optimizer)]
+        return nn.utils.clip_grad_norm_([*held, *others], max_norm, norm_type)
 
-    def _check_followed(self) -> None:
+    def _check_followed(self, loss: Tensor) -> None:
         """Warns if no optimiser step would train head and discriminator."""
+        if not torch.is_grad_enabled():
+            return
         if self._optimizer is None:
-            if self.components is None:
-                warnings.warn(_NO_OPTIMIZER, stacklevel=5)
-        elif torch.is_grad_enabled() and not self._stepping:
-            self._followed.check(self.features)
+            self._idle.warn_once(_NO_OPTIMIZER)
+            return
+        self._idle.called(self.features, in_step=self._stepping)
+        if not self._leaves:
+            self._leaves = leaves_of(loss)
+
+    def _check_parameters(self) -> None:
+        """Raises a RuntimeError if the optimisers hold parameters of the past.
+
+        Not earlier than at a step: sharded modules have others within their passes.
+        """
+        critic = self._discriminator_step.parameters
+        known = {id(p) for p in (*self._of_head, *critic)}
+        own = (*self.head.parameters(), *self.discriminator.parameters())
+        backbone = [id(p) for p in self.features.backbone.parameters()]
+        if {id(p) for p in own} != known or self._held.isdisjoint(backbone):
+            raise RuntimeError(_REPLACED)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Moves and converts all parts, but never the critic to half precision."""
+
+        def precise(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            if moved.is_floating_point() and moved.dtype.itemsize < 4:
+                moved = tensor.to(moved.device)
+            return moved
+
+        rest = [child for child in self.children() if child is not self.discriminator]
+        for child in rest:
+            child._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.discriminator._apply(precise, recurse)  # type: ignore[no-untyped-call]
+        self._discriminator_step.move_state(precise)
+        return self
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns what a copy needs to train by itself."""
-        return {**self.__dict__, "_hooks": [], "_followed": FollowedOptimizer()}
+        return {**self.__dict__, "_hooks": [], "_idle": IdleWatch(), "_leaves": []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         if self._optimizer is not None:
             self.attach(self._optimizer)
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """Returns what `state_dict()` holds besides head and discriminator."""
-        adam = self._discriminator_step.adam.state_dict()
-        state = {"steps": self.steps, "discriminator_optimizer": adam}
-        if self._schedule_was_set:
-            state["schedule"] = self.schedule.state()
-        (criterion,) = self._criterion
-        if criterion is not None:
-            state["criterion"] = buffers_of(criterion)
-        return state
+    def get_extra_state(self) -> Tensor:
+        """Returns what `state_dict()` holds besides weights, as one tensor of bytes.
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
+        Only tensors suit all who handle state dicts: safetensors, moving averages of
+        weights, launchers. Its length stays the same during a run.
+        """
+        file = io.BytesIO()
+        torch.save(self._progress(), file)
+        return torch.frombuffer(bytearray(file.getbuffer()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
         """Restores what `get_extra_state` returned."""
-        # Optimisers keep the loaded tensors themselves; modules copy them.
-        adam = copy.deepcopy(state["discriminator_optimizer"])
-        self._discriminator_step.adam.load_state_dict(adam)
+        file = io.BytesIO(state.detach().cpu().numpy().tobytes())
+        saved = torch.load(file, weights_only=True)
+        self._discriminator_step.load_state(self.discriminator, saved["adam"])
         (criterion,) = self._criterion
         if criterion is not None:
-            load_buffers(criterion, state.get("criterion", {}))
-        if "schedule" in state:
-            self.follow_schedule(self.schedule.with_state(state["schedule"]))
-        self._count(state["steps"])
+            load_buffers(criterion, saved["criterion"])
+        if isinstance(self.features, FeaturePyramid):
+            self.features.change.load_state(saved["view_change"])
+        if not saved["ramps"].isnan().all():
+            self.follow_schedule(self.schedule.with_state(saved["ramps"]))
+        self._count(int(saved["steps"]))
+
+    def _progress(self) -> dict[str, Any]:
+        """Returns tensors of fixed shapes: where the run is."""
+        ramps = self.schedule.state()
+        if not self._schedule_was_set:
+            ramps = torch.full_like(ramps, math.nan)
+        state: dict[str, Any] = {"steps": torch.tensor(self.steps), "ramps": ramps}
+        if isinstance(self.features, FeaturePyramid):
+            state["view_change"] = self.features.change.state()
+        (criterion,) = self._criterion
+        state["criterion"] = {} if criterion is None else buffers_of(criterion)
+        state["adam"] = self._discriminator_step.state(self.discriminator)
+        return state
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Rejects a new head or discriminator, which no optimiser would train."""
@@ -229,12 +290,17 @@ class OptimizerFollower(nn.Module):
         self.steps = steps
         self.features.capturing = self.stage != "di"
 
-    def _witnesses(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """Returns what reveals a `zero_grad()`: the backbone's parameters, then all."""
+    def _witnesses(self) -> list[list[nn.Parameter]]:
+        """Returns what reveals a `zero_grad()`: the backbone, the method, then all."""
         assert self._optimizer is not None
         held = [p for g in self._optimizer.param_groups for p in g["params"]]
         backbone = {id(p) for p in self.features.backbone.parameters()}
-        return [p for p in held if id(p) in backbone], held
+        head = {id(p) for p in self._of_head}
+        return [
+            [p for p in held if id(p) in backbone],
+            [p for p in held if id(p) not in head],
+            held,
+        ]
 
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -245,6 +311,7 @@ class OptimizerFollower(nn.Module):
         closure that the optimiser calls may compute them, too, as in Lightning.
         """
         self._stepping = True
+        self._check_parameters()
         self._before = self._versions()
         if self.stage != "di":
             return None
@@ -258,8 +325,14 @@ class OptimizerFollower(nn.Module):
 
     def _after_step(self, optimizer: Optimizer, *arguments: object) -> None:
         """Follows a step of the user's optimiser."""
+        parts = {"di": [], "dir": [self.head], "dira": [self.head, self.discriminator]}
+        self._idle.stepped(
+            was_run=self.features.was_run,
+            differentiated=self.stage == "di"
+            or self._discriminator_step.differentiated,
+            parts=parts[self.stage],
+        )
         self.features.forget()
-        self._followed.stepped()
         self._stepping = False
         # Fused optimisers are called even when a scaler has found an overflow.
         overflow = getattr(optimizer, "found_inf", None)
@@ -295,6 +368,13 @@ def stages(restorative_start: float, adversarial_start: float) -> Schedule:
         restorative=Ramp(restorative_start), adversarial=Ramp(adversarial_start)
     )
 
+
+_REPLACED = (
+    "DiRA: parameters of the backbone, the head or the discriminator have been "
+    "replaced since the optimiser was attached, as by load_state_dict(assign=True) or "
+    "a new module: nothing would train them. Attach an optimiser that holds the "
+    "backbone as it is now: `dira.attach(optimizer)`."
+)
 
 _NO_OPTIMIZER = (
     "DiRA: no optimiser is attached, so neither head nor discriminator will be "

@@ -15,14 +15,49 @@ def held_by(optimizer: Optimizer) -> set[int]:
     return {id(p) for group in optimizer.param_groups for p in group["params"]}
 
 
+def check_can_be_followed(optimizer: object) -> None:
+    """Checks that an optimiser has hooks, and can train a decoder.
+
+    Raises:
+        TypeError: If it does not; the error names the optimiser inside a wrapper.
+    """
+    name = type(optimizer).__name__
+    try:
+        assert isinstance(optimizer, Optimizer)
+        optimizer.register_step_post_hook(lambda *_: None).remove()
+    except (AssertionError, AttributeError):
+        inner = (
+            n for n in _INNER if isinstance(getattr(optimizer, n, None), Optimizer)
+        )
+        found = next(inner, None)
+        raise TypeError(
+            f"DiRA: {name} wraps an optimiser whose steps DiRA can follow. Attach that "
+            f"one and step the wrapper as before: `dira.attach(optimizer.{found})`."
+            if found
+            else f"DiRA: optimizer must be a torch.optim.Optimizer, got {name}."
+        ) from None
+    if name == "Muon":
+        raise TypeError(
+            "DiRA: Muon trains matrices only, but the restoration head has "
+            "convolutions and biases. Give DiRA the optimiser beside it that trains "
+            "the backbone's other parameters, as AdamW: `dira.attach(adamw)`."
+        )
+
+
+# Where wrappers of Lightning, accelerate, schedulefree and timm keep the optimiser.
+_INNER = ("optimizer", "_base_optimizer", "base_optimizer", "base", "_optimizer")
+
+
 def add_parameters(
     optimizer: Optimizer, module: nn.Module, *, beside: Iterable[Parameter]
 ) -> None:
     """Adds a module's parameters to existing groups of an optimiser.
 
-    No group is added, so existing schedulers still fit. Weights go to the group that
-    holds most weights of `beside`, vectors (biases and norms) to the one that holds
-    most of its vectors, so that weight decay applies as intended. A parameter that the
+    No group is added, so existing schedulers still fit. Weights go to a group that
+    holds weights of `beside`, vectors (biases and norms) to one that holds some of its
+    vectors, so that weight decay applies as intended. Among several it is the one with
+    the largest learning rate, since a new module needs that (with layer-wise decay,
+    that of the last layers), and then the one that holds most. A parameter that the
     optimiser already holds stays where it is.
 
     Args:
@@ -42,24 +77,51 @@ def add_parameters(
             "(`model.parameters()`), and wrap that very backbone, not a copy."
         )
 
-    def amount(group: dict[str, Any], *, vectors: bool) -> tuple[int, int]:
+    def rank(group: dict[str, Any], *, vectors: bool) -> tuple[float, ...]:
         shared = [p for p in group["params"] if id(p) in beside_ids]
         alike = [p.numel() for p in shared if (p.ndim < 2) == vectors]
-        return sum(alike), len(shared)
+        # timm keeps the factors of layer-wise decay beside a common rate.
+        rate = float(group.get("lr", 0)) * group.get("lr_scale", 1.0)
+        return bool(alike), bool(shared), rate, sum(alike), len(shared)
 
     for name, parameter in module.named_parameters():
         if id(parameter) in held:
             continue
         vectors = parameter.ndim < 2
-        group = max(optimizer.param_groups, key=lambda g: amount(g, vectors=vectors))
+        group = max(optimizer.param_groups, key=lambda g: rank(g, vectors=vectors))
         group["params"].append(parameter)
         if "param_names" in group:
             group["param_names"].append(f"dira.head.{name}")
 
 
+def replace_parameters(
+    optimizer: Optimizer, old: Iterable[Parameter], new: Iterable[Parameter]
+) -> None:
+    """Puts parameters, with their state, into the places of those they replace.
+
+    Those without a successor of the same shape are removed.
+    """
+    pairs = {
+        id(before): after
+        for before, after in zip(old, new, strict=False)
+        if before is not after and before.shape == after.shape
+    }
+    gone = {id(p) for p in old} - {id(p) for p in new} - pairs.keys()
+    for group in optimizer.param_groups:
+        for place, parameter in enumerate(group["params"]):
+            if id(parameter) in pairs:
+                successor = group["params"][place] = pairs[id(parameter)]
+                if parameter in optimizer.state:
+                    optimizer.state[successor] = optimizer.state.pop(parameter)
+    _remove(optimizer, gone)
+
+
 def remove_parameters(optimizer: Optimizer, module: nn.Module) -> None:
     """Removes a module's parameters and their state from an optimiser."""
-    unwanted = {id(parameter) for parameter in module.parameters()}
+    _remove(optimizer, {id(parameter) for parameter in module.parameters()})
+
+
+def _remove(optimizer: Optimizer, unwanted: set[int]) -> None:
     for group in optimizer.param_groups:
         keep = [id(p) not in unwanted for p in group["params"]]
         for key in ("params", "param_names"):
@@ -67,8 +129,8 @@ def remove_parameters(optimizer: Optimizer, module: nn.Module) -> None:
                 pairs = zip(group[key], keep, strict=True)
                 # In place: LBFGS, for one, holds on to this list.
                 group[key][:] = [value for value, kept in pairs if kept]
-    for parameter in module.parameters():
-        optimizer.state.pop(parameter, None)
+    for parameter in [p for p in optimizer.state if id(p) in unwanted]:
+        del optimizer.state[parameter]
 
 
 def without_gradients(

@@ -1,4 +1,4 @@
-"""Keeps, returns and restores the state of the random generators."""
+"""Keeps, returns and restores the state of the global random generators."""
 
 from __future__ import annotations
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
 
 
 class Factors(NamedTuple):
@@ -63,6 +66,18 @@ class Ramp:
         rising = (step + 1 - self.start) / self.rise if self.rise else 1.0
         falling = (self.end - step) / self.fall if self.fall else 1.0
         return float(min(1.0, rising, falling))
+
+
+@dataclasses.dataclass(frozen=True)
+class _BegunRamp(Ramp):
+    """A ramp in steps that began before the run did, as its epochs became longer."""
+
+    def __post_init__(self) -> None:
+        """Accepts a negative start: it comes from a `Ramp` that was checked."""
+
+
+def _ramp(start: float, rise: float, end: float, fall: float) -> Ramp:
+    return (Ramp if start >= 0 else _BegunRamp)(start, rise, end, fall)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +182,7 @@ class Schedule:
         """
 
         def at(place: float) -> float:
-            return max(0.0, begun + (place - epoch) * steps)
+            return begun + (place - epoch) * steps
 
         ramps = {}
         for field in dataclasses.fields(self):
@@ -178,22 +193,29 @@ class Schedule:
                     f"{type(part).__name__} for {field.name}. Give functions of the "
                     "step in configure_dira, DiRA(..., schedule=...)."
                 )
-            ramps[field.name] = Ramp(
+            ramps[field.name] = _ramp(
                 at(part.start), part.rise * steps, at(part.end), part.fall * steps
             )
         return Schedule(**ramps)
 
-    def state(self) -> dict[str, Any]:
-        """Returns the numbers of all parts that are ramps."""
-        parts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {
-            name: dataclasses.asdict(part)
-            for name, part in parts.items()
-            if isinstance(part, Ramp)
-        }
+    def state(self) -> Tensor:
+        """Returns start, rise, end and fall of each part, (3, 4).
 
-    def with_state(self, state: dict[str, Any]) -> Schedule:
+        They are not numbers for parts that are not ramps.
+        """
+        parts = (getattr(self, field.name) for field in dataclasses.fields(self))
+        rows = [
+            dataclasses.astuple(part) if isinstance(part, Ramp) else _NO_RAMP
+            for part in parts
+        ]
+        return torch.tensor(rows, dtype=torch.float64)
+
+    def with_state(self, state: Tensor) -> Schedule:
         """Returns this schedule with the ramps that `state` returned."""
-        return dataclasses.replace(
-            self, **{name: Ramp(**numbers) for name, numbers in state.items()}
-        )
+        names = [field.name for field in dataclasses.fields(self)]
+        ramps = dict(zip(names, state.tolist(), strict=True))
+        known = {n: row for n, row in ramps.items() if not math.isnan(row[0])}
+        return dataclasses.replace(self, **{n: _ramp(*row) for n, row in known.items()})
+
+
+_NO_RAMP = (math.nan,) * 4

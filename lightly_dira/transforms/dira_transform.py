@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 
+from lightly_dira.core.user_warnings import warn
 from lightly_dira.transforms.alignment import Draws, Sample, Step, name_of
 from lightly_dira.transforms.dira_views import DiRAViews
 from lightly_dira.transforms.images import Window
@@ -272,12 +272,11 @@ class DiRATransform:
         unknown = [name for name, kind in kinds.items() if kind == "unknown"]
         if unknown:
             first = unknown[0]
-            warnings.warn(
+            warn(
                 f"DiRATransform: the effect of {', '.join(unknown)} on an image "
                 "is not known, so it is applied to the target as well, with any change "
                 "of colours or holes. Say what it does: DiRATransform(transform, "
-                f'kinds={{"{first}": "photometric"}}), or "geometric".',
-                stacklevel=3,
+                f'kinds={{"{first}": "photometric"}}), or "geometric".'
             )
 
     def _finished(self, output: Any, draws: Draws) -> Any:

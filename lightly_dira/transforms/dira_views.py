@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -16,7 +17,8 @@ from lightly_dira.features.same_image import moved
 class DiRAViews(list[Tensor]):
     """The views of one image or of a batch, with clean targets.
 
-    It is the list of views that the base transform returns, and unpacks like it.
+    It is the list of views that the base transform returns, and unpacks like it. No
+    operation of lists changes it, as views would get the targets of others.
     PyTorch's `default_collate` joins many `DiRAViews` into one; `DataLoader(
     pin_memory=True)` and Lightning move it as a whole. Lightly's `MultiViewCollate`
     makes plain lists and loses the targets: leave the loader's `collate_fn` out.
@@ -56,7 +58,8 @@ class DiRAViews(list[Tensor]):
                 the trained encoder sees.
 
         Raises:
-            TypeError: If there is no target.
+            TypeError: If there is no target, or one that is not floating-point.
+            ValueError: If a target belongs to a view that is not there.
         """
         if target is None:
             # Lightning, for example, rebuilds every list whose tensors it converts.
@@ -69,8 +72,20 @@ class DiRAViews(list[Tensor]):
         super().__init__(views)
         if isinstance(target, Tensor):
             target = {target_view or 0: target}
+        for index, clean in target.items():
+            if not clean.is_floating_point():
+                raise TypeError(
+                    "DiRAViews: expected targets in [0, 1], floating-point, got "
+                    f"{clean.dtype}. Scale them: `target.float() / 255`, if they have "
+                    "8 bits."
+                )
+            if not 0 <= index < len(self):
+                raise ValueError(
+                    f"DiRAViews: got a target of view {index}, but {len(self)} views."
+                )
         self.target_view = target_view
         self._targets = dict(target)
+        self._in_order = tuple(self)
         # The arguments of all calls of `to`, and the targets moved by them so far.
         self._moves: tuple[tuple[tuple[Any, ...], dict[str, Any]], ...] = ()
         self._moved: dict[int, Tensor] = {}
@@ -81,7 +96,13 @@ class DiRAViews(list[Tensor]):
             "targets of others. Change a plain list instead, `list(views)`."
         )
 
-    __delitem__ = clear = insert = pop = remove = reverse = sort = _is_fixed
+    __setitem__ = __delitem__ = __iadd__ = __imul__ = _is_fixed
+    append = clear = extend = insert = pop = remove = reverse = sort = _is_fixed
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles, which would otherwise append views one by one."""
+        kept = self._targets, self.target_view, self._moves
+        return _remade, (type(self), list(self), *kept)
 
     @property
     def target(self) -> Tensor:
@@ -127,6 +148,9 @@ class DiRAViews(list[Tensor]):
     def view_of(self, index: int) -> Tensor:
         """Returns a view without the mask or grid that may come with it."""
         view = self[index]
+        # Some functions of C, such as `heapq.heapify`, change lists by other ways.
+        if view is not self._in_order[index]:
+            self._is_fixed()
         return view if isinstance(view, Tensor) else view[0]
 
     def to(self, *args: Any, **kwargs: Any) -> DiRAViews:
@@ -155,16 +179,30 @@ class DiRAViews(list[Tensor]):
         return DiRAViews(map(apply, self), targets, target_view=self.target_view)
 
 
-def find_views(batch: Any) -> DiRAViews | None:
-    """Returns the first `DiRAViews` in nested lists, tuples and dicts, if any."""
+def _remade(
+    kind: type[DiRAViews],
+    views: list[Tensor],
+    targets: dict[int, Tensor],
+    target_view: int | None,
+    moves: tuple[tuple[tuple[Any, ...], dict[str, Any]], ...],
+) -> DiRAViews:
+    made = kind(views, targets, target_view=target_view)
+    made._moves = moves
+    return made
+
+
+def find_views(batch: Any) -> Iterator[DiRAViews]:
+    """Yields the `DiRAViews` in nested lists, tuples, dicts and data classes."""
     if isinstance(batch, DiRAViews):
-        return batch
+        yield batch
+        return
     if isinstance(batch, Mapping):
         batch = list(batch.values())
-    if not isinstance(batch, (list, tuple)):
-        return None
-    found = map(find_views, batch)
-    return next((views for views in found if views is not None), None)
+    elif dataclasses.is_dataclass(batch):
+        batch = [getattr(batch, field.name) for field in dataclasses.fields(batch)]
+    if isinstance(batch, (list, tuple)):
+        for item in batch:
+            yield from find_views(item)
 
 
 def _collate_views(

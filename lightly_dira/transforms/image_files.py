@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-import warnings
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from lightly_dira.core.user_warnings import warn
 
 
 def read_image(file: str | Path | bytes) -> NDArray[Any]:
@@ -43,7 +44,8 @@ def read_image(file: str | Path | bytes) -> NDArray[Any]:
     Examples:
         >>> from torchvision.datasets import ImageFolder
         >>> from lightly_dira import DiRATransform
-        >>> from lightly_dira.transforms import read_image
+        >>> from lightly_dira.core.user_warnings import warn
+    from lightly_dira.transforms import read_image
         >>> def make_dataset(folder):
         ...     return ImageFolder(folder, DiRATransform(), loader=read_image)
     """
@@ -109,7 +111,4 @@ def _warn_if_cut_off(image: NDArray[Any], name: str) -> None:
     middle = len(image) // 2
     upper, lower = image[:middle], image[middle:]
     if middle and lower.min() == lower.max() and upper.min() != upper.max():
-        warnings.warn(
-            f"read_image: the lower half of {name} is constant: it may be damaged.",
-            stacklevel=3,
-        )
+        warn(f"read_image: the lower half of {name} is constant: it may be damaged.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from typing import Any
 
 import cv2
@@ -12,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+
+from lightly_dira.core.user_warnings import warn
 
 Window = tuple[float, float]
 """The lowest and the highest value of interest, in the units of the image."""
@@ -214,9 +215,8 @@ def white_of(image: NDArray[Any]) -> float:
 @functools.cache
 def _warn_of_few_bits() -> None:
     """Warns, once in a process."""
-    warnings.warn(
+    warn(
         "DiRATransform: an image of 16 bits uses at most a sixteenth of their range "
         "(0 to 4095) and becomes almost black. If all images do, as those of 12 bits, "
-        "give their range: DiRATransform(..., window=(0, 4095)).",
-        stacklevel=5,
+        "give their range: DiRATransform(..., window=(0, 4095))."
     )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import warnings
 from collections.abc import Iterator, Mapping
 
 from torch import Tensor, nn
 
+from lightly_dira.core.user_warnings import warn
 from lightly_dira.extras import optional
 from lightly_dira.weights.names import pair_names
 
@@ -56,8 +56,7 @@ def check_values(weights: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> 
         if value.is_floating_point() and value.dtype.itemsize < wanted.itemsize:
             rounded.add(str(value.dtype))
     if rounded:
-        warnings.warn(
+        warn(
             f"The weights were stored as {', '.join(sorted(rounded))}, rounded from "
-            "the precision of training; the model keeps its own precision.",
-            stacklevel=4,
+            "the precision of training; the model keeps its own precision."
         )

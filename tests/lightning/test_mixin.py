@@ -336,7 +336,9 @@ class TestCallbacks:
     def watch(self, model, tmp_path, epochs: int = 3, **settings):
         class Frozen(type(model)):
             def configure_optimizers(self):
-                return torch.optim.SGD(self.backbone.parameters(), lr=0.0)
+                optimizer = torch.optim.SGD(self.backbone.parameters(), lr=0.0)
+                self.dira.attach(optimizer)
+                return optimizer
 
         model.__class__ = Frozen
         watch = CollapseWatch(**settings)

@@ -1,0 +1,1 @@
+"""The ground floor: what all other folders use, private to this library."""

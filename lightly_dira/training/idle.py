@@ -1,0 +1,143 @@
+"""Notices, after a few steps, that DiRA is there but does not train."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from lightly_dira.core.user_warnings import warn
+from lightly_dira.features.pyramid import FeaturePyramid
+from lightly_dira.features.restoring_host import RestoringHost
+
+# A warning comes after this many consecutive steps.
+_MISSED_STEPS = 3
+# And if DiRA has never been called, after this many: loops may warm up without it.
+_STEPS_WITHOUT_CALL = 5
+
+
+class IdleWatch:
+    """Counts what is missing in consecutive steps, and warns of each thing once.
+
+    =================  ==============================================================
+    what is missing    how it is known
+    =================  ==============================================================
+    a step             DiRA is called and weights change, or the backbone is not run,
+                       while the attached optimiser takes no step
+    a call             the attached optimiser steps and DiRA has never been called
+    a backward pass    DiRA was called, but its scalar was not differentiated
+    gradients          it was, and no parameter of the head, or of the critic, has one
+    =================  ==============================================================
+
+    Steps without a call neither count nor interrupt: loops may alternate.
+    """
+
+    def __init__(self) -> None:
+        """Has seen nothing yet."""
+        self._versions: int | None = None
+        self._missed: Counter[str] = Counter()
+        self._warned: set[str] = set()
+        self._called = self._ever_called = False
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def called(
+        self, features: FeaturePyramid | RestoringHost, *, in_step: bool
+    ) -> None:
+        """Notes a call with gradients.
+
+        It warns if the backbone's weights changed several times, or it was not run, and
+        no step was followed, as when a copy is trained.
+
+        Args:
+            features: What watches the backbone.
+            in_step: Whether the attached optimiser's step makes this call, in a
+                closure, as Lightning's do.
+        """
+        self._called = self._ever_called = True
+        parameters = list(features.backbone.parameters())
+        if parameters and not any(p.requires_grad for p in parameters):
+            self.warn_once(_FROZEN)
+        if in_step:
+            return
+        versions = sum(p._version for p in parameters if not p.is_inference())
+        changed = self._versions is not None and self._versions != versions
+        self._missed[_NOT_FOLLOWED] += changed or not features.was_run
+        self._versions = versions
+        self._warn_of(_NOT_FOLLOWED)
+
+    def stepped(
+        self, *, was_run: bool, differentiated: bool, parts: Iterable[nn.Module]
+    ) -> None:
+        """Notes a step of the attached optimiser.
+
+        Args:
+            was_run: Whether the backbone was run with gradients since the last step.
+            differentiated: Whether DiRA's scalar was.
+            parts: The modules that should have got gradients.
+        """
+        self._versions, self._missed[_NOT_FOLLOWED] = None, 0
+        if not self._ever_called:
+            self._missed[_NEVER_CALLED] += was_run
+            self._warn_of(_NEVER_CALLED, _STEPS_WITHOUT_CALL)
+        if not self._called:
+            return
+        self._called = False
+        self._count(_NOT_DIFFERENTIATED, not differentiated)
+        self._count(_NO_GRADIENT, differentiated and any(map(_is_left_out, parts)))
+
+    def warn_once(self, message: str) -> None:
+        """Warns, unless it has done so before."""
+        if message not in self._warned:
+            self._warned.add(message)
+            warn(message)
+
+    def _count(self, what: str, missing: bool) -> None:
+        self._missed[what] = self._missed[what] + 1 if missing else 0
+        self._warn_of(what)
+
+    def _warn_of(self, what: str, limit: int = _MISSED_STEPS) -> None:
+        if self._missed[what] >= limit:
+            self.warn_once(what)
+
+
+def _is_left_out(module: nn.Module) -> bool:
+    """Whether none of a module's trained parameters has a gradient."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    return bool(trained) and all(p.grad is None for p in trained)
+
+
+_NOT_FOLLOWED = (
+    "DiRA: the backbone's weights change or it is not run, but the optimiser that "
+    "DiRA is attached to takes no step: neither head nor discriminator is trained, "
+    "and the stage does not change. Attach the optimiser whose `step()` runs, and "
+    "every new one that you make: `dira.attach(optimizer)` (for a two-part optimiser "
+    "such as SAM the inner one: `optimizer.base_optimizer`). Copy model, wrapper and "
+    "optimiser in one call: `copy.deepcopy((model, dira, optimizer))`."
+)
+
+_NEVER_CALLED = (
+    "DiRA: the optimiser trains the backbone, but DiRA has never been called, so that "
+    "nothing is restored. Add its line to the loop, between the loss and "
+    "`loss.backward()`: `loss = dira(loss, batch)`. For a start without restoration "
+    "call it, too, and say how long: DiRA(..., restorative_start=1000)."
+)
+
+_NOT_DIFFERENTIATED = (
+    "DiRA: the scalar that DiRA returns is not differentiated, so that none of its "
+    "parts is trained. Call `backward()` on it: `loss = dira(loss, batch)`, then "
+    "`loss.backward()`; a training step of Lightning returns it."
+)
+
+_NO_GRADIENT = (
+    "DiRA: the scalar that DiRA returns is differentiated, but no gradient reaches the "
+    "head or the discriminator. Call `loss.backward()` without `inputs=`, and "
+    "`zero_grad()` after `optimizer.step()` or before the next backward pass."
+)
+
+_FROZEN = (
+    "DiRA: every parameter of the backbone is frozen (`requires_grad` is False), so "
+    "that restoration trains the decoder alone and the encoder learns nothing. "
+    "Unfreeze it, `backbone.requires_grad_(True)`, or leave DiRA out."
+)

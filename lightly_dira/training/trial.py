@@ -1,0 +1,70 @@
+"""Tries early what a later stage needs, so that a run does not end after days."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lightly_dira.adversary import judge
+from lightly_dira.training.modes import evaluating
+from lightly_dira.training.randomness import same_randomness
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+@torch.no_grad()
+def try_critic(
+    discriminator: nn.Module, target: Tensor, condition: Tensor | None
+) -> None:
+    """Lets the critic judge an image of this shape, in evaluation mode.
+
+    Args:
+        discriminator: The critic.
+        target: Clean images, (B, C, H, W).
+        condition: What it sees beside them, if anything.
+
+    Raises:
+        TypeError: If it does not return one tensor of logits.
+        ValueError: If it cannot judge such images.
+    """
+    weight = next(discriminator.parameters(), target)
+    images, beside = (
+        None if x is None else torch.zeros_like(x[:1], device=weight.device)
+        for x in (target, condition)
+    )
+    assert images is not None
+    images = images.to(weight.dtype)
+    channels = " + ".join(str(x.shape[1]) for x in (images, beside) if x is not None)
+    try:
+        with evaluating(discriminator), same_randomness(weight.device):
+            logits = judge(discriminator, {}, images, beside)
+    except TypeError as error:
+        raise TypeError(f"DiRA: {error}") from None
+    except Exception as error:
+        raise ValueError(
+            f"DiRA: the discriminator cannot judge images of {channels} channels and "
+            f"{tuple(images.shape[2:])} pixels: {error} Pass one that can, "
+            "DiRA(..., discriminator=PatchDiscriminator(channels, strides=...)), give "
+            "larger images, or leave the adversary out: adversarial_start=math.inf."
+        ) from error
+    if not len(logits):
+        raise ValueError("DiRA: the discriminator returned no logits.")
+
+
+def check_last_layer(last_layer: Tensor | None) -> None:
+    """Checks that an adversary can be balanced by these weights.
+
+    Raises:
+        ValueError: If there are none, or they are frozen.
+    """
+    if last_layer is None:
+        raise ValueError(
+            "DiRA: balanced=True needs the weights of the decoder's last layer. A "
+            "`RestorationHead` names it; of a head or a host of your own pass it: "
+            "DiRA(..., last_layer=weight)."
+        )
+    if not last_layer.requires_grad:
+        raise ValueError(
+            "DiRA: balanced=True compares gradients at the decoder's last layer, but "
+            "its weights are frozen. Set `requires_grad_(True)` on them, pass another "
+            "layer, DiRA(..., last_layer=weight), or choose balanced=False."
+        )
