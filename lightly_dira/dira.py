@@ -24,7 +24,7 @@ from lightly_dira.training.checks import (
     check_reaches_host,
     check_restored,
     check_target,
-    overflows_in,
+    needs_scaler,
     touching,
 )
 from lightly_dira.training.modes import evaluating
@@ -271,7 +271,8 @@ class DiRA(OptimizerFollower):
             restored = _join([self._decode(each.taken) for each in seen])
         target = _join([each.target(restored.device) for each in seen])
         images = _join([each.taken.images.detach() for each in seen])
-        return self._weigh(loss.reshape(()), restored, target, images)
+        precision = seen[0].taken.maps[0].dtype
+        return self._weigh(loss.reshape(()), restored, target, images, precision)
 
     def _follow_host(
         self,
@@ -290,7 +291,9 @@ class DiRA(OptimizerFollower):
                 raise ValueError(_CONDITION)
         target = target.detach().to(restored.device)
         if self.stage == "dira":
-            return self._weigh(loss.reshape(()), restored, target, view)
+            return self._weigh(
+                loss.reshape(()), restored, target, view, restored.dtype
+            )
         self._try_critic(target, view)
         return self._hand_back(loss, F.mse_loss(restored.detach().float(), target))
 
@@ -358,7 +361,12 @@ class DiRA(OptimizerFollower):
             self._judged.add(shapes)
 
     def _weigh(
-        self, loss: Tensor, restored: Tensor, target: Tensor, images: Tensor | None
+        self,
+        loss: Tensor,
+        restored: Tensor,
+        target: Tensor,
+        images: Tensor | None,
+        precision: torch.dtype,
     ) -> Tensor:
         """Weights the terms and adds them up to one scalar."""
         adversary = self.discriminator if self.stage == "dira" else None
@@ -383,7 +391,7 @@ class DiRA(OptimizerFollower):
             self._try_critic(target, images)
         self._finite.check(
             self.components,
-            lambda: self._discriminator_step.is_scaled or overflows_in(restored.dtype),
+            lambda: self._discriminator_step.is_scaled or needs_scaler(precision),
         )
         total = components.total
         if total.requires_grad:

@@ -8,11 +8,14 @@ import types
 import warnings
 from pathlib import Path
 
+import torch
+
 # Their frames stand between the user's line and the warning.
 _LIBRARIES = ("torch", "pytorch_lightning", "lightning", "lightning_fabric", "lightly")
 _OWN = str(Path(__file__).parents[1]) + os.sep
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def warn(message: str) -> None:
     """Warns at the innermost line outside PyTorch, Lightning and this package.
 

@@ -246,7 +246,8 @@ def _same_buffers(backbone: nn.Module) -> Iterator[None]:
         for module, buffers in kept.items():
             for name, buffer in buffers.items():
                 module._buffers[name] = buffer
-                if buffer is not None:
+                # A graph may wait for its backward pass: only write what has changed.
+                if buffer is not None and not torch.equal(buffer, values[id(buffer)]):
                     with torch.no_grad():
                         buffer.resize_(values[id(buffer)].shape)
                         buffer.copy_(values[id(buffer)])

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+
+
+_WHY: dict[str, str] = {}
+if "reason" in inspect.signature(torch.compiler.disable).parameters:
+    _WHY["reason"] = (
+        "lightly-dira watches this module by a hook: compile without fullgraph=True, "
+        "and export the backbone with torch.export(strict=False) or before wrapping it"
+    )
+_left_to_python: Any = functools.partial(torch.compiler.disable, **_WHY)
 
 
 class Hook:
@@ -16,14 +27,15 @@ class Hook:
     Backbones and optimisers can therefore be copied, pickled and saved as if they had
     no hook: a copy carries a callable of the standard library that does nothing.
     `torch.compile` leaves the hook to Python. If it traced the hook, graphs would
-    depend on what the hook has noted.
+    depend on what the hook has noted. So ``fullgraph=True`` and a strict
+    `torch.export` are not possible while a backbone is watched.
     """
 
     def __init__(self, method: Callable[..., Any], *args: object) -> None:
         self.method = weakref.WeakMethod(method)
         self.args = args
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @_left_to_python  # type: ignore[untyped-decorator]
     def __call__(self, *hooked: Any) -> Any:
         """Calls the owner's method, if the owner still exists."""
         method = self.method()

@@ -89,7 +89,7 @@ class FiniteTerms:
         )
 
 
-def overflows_in(precision: torch.dtype) -> bool:
+def needs_scaler(precision: torch.dtype) -> bool:
     """Whether losses of this precision, or of autocast's, need a scaler."""
     return precision == torch.float16 or any(
         torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.half

@@ -25,6 +25,7 @@ def check_can_be_followed(optimizer: object) -> None:
     try:
         assert isinstance(optimizer, Optimizer)
         optimizer.register_step_post_hook(lambda *_: None).remove()
+        optimizer.register_load_state_dict_pre_hook(lambda *_: None).remove()
     except (AssertionError, AttributeError):
         inner = (
             n for n in _INNER if isinstance(getattr(optimizer, n, None), Optimizer)

@@ -37,8 +37,8 @@ def try_critic(
     try:
         with evaluating(discriminator), same_randomness(weight.device):
             logits = judge(discriminator, {}, images, beside)
-    except TypeError as error:
-        raise TypeError(f"DiRA: {error}") from None
+    except TypeError:
+        raise
     except Exception as error:
         raise ValueError(
             f"DiRA: the discriminator cannot judge images of {channels} channels and "

@@ -122,8 +122,9 @@ class DiRATransform:
                 Steps of torchvision, Lightly and albumentations are known.
 
         Raises:
-            TypeError: If `transform` cannot be called, has a step that mixes images or
-                makes several of one, or `distortion` is not a transform.
+            TypeError: If `transform` cannot be called, is a `DiRATransform`, has a step
+                that mixes images or makes several of one, or `distortion` is not a
+                transform.
             ValueError: If a number is out of range.
         """
         views = transform if isinstance(transform, (list, tuple)) else [transform]
@@ -183,6 +184,8 @@ class DiRATransform:
             )
         if not whole:
             self._call = take_apart(self.transform, aligned, said)
+        if any(isinstance(s.transform, DiRATransform) for s in steps_in(self._call)):
+            raise TypeError(_TWICE)
         self._opaque = isinstance(self._call, Step) and self._call.kind == "unknown"
         self._normalisation = find_normalisation(self.transform)
         if not (self._opaque or whole):
@@ -214,6 +217,8 @@ class DiRATransform:
         if self._opaque:
             image = self._of.prepare_whole(image)
             outputs, draws = self.transform(image, *extras), Draws()
+            if isinstance(outputs, DiRAViews):
+                raise TypeError(_TWICE)
             several = isinstance(outputs, (list, tuple))
             outputs = outputs if several else [outputs]
             outputs = [self._finished(output, draws) for output in outputs]
@@ -333,3 +338,9 @@ def _sample_in(output: Any) -> Sample | None:
     """Returns the sample in an output, which may also hold masks and grids."""
     parts = output if isinstance(output, tuple) else (output,)
     return next((part for part in parts if isinstance(part, Sample)), None)
+
+
+_TWICE = (
+    "DiRATransform: this transform is wrapped already, so that its views would be taken "
+    "for clean ones. Wrap the base transform once, DiRATransform(transform)."
+)

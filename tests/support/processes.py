@@ -12,6 +12,7 @@ import torch
 from lightly.loss import NTXentLoss, VICRegLoss
 from lightning_modules import DiRASimSiam, Images
 from methods import tiny_backbone
+from rebuilding import RebuildingDDP
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
@@ -157,8 +158,11 @@ def run(rank: int, world: int, criterion: str, wrapped: str) -> dict[str, list]:
     return {"gradients": seen, "weights": weights}
 
 
-def fit(folder: Path, devices: int) -> None:
-    """Trains by Lightning, in as many processes."""
+def fit(folder: Path, devices: int, accumulated: int = 1, rebuilds: bool = False) -> None:
+    """Trains by Lightning, in as many processes.
+
+    A strategy that `rebuilds` its batches does as that of several GPUs does.
+    """
     torch.manual_seed(0)
 
     class Staged(DiRASimSiam):
@@ -171,15 +175,20 @@ def fit(folder: Path, devices: int) -> None:
         def train_dataloader(self) -> DataLoader:
             data = Images(dtype=torch.float64)
             sampler = DistributedSampler(data, devices, trainer.global_rank, False)
-            return DataLoader(data, batch_size=8 // devices, sampler=sampler)
+            size = 8 // devices // accumulated
+            return DataLoader(data, batch_size=size, sampler=sampler)
 
     model = Staged().double()
     model.dira.double()
+    strategy: Any = "ddp" if devices > 1 else "auto"
+    if rebuilds and devices > 1:
+        strategy = RebuildingDDP(process_group_backend="gloo")
     trainer = pl.Trainer(
         max_epochs=2,
         accelerator="cpu",
         devices=devices,
-        strategy="ddp" if devices > 1 else "auto",
+        strategy=strategy,
+        accumulate_grad_batches=accumulated,
         use_distributed_sampler=False,
         logger=False,
         enable_checkpointing=False,
@@ -188,8 +197,9 @@ def fit(folder: Path, devices: int) -> None:
     )
     trainer.fit(model)
     weights = [p.detach().clone() for p in model.parameters()]
+    assert model.dira.stage == "dira"
     torch.save(weights, folder / f"fit-{devices}-{trainer.global_rank}.pt")
 
 
 if __name__ == "__main__":
-    fit(Path(sys.argv[1]), int(sys.argv[2]))
+    fit(Path(sys.argv[1]), *map(int, sys.argv[2:]))

@@ -73,10 +73,17 @@ def test_sharded_before_wrapping() -> None:
         DiRA(backbone)
 
 
-def test_lightning(tmp_path: Path) -> None:
-    """`Trainer(strategy="ddp")`, without `find_unused_parameters`."""
+@pytest.mark.parametrize(
+    ("accumulated", "rebuilds"), [(1, False), (1, True), (2, True)]
+)
+def test_lightning(accumulated: int, rebuilds: bool, tmp_path: Path) -> None:
+    """`Trainer(strategy="ddp")`, without `find_unused_parameters`.
+
+    Found: on GPUs the strategy rebuilds the batch's lists, and the target was lost.
+    """
     for devices in (1, 2):
-        command = [sys.executable, processes.__file__, str(tmp_path), str(devices)]
+        options = map(str, (devices, accumulated, int(rebuilds)))
+        command = [sys.executable, processes.__file__, str(tmp_path), *options]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         subprocess.run(command, check=True, timeout=300, env=environment)
     one, *two = (torch.load(tmp_path / f"fit-{n}.pt") for n in ("1-0", "2-0", "2-1"))

@@ -93,6 +93,21 @@ def test_errors(make, message: str) -> None:
         make()
 
 
+@pytest.mark.parametrize("short", [1, 2, 6])
+@pytest.mark.parametrize("long", [6, 10])
+@pytest.mark.parametrize("epoch", [0, 1, 2, 3])
+def test_epochs_that_become_longer(short: int, long: int, epoch: int) -> None:
+    """Found: a ramp that had ended rose again."""
+    ramp = Ramp(start=1, rise=1)
+    schedule = Schedule(adversarial=ramp).from_epochs(long, short * epoch, epoch)
+    for step in range(2 * long):
+        now = epoch + (step + 1) / long
+        expected = min(1.0, max(0.0, now - 1))
+        found = schedule(short * epoch + step).adversarial
+        assert found == pytest.approx(expected, abs=1e-9)
+    assert Schedule().with_state(schedule.state()) == schedule
+
+
 def test_functions_have_no_epochs() -> None:
     with pytest.raises(TypeError, match=r"made of `Ramp`, got function for restora"):
         Schedule(restorative=lambda _: 1.0).from_epochs(10, 0, 0)

@@ -1,0 +1,386 @@
+"""DiRA is there and does not train: a warning, after a few steps, and no false one."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import pytest
+import torch
+from methods import SimSiam, tiny_backbone
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightly_dira import DiRA, DiRALoss, DiRAViews
+
+
+def make_views(batch: int = 2, size: int = 32) -> DiRAViews:
+    views = torch.rand(2, batch, 3, size, size)
+    targets = torch.rand(2, batch, 1, size, size)
+    return DiRAViews(views, dict(enumerate(targets)), target_view=None)
+
+
+class Loop:
+    """A plain loop, with all that a test may replace."""
+
+    def __init__(self, *, lr: float = 0.05, **options) -> None:
+        torch.manual_seed(0)
+        self.model = SimSiam(tiny_backbone(), 16)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=lr)
+        self.dira = DiRA(self.model.backbone, self.optimizer, **options)
+
+    def loss(self, views: DiRAViews) -> Tensor:
+        return self.model.loss(*views)
+
+    def total(self, views: DiRAViews) -> Tensor:
+        return self.dira(self.loss(views), views)
+
+    def step(self, total: Tensor) -> None:
+        total.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def warned_of(loop, count: int = 12) -> list[str]:
+    """Runs a step several times, and returns DiRA's warnings."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for number in range(count):
+            loop(number)
+    return [str(w.message) for w in caught if "DiRA" in str(w.message)]
+
+
+class TestIdle:
+    @pytest.mark.parametrize("options", [{}, dict(adversarial_start=2)])
+    def test_the_scalar_is_not_differentiated(self, options) -> None:
+        """Found: `components` looked alive, and nothing was trained."""
+        run = Loop(**options)
+
+        def step(_: int) -> None:
+            views = make_views()
+            loss = run.loss(views)
+            run.dira(loss, views)
+            run.step(loss)
+
+        (message,) = warned_of(step)
+        assert "is not differentiated" in message
+        assert "loss = dira(loss, batch)" in message
+
+    @pytest.mark.parametrize("start", [0, 100])
+    def test_the_third_line_is_forgotten(self, start: int) -> None:
+        run = Loop(restorative_start=start)
+        (message,) = warned_of(lambda _: run.step(run.loss(make_views())))
+        assert "has never been called" in message
+
+    def test_after_a_few_steps(self) -> None:
+        run = Loop()
+        assert not warned_of(lambda _: run.step(run.loss(make_views())), 4)
+        assert warned_of(lambda _: run.step(run.loss(make_views())), 1)
+
+    def test_forgotten_by_a_host(self) -> None:
+        host = nn.Conv2d(3, 3, 3, padding=1)
+        optimizer = torch.optim.SGD(host.parameters(), lr=0.1)
+        DiRA_of_host = DiRA(host, optimizer, restores=False, target_channels=3)
+
+        def step(_: int) -> None:
+            images = torch.rand(2, 3, 16, 16)
+            F.mse_loss(host(images), images).backward()
+            optimizer.step()
+
+        assert len(warned_of(step)) == 1
+        assert DiRA_of_host.components is None
+
+    def test_gradients_of_the_backbone_alone(self) -> None:
+        run = Loop()
+        trained = list(run.model.parameters())
+
+        def step(_: int) -> None:
+            total = run.total(make_views())
+            for p, gradient in zip(
+                trained,
+                torch.autograd.grad(total, trained, allow_unused=True),
+                strict=True,
+            ):
+                p.grad = gradient
+            run.optimizer.step()
+            run.optimizer.zero_grad()
+
+        (message,) = warned_of(step)
+        assert "no gradient reaches the head" in message
+
+    def test_a_frozen_backbone(self) -> None:
+        """Found: accepted without a word."""
+        run = Loop()
+        run.model.backbone.requires_grad_(False)
+        (message,) = warned_of(lambda _: run.step(run.total(make_views())))
+        assert "every parameter of the backbone is frozen" in message
+
+    def test_no_optimiser(self) -> None:
+        model = SimSiam(tiny_backbone(), 16)
+        dira = DiRA(model.backbone)
+        views = make_views()
+        with torch.no_grad():
+            assert not warned_of(lambda _: dira(torch.zeros(()), views))
+        found = warned_of(lambda _: dira(model.loss(*views), views))
+        assert len(found) == 1
+        assert "no optimiser is attached" in found[0]
+
+
+class TestParametersThatWereReplaced:
+    def replace(self, how: str, run: Loop) -> None:
+        dira, backbone = run.dira, run.model.backbone
+        if how == "assigned":
+            dira.load_state_dict(copy.deepcopy(dira.state_dict()), assign=True)
+        elif how == "assigned to the backbone":
+            backbone.load_state_dict(copy.deepcopy(backbone.state_dict()), assign=True)
+        elif how == "a layer of the critic":
+            dira.discriminator.layers[0] = copy.deepcopy(dira.discriminator.layers[0])
+        elif how == "a layer of the head":
+            dira.head.to_image = copy.deepcopy(dira.head.to_image)
+        elif how == "weight norm":
+            nn.utils.parametrizations.weight_norm(dira.discriminator.layers[-1])
+
+    @pytest.mark.parametrize(
+        "how",
+        [
+            "assigned",
+            "assigned to the backbone",
+            "a layer of the critic",
+            "a layer of the head",
+            "weight norm",
+        ],
+    )
+    def test_an_error_until_attached_again(self, how: str) -> None:
+        """Found: they were never trained again."""
+        run = Loop()
+        run.step(run.total(make_views()))
+        self.replace(how, run)
+        with pytest.raises(RuntimeError, match=r"replaced.*dira\.attach\(optimizer\)"):
+            run.step(run.total(make_views()))
+        if how == "assigned to the backbone":
+            with pytest.raises(ValueError, match="no parameter of the backbone"):
+                run.dira.attach(run.optimizer)
+            run.optimizer = torch.optim.SGD(run.model.parameters(), lr=0.05)
+        run.dira.attach(run.optimizer)
+        run.optimizer.zero_grad()
+        before = {n: p.detach().clone() for n, p in run.dira.named_parameters()}
+        for _ in range(3):
+            run.step(run.total(make_views()))
+        moved = [not torch.equal(p, before[n]) for n, p in run.dira.named_parameters()]
+        assert sum(moved) >= len(moved) - 3  # biases in front of normalisations
+        ids = [id(p) for group in run.optimizer.param_groups for p in group["params"]]
+        assert len(ids) == len(set(ids))
+        assert set(ids) >= {id(p) for p in run.dira.head.parameters()}
+
+    def test_their_state_stays(self) -> None:
+        run = Loop()
+        run.optimizer.param_groups[0]["momentum"] = 0.9
+        whole = copy.deepcopy((run.model, run.dira, run.optimizer))
+        batches = [make_views() for _ in range(4)]
+        for assigned, (model, dira, optimizer) in enumerate(
+            [whole, (run.model, run.dira, run.optimizer)]
+        ):
+            for number, views in enumerate(batches):
+                if assigned and number == 2:
+                    state = copy.deepcopy(dira.state_dict())
+                    dira.load_state_dict(state, assign=True)
+                    dira.attach(optimizer)
+                dira(model.loss(*views), views).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        for one, other in zip(
+            whole[1].parameters(), run.dira.parameters(), strict=True
+        ):
+            torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+    @pytest.mark.parametrize("part", ["head", "discriminator"])
+    def test_spectral_norm_keeps_them(self, part: str) -> None:
+        run = Loop()
+        last = {"head": "to_image", "discriminator": "layers"}[part]
+        layer = getattr(getattr(run.dira, part), last)
+        layer = layer[-1] if isinstance(layer, nn.Sequential) else layer
+        nn.utils.parametrizations.spectral_norm(layer)
+        assert not warned_of(lambda _: run.step(run.total(make_views())), 3)
+
+
+class TestNoFalseAlarm:
+    """Loops of all kinds, with warnings as errors."""
+
+    def test_accumulation(self) -> None:
+        run = Loop()
+
+        def step(number: int) -> None:
+            (run.total(make_views()) / 4).backward()
+            if number % 4 == 3:
+                run.optimizer.step()
+                run.optimizer.zero_grad()
+
+        assert not warned_of(step, 24)
+
+    def test_steps_that_are_skipped(self) -> None:
+        run = Loop()
+
+        def step(number: int) -> None:
+            total = run.total(make_views())
+            if number % 3:
+                total.backward()
+                if number % 2:
+                    run.optimizer.step()
+            run.optimizer.zero_grad()
+
+        assert not warned_of(step, 24)
+
+    def test_skipped_by_a_scaler(self) -> None:
+        run = Loop()
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+
+        def step(number: int) -> None:
+            total = scaler.scale(run.total(make_views()))
+            total.backward()
+            if number % 3 == 1:
+                next(run.model.parameters()).grad.fill_(torch.inf)
+            scaler.step(run.optimizer)
+            scaler.update()
+            run.optimizer.zero_grad()
+
+        assert not warned_of(step, 12)
+
+    def test_alternating_with_another_loss(self) -> None:
+        """As a supervised step between, by the same optimiser."""
+        run = Loop()
+
+        def step(number: int) -> None:
+            views = make_views()
+            run.step(run.loss(views) if number % 4 else run.total(views))
+
+        assert not warned_of(step, 24)
+
+    def test_alternating_as_a_gan(self) -> None:
+        """Five steps of a critic of the user's for each of the encoder."""
+        run, critic = Loop(), nn.Linear(16, 1)
+        other = torch.optim.Adam(critic.parameters())
+
+        def step(number: int) -> None:
+            views = make_views()
+            judged = critic(run.model.backbone(views[0])).mean()
+            if number % 6:
+                judged.backward()
+                other.step()
+            else:
+                run.step(run.dira(judged + run.loss(views), views))
+            critic.zero_grad()
+            run.optimizer.zero_grad()
+
+        assert not warned_of(step, 36)
+
+    def test_two_wrappers_of_one_loss(self) -> None:
+        first, second = SimSiam(tiny_backbone(), 16), SimSiam(tiny_backbone(), 16)
+        parameters = [*first.parameters(), *second.parameters()]
+        optimizer = torch.optim.SGD(parameters, lr=0.05)
+        pair = [DiRA(model.backbone, optimizer) for model in (first, second)]
+
+        def step(_: int) -> None:
+            batches = make_views(), make_views()
+            loss = first.loss(*batches[0]) + second.loss(*batches[1])
+            for dira, views in zip(pair, batches, strict=True):
+                loss = dira(loss, views)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        assert not warned_of(step)
+        assert [dira.steps for dira in pair] == [12, 12]
+
+    def test_two_wrappers_of_one_encoder(self) -> None:
+        """Of two modalities, one after the other."""
+        run = Loop()
+        other = DiRA(run.model.backbone, run.optimizer)
+
+        def step(number: int) -> None:
+            views = make_views()
+            dira = (run.dira, other)[number % 2]
+            run.step(dira(run.loss(views), views))
+
+        assert not warned_of(step)
+
+    def test_validation_between(self) -> None:
+        run = Loop(restorative_start=2, adversarial_start=4)
+
+        def step(_: int) -> None:
+            run.step(run.total(make_views()))
+            views = make_views()
+            run.model.eval()
+            with torch.no_grad():
+                run.dira(run.loss(views), views)
+            run.model.train()
+
+        assert not warned_of(step)
+
+    def test_stages_and_ramps(self) -> None:
+        from lightly_dira.training import Ramp, Schedule
+
+        schedule = Schedule(restorative=Ramp(2, 2, 9), adversarial=Ramp(4, 2, 7))
+        run = Loop(schedule=schedule)
+        assert not warned_of(lambda _: run.step(run.total(make_views())))
+
+    def test_gradients_cleared_early_or_late(self) -> None:
+        run = Loop()
+
+        def step(number: int) -> None:
+            total = run.total(make_views())
+            if number % 2:
+                run.model.zero_grad()
+            total.backward()
+            run.optimizer.step()
+            run.optimizer.zero_grad(set_to_none=number % 3 > 0)
+
+        assert not warned_of(step)
+
+    def test_a_closure(self) -> None:
+        run = Loop()
+
+        def step(_: int) -> None:
+            views = make_views()
+
+            def closure():
+                run.optimizer.zero_grad()
+                total = run.total(views)
+                total.backward()
+                return total
+
+            run.optimizer.step(closure)
+
+        assert not warned_of(step)
+
+    def test_fine_tuning_after_it(self) -> None:
+        """The same optimiser goes on without DiRA."""
+        run = Loop()
+        assert not warned_of(lambda _: run.step(run.total(make_views())), 3)
+        assert not warned_of(lambda _: run.step(run.loss(make_views())))
+
+
+def test_a_host_whose_images_are_cut_off() -> None:
+    """Found: the adversary's gradient never reached it, in silence."""
+    host = nn.Conv2d(3, 3, 3, padding=1)
+    optimizer = torch.optim.SGD(host.parameters(), lr=0.1)
+    options = dict(restores=False, target_channels=3)
+    for start in (0, 5):
+        dira = DiRA(host, optimizer, **options, adversarial_start=start)
+        clean = torch.rand(2, 3, 16, 16)
+        restored = host(clean)
+        loss = F.mse_loss(restored, clean)
+        with pytest.raises(ValueError, match=r"carry no gradient.*detach"):
+            dira(loss, restored=restored.detach(), target=clean)
+        with torch.no_grad():
+            unseen = host(clean)
+        with pytest.raises(ValueError, match="carry no gradient"):
+            dira(loss, restored=unseen, target=clean)
+        with pytest.raises(ValueError, match="swapped"):
+            dira(loss, restored=clean, target=restored)
+        with pytest.raises(TypeError, match=r"float\(\) / 255"):
+            dira(loss, restored=restored, target=(255 * clean).byte())
+        with torch.no_grad():
+            dira(host(clean).mean(), restored=host(clean), target=clean)
+        dira(loss, restored=restored, target=clean).backward()
+    without = DiRA(host, optimizer, **options, loss=DiRALoss(adversarial_weight=0))
+    without(F.mse_loss(host(clean), clean), restored=host(clean), target=clean)

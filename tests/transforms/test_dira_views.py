@@ -1,0 +1,203 @@
+"""Views and targets stay together, whatever carries them."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import heapq
+import pickle
+import random
+from collections import OrderedDict, UserDict, namedtuple
+from typing import Any
+
+import pytest
+import torch
+from lightly.transforms import SimCLRTransform
+from torch import Tensor
+from torch.utils.data import DataLoader, default_collate
+from torch.utils.data._utils.pin_memory import pin_memory
+from torchvision.transforms import v2
+
+from lightly_dira import DiRATransform, DiRAViews
+from lightly_dira.transforms.dira_views import find_views
+
+
+def make(count: int = 2, batch: tuple[int, ...] = (4,)) -> DiRAViews:
+    views = [torch.rand(*batch, 3, 8, 8) for _ in range(count)]
+    targets = {i: torch.rand(*batch, 1, 8, 8) for i in range(count)}
+    return DiRAViews(views, targets, target_view=None)
+
+
+def assert_same(first: DiRAViews, second: DiRAViews) -> None:
+    assert type(second) is DiRAViews
+    assert second.target_view == first.target_view
+    for one, other in (*zip(first, second), *zip(first.targets, second.targets)):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def assign(views: DiRAViews, place: Any, value: Any) -> None:
+    views[place] = value
+
+
+def swap(views: DiRAViews) -> None:
+    views[0], views[1] = views[1], views[0]
+
+
+def add(views: DiRAViews) -> None:
+    views += [views[0]]
+
+
+def multiply(views: DiRAViews) -> None:
+    views *= 2
+
+
+class TestNobodyReordersThem:
+    """Found: views swapped or assigned got the targets of others."""
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            swap,
+            add,
+            multiply,
+            random.shuffle,
+            lambda views: assign(views, slice(None), views[::-1]),
+            lambda views: assign(views, 0, views[1]),
+            lambda views: assign(views, slice(1, 1), [views[0]]),
+            lambda views: views.append(views[0]),
+            lambda views: views.extend([views[0]]),
+            lambda views: views.insert(0, views[1]),
+            lambda views: views.pop(),
+            lambda views: views.remove(views[0]),
+            lambda views: views.reverse(),
+            lambda views: views.sort(key=id),
+            lambda views: views.clear(),
+            lambda views: views.__delitem__(0),
+        ],
+    )
+    def test_by_a_list_operation(self, change) -> None:
+        views = make()
+        before = list(views)
+        with pytest.raises(TypeError, match=r"targets of others.*list\(views\)"):
+            change(views)
+        assert all(map(lambda a, b: a is b, views, before))
+
+    def test_behind_python(self) -> None:
+        views = make(3)
+        list.__setitem__(views, slice(None), views[::-1])
+        with pytest.raises(TypeError, match="targets of others"):
+            _ = views.view
+        views = DiRAViews(map(Comparable, torch.tensor([3.0, 1.0, 2.0])), torch.zeros(1))
+        heapq.heapify(views)
+        with pytest.raises(TypeError, match="targets of others"):
+            _ = views.view
+
+    def test_plain_lists_of_them_are_free(self) -> None:
+        views = make()
+        for plain in (views[::-1], views + views, 2 * views, list(views), views.copy()):
+            assert type(plain) is list
+
+
+class Comparable(Tensor):
+    def __lt__(self, other):
+        return float(self) < float(other)
+
+
+class TestTheySurvive:
+    @pytest.mark.parametrize(
+        "how",
+        [
+            copy.copy,
+            copy.deepcopy,
+            lambda views: pickle.loads(pickle.dumps(views)),
+            lambda views: views.to(torch.float32),
+            lambda views: views.to("cpu", non_blocking=True),
+            lambda views: copy.copy(views.to("cpu")),
+        ],
+    )
+    def test_copies(self, how) -> None:
+        views = make()
+        assert_same(views, how(views))
+
+    def test_moves_that_are_still_to_be_made(self) -> None:
+        views = make().to(torch.float64)
+        for twin in (copy.deepcopy(views), pickle.loads(pickle.dumps(views))):
+            assert twin.target.dtype == torch.float64
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_loaders(self, workers: int) -> None:
+        samples = [(make(batch=()), i) for i in range(4)]
+        loader = DataLoader(samples, batch_size=4, num_workers=workers)
+        ((views, _),) = loader
+        assert_same(default_collate([sample for sample, _ in samples]), views)
+
+    def test_pinning(self, monkeypatch) -> None:
+        monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: tensor.clone())
+        views = make()
+        assert_same(views, pin_memory({"a": (views, 1)})["a"][0])
+
+
+@dataclasses.dataclass
+class Batch:
+    views: DiRAViews
+    index: int
+
+
+@dataclasses.dataclass(slots=True)
+class Slotted:
+    views: DiRAViews
+
+
+Named = namedtuple("Named", "views index")
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda a, b: [a, [b]],
+        lambda a, b: (a, 0, ("x", b)),
+        lambda a, b: {"ct": a, "mr": {"views": b}},
+        lambda a, b: OrderedDict(ct=a, mr=b),
+        lambda a, b: UserDict(ct=a, mr=b),
+        lambda a, b: Named(a, [b]),
+        lambda a, b: [Batch(a, 0), Batch(b, 1)],
+        lambda a, b: (Slotted(a), Slotted(b)),
+        lambda a, b: (({"ct": (a, None)}, 0, 0), b),
+    ],
+)
+def test_they_are_found_in_any_batch(wrap) -> None:
+    first, second = make(), make()
+    found = list(find_views(wrap(first, second)))
+    assert len(found) == 2
+    assert found[0] is first
+    assert found[1] is second
+
+
+@pytest.mark.parametrize(
+    "nested",
+    [
+        lambda t: t,
+        lambda t: [t, t],
+        lambda t: v2.Compose([t]),
+        lambda t: lambda image: t(image),
+    ],
+)
+def test_a_wrapped_transform_is_not_wrapped_again(nested) -> None:
+    """Found: the "clean" target was a distorted view, as after a cell run twice."""
+    transform = DiRATransform(SimCLRTransform(input_size=32))
+    with pytest.raises(TypeError, match=r"wrapped (already|twice)|DiRATransform"):
+        DiRATransform(nested(transform))(
+            v2.functional.to_pil_image(torch.rand(3, 32, 32))
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.bool])
+def test_targets_are_floating_point(dtype) -> None:
+    """Found: a restoration loss of 22,353."""
+    with pytest.raises(TypeError, match=r"float\(\) / 255"):
+        DiRAViews([torch.rand(3, 8, 8)], torch.ones(1, 8, 8).to(dtype))
+
+
+def test_targets_of_views_that_are_not_there() -> None:
+    with pytest.raises(ValueError, match="target of view 2, but 2 views"):
+        DiRAViews(torch.rand(2, 3, 8, 8), {2: torch.rand(1, 8, 8)}, target_view=None)
