@@ -148,12 +148,6 @@ class PlaceInData(Callback):
             warn(_PERSISTENT)
         if not trainer.fit_loop.restarting:
             batches = 0
-        epochs: Any = trainer.fit_loop.epoch_progress
-        for loader in loaders:
-            for holder in (loader, getattr(loader, "batch_sampler", None)):
-                sampler: Any = getattr(holder, "sampler", None)
-                if hasattr(sampler, "set_epoch"):
-                    sampler.set_epoch(epochs.current.processed)
         fetcher = getattr(trainer.fit_loop, "_data_fetcher", None)
         if fetcher is None:
             raise RuntimeError(
@@ -165,8 +159,15 @@ class PlaceInData(Callback):
             self._before_validation = mine["now"]
         self._epoch_randomness = mine["epoch"] if batches else mine["now"]
         self._set_randomness(self._epoch_randomness)
+        epochs: Any = trainer.fit_loop.epoch_progress
         for loader in loaders:
-            drop_workers(loader)
+            for holder in (loader, getattr(loader, "batch_sampler", None)):
+                sampler: Any = getattr(holder, "sampler", None)
+                if hasattr(sampler, "set_epoch"):
+                    sampler.set_epoch(epochs.current.processed)
+        if not trainer.current_epoch:  # later, persistent workers are taken up again
+            for loader in loaders:
+                drop_workers(loader)
         iter(fetcher)
         for _ in range(batches):
             next(fetcher)

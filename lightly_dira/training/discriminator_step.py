@@ -42,8 +42,8 @@ class DiscriminatorStep:
     Attributes:
         witnesses: Returns groups of parameters; the first group that has any gradients
             reveals a `zero_grad()`.
-        differentiated: Whether a backward pass has gone through a watched scalar since
-            the last step.
+        was_left: Whether a scalar has been watched since the last step, and no backward
+            pass has gone through one.
     """
 
     def __init__(self, discriminator: nn.Module, head: nn.Module, *, lr: float) -> None:
@@ -51,7 +51,8 @@ class DiscriminatorStep:
         self.parameters = list(discriminator.parameters())
         self.adam = Adam(self.parameters, lr=lr, betas=(0.5, 0.999))
         self.witnesses: Callable[[], Sequence[list[Parameter]] | None] = lambda: ()
-        self.differentiated = False
+        self.was_left = False
+        self._passed = False
         self._out_of_reach = [*self.parameters, *head.parameters()]
         self._scale: Tensor | None = None
         self._last_scale: Tensor | None = None
@@ -69,6 +70,7 @@ class DiscriminatorStep:
 
     def watch(self, total: Tensor) -> None:
         """Notes every backward pass through `total`, as it begins."""
+        self.was_left = not self._passed
         # The last may have ended with an exception.
         self._aborted, self._in_backward = self._in_backward, False
         if sum(p.requires_grad for p in self._followed) != self._trainable:
@@ -147,7 +149,7 @@ class DiscriminatorStep:
         """Drops what has been gathered."""
         self.adam.zero_grad()
         self._scale = None
-        self.differentiated = False
+        self.was_left = self._passed = False
 
     def follow(self, parameters: Iterable[Parameter]) -> None:
         """Notes every backward pass that is about to reach one of these, as it begins.
@@ -168,7 +170,8 @@ class DiscriminatorStep:
         # Where several losses are summed, this runs several times before any gradient
         # is written; then nothing is gathered, or what is gathered has been emptied.
         self._reach(scale)
-        self.differentiated, self._last_scale = True, scale.detach()
+        self.was_left, self._passed = False, True
+        self._last_scale = scale.detach()
         self._scale = scale.detach() + (0 if self._scale is None else self._scale)
 
     def _reach(self, gradient: Tensor) -> None:

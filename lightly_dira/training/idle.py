@@ -68,13 +68,13 @@ class IdleWatch:
         self._warn_of(_NOT_FOLLOWED)
 
     def stepped(
-        self, *, was_run: bool, differentiated: bool, parts: Iterable[nn.Module]
+        self, *, was_run: bool, was_left: bool, parts: Iterable[nn.Module]
     ) -> None:
         """Notes a step of the attached optimiser.
 
         Args:
             was_run: Whether the backbone was run with gradients since the last step.
-            differentiated: Whether DiRA's scalar was.
+            was_left: Whether DiRA's scalar was not differentiated.
             parts: The modules that should have got gradients.
         """
         self._versions, self._missed[_NOT_FOLLOWED] = None, 0
@@ -84,8 +84,8 @@ class IdleWatch:
         if not self._called:
             return
         self._called = False
-        self._count(_NOT_DIFFERENTIATED, not differentiated)
-        self._count(_NO_GRADIENT, differentiated and any(map(_is_left_out, parts)))
+        self._count(_NOT_DIFFERENTIATED, was_left)
+        self._count(_NO_GRADIENT, not was_left and any(map(_is_left_out, parts)))
 
     def warn_once(self, message: str) -> None:
         """Warns, unless it has done so before."""

@@ -328,8 +328,7 @@ class OptimizerFollower(nn.Module):
         parts = {"di": [], "dir": [self.head], "dira": [self.head, self.discriminator]}
         self._idle.stepped(
             was_run=self.features.was_run,
-            differentiated=self.stage == "di"
-            or self._discriminator_step.differentiated,
+            was_left=self._discriminator_step.was_left,
             parts=parts[self.stage],
         )
         self.features.forget()

@@ -109,7 +109,7 @@ def _parts_of(value: Any) -> Iterator[tuple[object, Any]]:
         yield from enumerate(itertools.islice(value, _MOST_ITEMS))
     elif isinstance(value, functools.partial):
         yield from (("func", value.func), ("args", value.args), ("kw", value.keywords))
-    elif isinstance(value, types.MethodType):
+    elif isinstance(value, (types.MethodType, types.BuiltinFunctionType)):
         yield "self", value.__self__
     elif isinstance(value, types.FunctionType):
         for number, cell in enumerate(value.__closure__ or ()):

@@ -352,6 +352,23 @@ class TestNoFalseAlarm:
 
         assert not warned_of(step)
 
+    @pytest.mark.parametrize("start", [0, 4])
+    def test_a_host(self, start: int) -> None:
+        host = nn.Conv2d(3, 3, 3, padding=1)
+        optimizer = torch.optim.SGD(host.parameters(), lr=0.1)
+        options = dict(restores=False, target_channels=3, adversarial_start=start)
+        dira = DiRA(host, optimizer, **options)
+
+        def step(_: int) -> None:
+            clean = torch.rand(2, 3, 16, 16)
+            restored = host(clean)
+            loss = F.mse_loss(restored, clean)
+            dira(loss, restored=restored, target=clean).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        assert not warned_of(step)
+
     def test_fine_tuning_after_it(self) -> None:
         """The same optimiser goes on without DiRA."""
         run = Loop()

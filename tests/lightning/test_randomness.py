@@ -1,0 +1,369 @@
+"""Runs resume to the bit, whatever draws the order of the data, and the data."""
+
+from __future__ import annotations
+
+import functools
+import random
+import warnings
+from pathlib import Path
+
+import albumentations
+import monai.transforms
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from lightning_modules import (
+    DiRASimSiam,
+    Images,
+    SimSiam,
+    assert_same,
+    state,
+    trainer,
+)
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    RandomSampler,
+    Sampler,
+    WeightedRandomSampler,
+)
+
+from lightly_dira import DiRAViews
+from lightly_dira.training.own_randomness import OwnRandomness
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pytorch_lightning")
+
+
+class Dimmed(Dataset):
+    """Views times a number that a function draws."""
+
+    def __init__(self, draw=lambda: 1.0) -> None:
+        self.images, self.draw = Images(), draw
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int):
+        views, *rest = self.images[index]
+        factor = 0.5 + 0.5 * float(self.draw())
+        return DiRAViews([factor * view for view in views], views.target), *rest
+
+
+class Own(Sampler):
+    """Draws from generators of its own, and counts its epochs."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind, self.epoch = kind, 0
+        self.torch = torch.Generator().manual_seed(3)
+        self.numpy = np.random.default_rng(3)
+        self.python = random.Random(3)
+
+    def __len__(self) -> int:
+        return 24
+
+    def __iter__(self):
+        self.epoch += 1
+        if self.kind == "torch":
+            return iter(torch.randperm(24, generator=self.torch).tolist())
+        if self.kind == "numpy":
+            return iter(self.numpy.permutation(24).tolist())
+        if self.kind == "python":
+            return iter(self.python.sample(range(24), 24))
+        return iter(random.Random(self.epoch).sample(range(24), 24))
+
+
+class Stateful(Own):
+    """Saves itself, as samplers of torchdata do."""
+
+    def state_dict(self):
+        return {"epochs": self.epoch}
+
+    def load_state_dict(self, saved) -> None:
+        self.epoch = saved["epochs"]
+
+
+class Albumentations:
+    def __init__(self, **options) -> None:
+        self.compose = albumentations.Compose(
+            [albumentations.RandomBrightnessContrast(p=1.0)], **options
+        )
+
+    def __call__(self) -> float:
+        return self.compose(image=np.full((2, 2), 0.5, np.float32))["image"].mean()
+
+
+class Monai:
+    def __init__(self, seed: int | None) -> None:
+        self.transform = monai.transforms.RandScaleIntensity(0.5, prob=1.0)
+        if seed is not None:
+            self.transform.set_random_state(seed)
+
+    def __call__(self) -> float:
+        return float(self.transform(torch.ones(1, 2, 2)).mean()) - 0.5
+
+
+def closure():
+    generator = np.random.default_rng(3)
+    return lambda: generator.random()
+
+
+def loaded(data=None, **options) -> DataLoader:
+    return DataLoader(data or Dimmed(), batch_size=4, **options)
+
+
+def generator(seed: int = 5) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+ORDERS = {
+    "global": lambda: loaded(shuffle=True),
+    "of the loader": lambda: loaded(shuffle=True, generator=generator()),
+    "of a sampler": lambda: loaded(
+        sampler=RandomSampler(range(24), generator=generator())
+    ),
+    "of a weighted sampler": lambda: loaded(
+        sampler=WeightedRandomSampler(torch.ones(24), 24, generator=generator())
+    ),
+    "of a batch sampler": lambda: DataLoader(
+        Dimmed(),
+        batch_sampler=BatchSampler(
+            RandomSampler(range(24), generator=generator()), 4, False
+        ),
+    ),
+    "distributed": lambda: loaded(sampler=DistributedSampler(range(24), 1, 0)),
+    **{
+        f"own, {kind}": functools.partial(lambda k: loaded(sampler=Own(k)), kind)
+        for kind in ("torch", "numpy", "python", "counted")
+    },
+    "stateful": lambda: loaded(sampler=Stateful("counted")),
+    "unseeded": lambda: loaded(shuffle=True, generator=torch.Generator()),
+}
+DRAWS = {
+    "global torch": lambda: torch.rand(()),
+    "global numpy": lambda: np.random.random(),
+    "global python": random.random,
+    "numpy": lambda: np.random.default_rng(3).random,
+    "old numpy": lambda: np.random.RandomState(3).random_sample,
+    "python": lambda: random.Random(3).random,
+    "closure": closure,
+    "partial": lambda: functools.partial(
+        lambda g: torch.rand((), generator=g), generator()
+    ),
+    "albumentations": Albumentations,
+    "albumentations, seeded": lambda: Albumentations(seed=3),
+    "monai": lambda: Monai(None),
+    "monai, seeded": lambda: Monai(3),
+}
+MADE = {n: (lambda f=f: f) if n.startswith("global") else f for n, f in DRAWS.items()}
+
+
+def fit(folder: Path, make, *, path: Path | None = None, kind=DiRASimSiam, **flags):
+    """Trains three epochs of six steps, with a checkpoint after every fourth."""
+    seed = 0 if path is None else 1
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
+    model = kind()
+    saving = ModelCheckpoint(folder, "{step}", every_n_train_steps=4, save_top_k=-1)
+    run = trainer(
+        folder,
+        max_epochs=3,
+        callbacks=[saving],
+        enable_checkpointing=True,
+        **flags,
+    )
+    data = make()
+    run.fit(model, *(data if isinstance(data, tuple) else (data,)), ckpt_path=path)
+    return state(model)
+
+
+def assert_resumes(folder: Path, make, steps=(4, 8, 12, 16), **flags) -> None:
+    whole = fit(folder, make, **flags)
+    for step in steps:
+        path = folder / f"step={step}.ckpt"
+        resumed = fit(folder / str(step), make, path=path, **flags)
+        assert_same(resumed, whole)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_orders(order: str, tmp_path: Path) -> None:
+    """Found: images were trained on twice, others never."""
+    assert_resumes(tmp_path, ORDERS[order])
+
+
+@pytest.mark.parametrize("draw", MADE)
+def test_draws_of_data_sets(draw: str, tmp_path: Path) -> None:
+    def make():
+        return loaded(Dimmed(MADE[draw]()), shuffle=True)
+
+    assert_resumes(tmp_path, make, steps=(8,))
+
+
+@pytest.mark.parametrize("order", ["global", "of the loader", "own, numpy"])
+@pytest.mark.parametrize("persistent", [False, True])
+def test_workers(order: str, persistent: bool, tmp_path: Path) -> None:
+    def make():
+        loader = ORDERS[order]()
+        return DataLoader(
+            loader.dataset,
+            batch_size=4,
+            sampler=None if order != "own, numpy" else loader.sampler,
+            shuffle=order != "own, numpy",
+            generator=loader.generator,
+            num_workers=2,
+            persistent_workers=persistent,
+            multiprocessing_context="fork",
+        )
+
+    if persistent:
+        with pytest.warns(UserWarning, match="resumes with persistent workers"):
+            assert_resumes(tmp_path, make, steps=(8,))
+    else:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="DiRA")
+            assert_resumes(tmp_path, make, steps=(8, 12))
+
+
+@pytest.mark.parametrize("draw", ["global torch", "numpy", "monai, seeded"])
+def test_draws_of_workers(draw: str, tmp_path: Path) -> None:
+    """Workers that start with each epoch copy the generators of the data set."""
+
+    def make():
+        data = Dimmed(MADE[draw]())
+        return loaded(
+            data, shuffle=True, num_workers=2, multiprocessing_context="fork"
+        )
+
+    assert_resumes(tmp_path, make, steps=(8,))
+
+
+def test_of_a_hook(tmp_path: Path) -> None:
+    """The loader is made by the module, and draws its split from the global one."""
+
+    class Mine(DiRASimSiam):
+        def train_dataloader(self):
+            chosen = torch.randperm(24)[:20].tolist()
+            data = torch.utils.data.Subset(Dimmed(), chosen)
+            return loaded(data, shuffle=True, generator=generator())
+
+    whole = None
+    for path in (None, tmp_path / "step=4.ckpt"):
+        torch.manual_seed(0)
+        model = Mine()
+        saving = ModelCheckpoint(
+            tmp_path, "{step}", every_n_train_steps=4, save_top_k=-1
+        )
+        run = trainer(
+            tmp_path, callbacks=[saving], enable_checkpointing=True, max_epochs=2
+        )
+        run.fit(model, ckpt_path=path)
+        if whole is None:
+            whole = state(model)
+    assert_same(state(model), whole)
+
+
+class TestTheMethodAlone:
+    """In stage "di" a run equals that of the method without DiRA, to the bit."""
+
+    class Bare(SimSiam):
+        def validation_step(self, batch, index):
+            torch.rand(3)
+
+    class Wrapped(DiRASimSiam):
+        restorative_start_epoch = 100
+
+        def validation_step(self, batch, index):
+            torch.rand(3)
+
+    @pytest.mark.parametrize("interval", [1.0, 0.5])
+    @pytest.mark.parametrize("shuffled", [False, True])
+    def test_with_validation(self, interval, shuffled: bool, tmp_path) -> None:
+        """Found: validation gave its draws back, so that the next order differed."""
+
+        def make():
+            data = Dimmed(lambda: torch.rand(()))
+            return loaded(data, shuffle=True), loaded(Dimmed(), shuffle=shuffled)
+
+        flags = dict(val_check_interval=interval)
+        bare = fit(tmp_path / "bare", make, kind=self.Bare, **flags)
+        wrapped = fit(tmp_path / "dira", make, kind=self.Wrapped, **flags)
+        assert_same(bare, {name: wrapped[name] for name in bare})
+
+    def test_once_started_validation_draws_nothing(self, tmp_path) -> None:
+        class Started(self.Wrapped):
+            restorative_start_epoch = 0
+
+        without = fit(
+            tmp_path / "a", lambda: loaded(shuffle=True), kind=Started
+        )
+        with_one = fit(
+            tmp_path / "b",
+            lambda: (loaded(shuffle=True), loaded(shuffle=True)),
+            kind=Started,
+            num_sanity_val_steps=0,
+        )
+        assert_same(without, with_one)
+
+
+class TestLoadersThatResumeByThemselves:
+    def test_of_torchdata(self, tmp_path) -> None:
+        loaders = pytest.importorskip("torchdata.stateful_dataloader")
+
+        def make():
+            data = Dimmed(lambda: torch.rand(()))
+            return loaders.StatefulDataLoader(data, batch_size=4, shuffle=True)
+
+        assert_resumes(tmp_path, make, steps=(4, 8))
+
+
+class TestWhatIsFound:
+    def test_anywhere(self) -> None:
+        class Holder:
+            __slots__ = ("__dict__", "other")
+
+        holder = Holder()
+        holder.nested = {"a": [np.random.default_rng(0)], "b": (closure(),)}
+        holder.transform = Monai(None)
+        holder.method = Albumentations(seed=1).__call__
+        holder.same = holder.nested["a"][0]
+        holder.itself = holder
+        holder.samples = [f"{n}.png" for n in range(100_000)]
+        own = OwnRandomness([loaded([holder], generator=generator())])
+        kinds = sorted(type(g).__name__ for g in own._generators.values())
+        assert kinds.count("RandomState") >= 1
+        assert kinds.count("Generator") >= 4
+        assert "Random" in kinds
+        before = [g.random() for g in (holder.same,)]
+        saved = OwnRandomness([loaded([holder])]).state()
+        del before
+        first = holder.same.random()
+        OwnRandomness([loaded([holder])]).load_state(saved)
+        assert holder.same.random() == first
+
+    def test_nothing_in_usual_loaders(self) -> None:
+        state = OwnRandomness([loaded(shuffle=True, num_workers=0)]).state()
+        assert state["generators"] == {}
+
+    @pytest.mark.parametrize(
+        "bits", [np.random.PCG64, np.random.MT19937, np.random.Philox, np.random.SFC64]
+    )
+    def test_every_kind_of_numpys(self, bits, tmp_path) -> None:
+        holder = {"generator": np.random.Generator(bits(3))}
+        own = OwnRandomness([holder])
+        torch.save(own.state(), tmp_path / "state.pt")
+        expected = holder["generator"].random(5)
+        own.load_state(torch.load(tmp_path / "state.pt", weights_only=True))
+        assert (holder["generator"].random(5) == expected).all()
+
+
+def test_checkpoints_are_plain(tmp_path) -> None:
+    data = loaded(Dimmed(Albumentations(seed=3)), sampler=Own("numpy"))
+    fit(tmp_path, lambda: data)
+    torch.load(tmp_path / "step=4.ckpt", weights_only=True)
+
+
+assert pl
