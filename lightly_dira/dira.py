@@ -270,9 +270,9 @@ class DiRA(OptimizerFollower):
         with evaluating(*self._held_out):
             restored = _join([self._decode(each.taken) for each in seen])
         target = _join([each.target(restored.device) for each in seen])
-        images = _join([each.taken.images.detach() for each in seen])
+        condition = self._condition([each.taken.images for each in seen])
         precision = seen[0].taken.maps[0].dtype
-        return self._weigh(loss.reshape(()), restored, target, images, precision)
+        return self._weigh(loss.reshape(()), restored, target, condition, precision)
 
     def _follow_host(
         self,
@@ -290,11 +290,11 @@ class DiRA(OptimizerFollower):
             if self.conditional and view is None:
                 raise ValueError(_CONDITION)
         target = target.detach().to(restored.device)
+        condition = self._condition([] if view is None else [view])
         if self.stage == "dira":
-            return self._weigh(
-                loss.reshape(()), restored, target, view, restored.dtype
-            )
-        self._try_critic(target, view)
+            loss = loss.reshape(())
+            return self._weigh(loss, restored, target, condition, restored.dtype)
+        self._try_critic(target, condition)
         return self._hand_back(loss, F.mse_loss(restored.detach().float(), target))
 
     def _see(self, batches: list[DiRAViews], said: Tensor | None) -> list[_Seen]:
@@ -336,25 +336,26 @@ class DiRA(OptimizerFollower):
             return Taken(number, self.features(images), images)
 
     def _try_all(self, batches: list[DiRAViews], said: Tensor | None) -> None:
-        """Tries, in the first step of stage "di", all that later stages need.
-
-        The pass is recognised, but its maps are not kept: the head gets blank ones.
-        """
+        """Tries, in the first step of stage "di", all that later stages need."""
         assert isinstance(self.features, FeaturePyramid)
         if not (self.features.noting and self.features.was_run):
             return
         seen = self._see(batches, said)
         images = _join([each.taken.images for each in seen])
         target = _join([each.target(images.device) for each in seen])
+        # Its maps were not kept.
         blank = Taken(0, self.features.blank_maps(images), images)
         with torch.no_grad(), evaluating(self.head), same_randomness(images.device):
             check_comparable(self._decode(blank), target)
-        self._try_critic(target, images)
+        self._try_critic(target, self._condition([images]))
         self.features.noting = False
 
-    def _try_critic(self, target: Tensor, images: Tensor | None) -> None:
+    def _condition(self, images: list[Tensor]) -> Tensor | None:
+        """Returns what a conditional critic sees beside the images."""
+        return _join(images).detach() if self.conditional and images else None
+
+    def _try_critic(self, target: Tensor, condition: Tensor | None) -> None:
         """Tries once, for each size, whether the critic can judge such images."""
-        condition = images if self.conditional else None
         shapes = tuple(x.shape[1:] for x in (target, condition) if x is not None)
         if self._adversary_starts and shapes not in self._judged:
             try_critic(self.discriminator, target, condition)
@@ -365,7 +366,7 @@ class DiRA(OptimizerFollower):
         loss: Tensor,
         restored: Tensor,
         target: Tensor,
-        images: Tensor | None,
+        condition: Tensor | None,
         precision: torch.dtype,
     ) -> Tensor:
         """Weights the terms and adds them up to one scalar."""
@@ -373,9 +374,8 @@ class DiRA(OptimizerFollower):
         factors = self.schedule(self.steps)
         if not self.restores:
             factors = factors._replace(restorative=0.0)
-        condition = None
-        if self.conditional and images is not None:
-            condition = images.detach().to(restored.device)
+        if condition is not None:
+            condition = condition.to(restored.device)
         with evaluating(*self._held_out):
             components = self.loss.forward_components(
                 loss,
@@ -388,7 +388,7 @@ class DiRA(OptimizerFollower):
             )
         self.components = DiRALossComponents(*(term.detach() for term in components))
         if adversary is None:
-            self._try_critic(target, images)
+            self._try_critic(target, condition)
         self._finite.check(
             self.components,
             lambda: self._discriminator_step.is_scaled or needs_scaler(precision),

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-
 _WHY: dict[str, str] = {}
 if "reason" in inspect.signature(torch.compiler.disable).parameters:
     _WHY["reason"] = (

@@ -1,11 +1,25 @@
 """DiRA for Lightning: a mixin for any LightningModule, and callbacks that watch it.
 
+Modules of `pytorch_lightning` and of `lightning.pytorch` work.
+
 Checkpoints also hold what Lightly's own leave out (MoCo's queue), the random states and
 the place in the data. A run that is killed in the middle of an epoch and resumed by
-`fit(ckpt_path=...)` gets the weights of an uninterrupted run, on a CPU to the bit. This
-includes shuffled and augmented data and loader workers. To find its place, it loads the
-past batches of the epoch again. In a plain loop, `dira.state_dict()` holds the state of
-DiRA; `DiRA(..., criterion=criterion)` adds the queue.
+`fit(ckpt_path=...)` gets the weights of an uninterrupted run, on a CPU to the bit. To
+find its place, it loads the past batches of the epoch again. In a plain loop,
+`dira.state_dict()` holds the state of DiRA; `DiRA(..., criterion=criterion)` adds the
+queue. What resumes:
+
+- the order of shuffled loaders, with generators and samplers of your own, samplers with
+  a `state_dict`, and `DistributedSampler` in several processes
+- augmentations that draw from the global generators of PyTorch, NumPy and Python, with
+  workers and without
+- generators that data sets and transforms hold (albumentations, MONAI's `R`,
+  `np.random.default_rng`), where attributes, containers, partial functions, methods or
+  closures lead to them; those in global variables are not found
+- ``persistent_workers=True``: the order, but not what workers draw, as they keep their
+  generators from epoch to epoch; resuming warns of it
+- loaders with a `load_state_dict` of their own, such as torchdata's
+  `StatefulDataLoader`: as they resume by themselves
 
 The tests cover these flags of the Trainer:
 
@@ -20,12 +34,16 @@ The tests cover these flags of the Trainer:
 - resuming with another epoch length or number of processes: works, with a warning that
   data come in another order
 - a backbone made in `setup` or `configure_model`: works
-- a `training_step` that overrides the mixin's, or a checkpoint of the method without
-  DiRA as `ckpt_path`: an error that says what to do
+- a `training_step` or `configure_optimizers` that overrides the mixin's, or as
+  `ckpt_path` a checkpoint of the method without DiRA: an error that says what to do
 - `precision="64-true"`, `"bf16-true"`: an error, since Lightning rebuilds the batch's
   lists and loses the target
 - `strategy="ddp"`, without `find_unused_parameters`: works (CPU, gloo), in every stage
-  and when stages change
+  and when stages change, also where it rebuilds batches, as on GPUs (emulated)
+- in stage "di" a run equals that of the method alone to the bit, with validation, too.
+  Later, validation leaves the random state as it was, so that a resumed run may skip
+  it; a checkpoint of stage "di" that was written between a batch and its validation
+  resumes with other draws
 - `max_steps`, `max_time`, `limit_train_batches`, `overfit_batches`, `fast_dev_run`,
   `val_check_interval`, `reload_dataloaders_every_n_epochs`, `detect_anomaly`,
   `deterministic`, `benchmark`, `profiler`, `inference_mode`: work

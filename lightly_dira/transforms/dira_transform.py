@@ -341,6 +341,6 @@ def _sample_in(output: Any) -> Sample | None:
 
 
 _TWICE = (
-    "DiRATransform: this transform is wrapped already, so that its views would be taken "
-    "for clean ones. Wrap the base transform once, DiRATransform(transform)."
+    "DiRATransform: this transform is wrapped already, so that its views would be "
+    "taken for clean ones. Wrap the base transform once, DiRATransform(transform)."
 )

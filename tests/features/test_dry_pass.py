@@ -41,9 +41,7 @@ class Branches(nn.Module):
         return self.c(coarse).mean((2, 3))
 
 
-@pytest.mark.parametrize(
-    "how", ["dropped out", "normalised", "in two steps", "pooled"]
-)
+@pytest.mark.parametrize("how", ["dropped out", "normalised", "in two steps", "pooled"])
 @pytest.mark.parametrize("frozen", [False, True])
 def test_the_image_is_no_map(how: str, frozen: bool) -> None:
     """Found: the distorted image was the finest map."""

@@ -98,7 +98,9 @@ class TestStrategiesThatRebuildBatches:
     def test_a_plain_loop_within_the_model(self, function) -> None:
         model = nn.ModuleDict(dict(backbone=tiny_backbone()))
         dira = DiRA(model["backbone"])
-        batch = function((DiRAViews(torch.rand(2, 2, 3, 32, 32), torch.rand(2, 1, 32, 32)),))
+        batch = function(
+            (DiRAViews(torch.rand(2, 2, 3, 32, 32), torch.rand(2, 1, 32, 32)),)
+        )
         loss = model["backbone"](batch[0][0]).mean()
         with pytest.raises(ValueError, match=r"`device_ids`.*outside of it.*DiRAMixin"):
             dira(loss, batch)
@@ -106,7 +108,9 @@ class TestStrategiesThatRebuildBatches:
     def test_several_loaders(self, tmp_path) -> None:
         class Method(SimSiam):
             def training_step(self, batch, index):
-                return sum(SimSiam.training_step(self, b, index) for b in batch.values())
+                return sum(
+                    SimSiam.training_step(self, b, index) for b in batch.values()
+                )
 
         class Joined(DiRAMixin, Method):
             pass
@@ -338,9 +342,7 @@ class TestLoopsThatChangeTheirViews:
         fit.save_checkpoint(tmp_path / "end.ckpt")
         loaded = kind.load_from_checkpoint(tmp_path / "end.ckpt", weights_only=False)
         for each in (model, loaded):
-            ((found,),) = (
-                trainer(tmp_path).validate(each, DataLoader(data, 24)),
-            )
+            ((found,),) = (trainer(tmp_path).validate(each, DataLoader(data, 24)),)
             views = next(iter(DataLoader(data, 24)))[0]
             restored = each.dira.restore(LOOPS[how](views[0]))
             expected = (restored - views.target).square().mean()
@@ -348,7 +350,9 @@ class TestLoopsThatChangeTheirViews:
 
     @pytest.mark.parametrize("how", ["normalises", "both"])
     @pytest.mark.parametrize("said", [False, True])
-    def test_validation_that_has_to_say_it(self, how: str, said: bool, tmp_path) -> None:
+    def test_validation_that_has_to_say_it(
+        self, how: str, said: bool, tmp_path
+    ) -> None:
         """Found: a wrong number after loading, and no error."""
         data = self.data(how)
         kind = changing(LOOPS[how], said=said)
@@ -399,7 +403,9 @@ class TestHosts:
         assert model.dira.components.discriminator > 0
 
     @pytest.mark.parametrize("callback", [RestorationLogger, CollapseWatch])
-    def test_callbacks_refuse_them_before_the_first_step(self, callback, tmp_path) -> None:
+    def test_callbacks_refuse_them_before_the_first_step(
+        self, callback, tmp_path
+    ) -> None:
         """Found: at the end of the tenth epoch."""
 
         class DiRAHost(DiRAMixin, Host):
@@ -427,4 +433,7 @@ class TestSmallThings:
     def test_the_signature_stays(self) -> None:
         """Found: `inspect` saw the metaclass, and so did Lightning's command line."""
         assert inspect.signature(DiRASimSiam) == inspect.signature(SimSiam)
-        assert list(inspect.signature(DiRASimSiam).parameters) == ["optimizers", "output"]
+        assert list(inspect.signature(DiRASimSiam).parameters) == [
+            "optimizers",
+            "output",
+        ]

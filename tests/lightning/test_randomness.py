@@ -11,7 +11,6 @@ import albumentations
 import monai.transforms
 import numpy as np
 import pytest
-import pytorch_lightning as pl
 import torch
 from lightning_modules import (
     DiRASimSiam,
@@ -234,9 +233,7 @@ def test_draws_of_workers(draw: str, tmp_path: Path) -> None:
 
     def make():
         data = Dimmed(MADE[draw]())
-        return loaded(
-            data, shuffle=True, num_workers=2, multiprocessing_context="fork"
-        )
+        return loaded(data, shuffle=True, num_workers=2, multiprocessing_context="fork")
 
     assert_resumes(tmp_path, make, steps=(8,))
 
@@ -297,9 +294,7 @@ class TestTheMethodAlone:
         class Started(self.Wrapped):
             restorative_start_epoch = 0
 
-        without = fit(
-            tmp_path / "a", lambda: loaded(shuffle=True), kind=Started
-        )
+        without = fit(tmp_path / "a", lambda: loaded(shuffle=True), kind=Started)
         with_one = fit(
             tmp_path / "b",
             lambda: (loaded(shuffle=True), loaded(shuffle=True)),
@@ -364,6 +359,3 @@ def test_checkpoints_are_plain(tmp_path) -> None:
     data = loaded(Dimmed(Albumentations(seed=3)), sampler=Own("numpy"))
     fit(tmp_path, lambda: data)
     torch.load(tmp_path / "step=4.ckpt", weights_only=True)
-
-
-assert pl

@@ -158,7 +158,9 @@ def run(rank: int, world: int, criterion: str, wrapped: str) -> dict[str, list]:
     return {"gradients": seen, "weights": weights}
 
 
-def fit(folder: Path, devices: int, accumulated: int = 1, rebuilds: bool = False) -> None:
+def fit(
+    folder: Path, devices: int, accumulated: int = 1, rebuilds: bool = False
+) -> None:
     """Trains by Lightning, in as many processes.
 
     A strategy that `rebuilds` its batches does as that of several GPUs does.

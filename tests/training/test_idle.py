@@ -80,7 +80,7 @@ class TestIdle:
     def test_forgotten_by_a_host(self) -> None:
         host = nn.Conv2d(3, 3, 3, padding=1)
         optimizer = torch.optim.SGD(host.parameters(), lr=0.1)
-        DiRA_of_host = DiRA(host, optimizer, restores=False, target_channels=3)
+        dira = DiRA(host, optimizer, restores=False, target_channels=3)
 
         def step(_: int) -> None:
             images = torch.rand(2, 3, 16, 16)
@@ -88,7 +88,7 @@ class TestIdle:
             optimizer.step()
 
         assert len(warned_of(step)) == 1
-        assert DiRA_of_host.components is None
+        assert dira.components is None
 
     def test_gradients_of_the_backbone_alone(self) -> None:
         run = Loop()

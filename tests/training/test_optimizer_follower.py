@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import gc
+import re
+from pathlib import Path
 
 import pytest
 import timm
@@ -64,9 +66,7 @@ class TestOptimisersAroundAnother:
 
         return Own()
 
-    @pytest.mark.parametrize(
-        "kind", ["accelerate", "schedulefree", "lookahead", "own"]
-    )
+    @pytest.mark.parametrize("kind", ["accelerate", "schedulefree", "lookahead", "own"])
     def test_the_inner_one_is_named_and_works(self, kind: str) -> None:
         backbone = tiny_backbone()
         inner = torch.optim.SGD(backbone.parameters(), lr=0.05)
@@ -203,9 +203,7 @@ class TestStateOfTensors:
         for twin in (run, again):
             torch.manual_seed(1)
             train(*twin)
-        for one, other in zip(
-            run[2].parameters(), again[2].parameters(), strict=True
-        ):
+        for one, other in zip(run[2].parameters(), again[2].parameters(), strict=True):
             torch.testing.assert_close(one, other, rtol=0, atol=0)
 
     @pytest.mark.parametrize("kind", [ModelEmaV2, ModelEmaV3])
@@ -317,7 +315,7 @@ def test_a_wrapper_that_is_gone(again: bool) -> None:
 
 def test_clipping_what_another_optimiser_trains() -> None:
     """Found: the projector of a second optimiser kept a norm of 650."""
-    backbone, optimizer, dira = made()
+    backbone, _, dira = made()
     projector, unused = nn.Linear(16, 4), nn.Linear(16, 4)
     torch.optim.SGD([*projector.parameters(), *unused.parameters()], lr=0.1)
     unused(torch.ones(1, 16)).sum().backward()
@@ -369,9 +367,7 @@ class TestGradientsOfThePast:
         gradients = [p.grad.clone() for p in dira.discriminator.parameters()]
         optimizer.zero_grad(set_to_none)
         dira(backbone(views[0]).mean(), views).backward()
-        for p, gradient in zip(
-            dira.discriminator.parameters(), gradients, strict=True
-        ):
+        for p, gradient in zip(dira.discriminator.parameters(), gradients, strict=True):
             # A step of the statistics of BatchNorm lies between.
             torch.testing.assert_close(p.grad, gradient, rtol=0.1, atol=1e-3)
 
@@ -414,6 +410,35 @@ class TestFrozenInMidRun:
         assert not torch.equal(dira.head.to_image.weight, before)
 
 
+def test_where_the_third_line_stands_in_accumulation() -> None:
+    """Found: divided before it, the method's loss weighs less; the README says so."""
+    text = " ".join((Path(__file__).parents[2] / "README.md").read_text().split())
+    line = re.search(r"`loss = (dira\(loss, batch\) / accumulation_steps)`", text)
+    gradients = {}
+    for how in ("whole", "as the README says", "before"):
+        backbone, _, dira = made()
+        for part in (*backbone.modules(), *dira.modules()):
+            if isinstance(part, nn.BatchNorm2d):
+                part.eval()
+        torch.manual_seed(1)
+        views = make_views(4)
+        parts = [slice(4)] if how == "whole" else [slice(2), slice(2, 4)]
+        for rows in parts:
+            targets = {i: target[rows] for i, target in enumerate(views.targets)}
+            batch = DiRAViews([v[rows] for v in views], targets, target_view=None)
+            loss, accumulation_steps = backbone(batch[0]).mean(), len(parts)
+            names = dict(dira=dira, loss=loss, batch=batch)
+            names["accumulation_steps"] = accumulation_steps
+            if how == "before":
+                dira(loss / accumulation_steps, batch).backward()
+            else:
+                eval(line[1], names).backward()
+        trained = (*backbone.parameters(), *dira.head.parameters())
+        gradients[how] = torch.cat([p.grad.flatten() for p in trained])
+    torch.testing.assert_close(gradients["as the README says"], gradients["whole"])
+    assert not torch.allclose(gradients["before"], gradients["whole"], rtol=0.1)
+
+
 @pytest.mark.parametrize("when", ["first", "later"])
 @pytest.mark.parametrize("adversary", ["least_squares", "wasserstein"])
 def test_an_overflow_under_a_scaler(when: str, adversary: str) -> None:
@@ -432,7 +457,7 @@ def test_an_overflow_under_a_scaler(when: str, adversary: str) -> None:
         scaler.update()
         optimizer.zero_grad()
 
-    for number in range(bad):
+    for _ in range(bad):
         step(overflow=False)
     with pytest.warns(UserWarning, match=r"discriminative loss is not finite.*scaler"):
         step(overflow=True)
@@ -440,9 +465,9 @@ def test_an_overflow_under_a_scaler(when: str, adversary: str) -> None:
     step(overflow=False)
     assert dira.steps == bad + 1
     assert all(p.isfinite().all() for p in (*backbone.parameters(), *dira.parameters()))
-    with pytest.warns(UserWarning, match="not finite"):
-        step(overflow=True)
-        step(overflow=True)
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="not finite"):
+            step(overflow=True)
     with pytest.raises(ValueError, match="not finite"):
         step(overflow=True)
 

@@ -88,7 +88,10 @@ class TestTheCritic:
     def test_tried_without_a_trace(self, start) -> None:
         torch.manual_seed(0)
         critic = nn.Sequential(
-            nn.Conv2d(1, 4, 3, 2), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Conv2d(4, 1, 3)
+            nn.Conv2d(1, 4, 3, 2),
+            nn.BatchNorm2d(4),
+            nn.Dropout(0.5),
+            nn.Conv2d(4, 1, 3),
         )
         before = critic[1].running_mean.clone()
         dira = DiRA(tiny_backbone(), discriminator=critic, **start)
@@ -155,13 +158,14 @@ class TestInStageDi:
         first_step(views, restorative_start=5)
 
 
-class TestHosts:
-    options = dict(restores=False, target_channels=3)
+HOST = dict(restores=False, target_channels=3)
 
+
+class TestHosts:
     @pytest.mark.parametrize("start", [0, 5])
     def test_a_view_that_is_missing(self, start: int) -> None:
         host = nn.Conv2d(3, 3, 3, padding=1)
-        dira = DiRA(host, conditional=True, adversarial_start=start, **self.options)
+        dira = DiRA(host, conditional=True, adversarial_start=start, **HOST)
         clean = torch.rand(2, 3, 16, 16)
         restored = host(clean)
         loss = F.mse_loss(restored, clean)
@@ -172,7 +176,7 @@ class TestHosts:
     @pytest.mark.parametrize("start", [0, 5])
     def test_images_too_small(self, start: int) -> None:
         host = nn.Conv2d(3, 3, 3, padding=1)
-        dira = DiRA(host, adversarial_start=start, **self.options)
+        dira = DiRA(host, adversarial_start=start, **HOST)
         clean = torch.rand(2, 3, 6, 6)
         restored = host(clean)
         with pytest.raises(ValueError, match="leave no patches"):
@@ -180,7 +184,7 @@ class TestHosts:
 
 
 class TestSeveralBatchesInOne:
-    """Found: of `CombinedLoader({"ct": ..., "mr": ...})` only the first was restored."""
+    """Found: of `CombinedLoader({"ct": ..., "mr": ...})` the first was restored."""
 
     def made(self, *sizes: int, counts=(4, 2), **options):
         torch.manual_seed(0)
@@ -263,7 +267,7 @@ class TestHeldOut:
     @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
     @pytest.mark.parametrize("conditional", [False, True])
     def test_every_adversary(self, adversary: str, mode, conditional: bool) -> None:
-        """Found: Wasserstein's penalty failed in inference mode, Lightning's default."""
+        """Found: Wasserstein's penalty failed in Lightning's inference mode."""
         options = dict(loss=DiRALoss(adversary=adversary), conditional=conditional)
         dira = DiRA(tiny_backbone(), **options)
         with mode():

@@ -31,7 +31,9 @@ def make(count: int = 2, batch: tuple[int, ...] = (4,)) -> DiRAViews:
 def assert_same(first: DiRAViews, second: DiRAViews) -> None:
     assert type(second) is DiRAViews
     assert second.target_view == first.target_view
-    for one, other in (*zip(first, second), *zip(first.targets, second.targets)):
+    pairs = [*zip(first, second, strict=True)]
+    pairs += zip(first.targets, second.targets, strict=True)
+    for one, other in pairs:
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
@@ -87,7 +89,9 @@ class TestNobodyReordersThem:
         list.__setitem__(views, slice(None), views[::-1])
         with pytest.raises(TypeError, match="targets of others"):
             _ = views.view
-        views = DiRAViews(map(Comparable, torch.tensor([3.0, 1.0, 2.0])), torch.zeros(1))
+        views = DiRAViews(
+            map(Comparable, torch.tensor([3.0, 1.0, 2.0])), torch.zeros(1)
+        )
         heapq.heapify(views)
         with pytest.raises(TypeError, match="targets of others"):
             _ = views.view
