@@ -343,10 +343,13 @@ class DiRA(OptimizerFollower):
         seen = self._see(batches, said)
         images = _join([each.taken.images for each in seen])
         target = _join([each.target(images.device) for each in seen])
-        # Its maps were not kept.
-        blank = Taken(0, self.features.blank_maps(images), images)
         with torch.no_grad(), evaluating(self.head), same_randomness(images.device):
-            check_comparable(self._decode(blank), target)
+            for number, maps, own in (each.taken for each in seen):
+                # Of these maps only the shapes were kept.
+                blank = [torch.zeros_like(m, device=own.device) for m in maps]
+                check_comparable(
+                    self._decode(Taken(number, blank, own)), target[: len(own)]
+                )
         self._try_critic(target, self._condition([images]))
         self.features.noting = False
 

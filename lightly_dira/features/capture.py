@@ -156,9 +156,7 @@ class Capture:
 
     def _note(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
         run = self._running
-        if run is None or not (self.capturing or self._own_pass):
-            return
-        if in_backward() and not self._own_pass:
+        if run is None or (in_backward() and not self._own_pass):
             return
         if run.thread != threading.get_ident():
             run.interleaved = True
@@ -171,7 +169,9 @@ class Capture:
             key = name, run.outputs[name]
             run.outputs[name] += 1
             if key in self._wanted:
-                run.maps[key] = tensor
+                kept = self.capturing or self._own_pass
+                # Otherwise the shape is enough, to try what later stages need.
+                run.maps[key] = tensor if kept else tensor.detach().to("meta")
                 run.note_versions()
                 if not torch.is_grad_enabled():
                     run.without_gradients.add(key)

@@ -47,7 +47,7 @@ class FeaturePyramid(Capture):
         entry: Name of the module that receives the image first; empty for the backbone.
         capturing: Whether passes of the backbone are captured for `take`.
         noting: Whether at least their inputs are: then `take` recognises a pass, but
-            has no maps.
+            its maps are on the device "meta", and have no values.
         change: What the loop does to a view before the backbone sees it.
 
     Examples:
@@ -218,22 +218,6 @@ class FeaturePyramid(Capture):
             self.learn(images, view)
             return Taken(seen.view, maps, images)
 
-    def blank_maps(self, images: Tensor) -> list[Tensor]:
-        """Returns maps of zeros, of the shapes that images of this size have."""
-        weight = next(self.backbone.parameters())
-        sides = images.shape[2:]
-        return [
-            weight.new_zeros(
-                len(images),
-                level.channels,
-                *(
-                    -(-s // n)
-                    for s, n in zip(sides, level.strides(len(sides)), strict=True)
-                ),
-            )
-            for level in self._levels
-        ]
-
     @property
     def image_channels(self) -> int:
         """Channels of the images of the dry pass."""
@@ -257,10 +241,8 @@ class FeaturePyramid(Capture):
                 "which pass the maps belong to. Finish the pass of one view before "
                 "the next, in one thread."
             )
-        maps: list[Tensor] = []
+        maps = []
         missing = []
-        if not (self.capturing or self._own_pass):
-            return maps
         for level in self._levels:
             key = level.key if level.key in run.maps else level.same
             if key not in run.maps:

@@ -44,8 +44,7 @@ def read_image(file: str | Path | bytes) -> NDArray[Any]:
     Examples:
         >>> from torchvision.datasets import ImageFolder
         >>> from lightly_dira import DiRATransform
-        >>> from lightly_dira.core.user_warnings import warn
-    from lightly_dira.transforms import read_image
+        >>> from lightly_dira.transforms import read_image
         >>> def make_dataset(folder):
         ...     return ImageFolder(folder, DiRATransform(), loader=read_image)
     """

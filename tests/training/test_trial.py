@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 
 import pytest
+import timm
 import torch
+from lightly.models.modules import MaskedVisionTransformerTIMM
 from methods import tiny_backbone
 from monai.networks.nets import PatchDiscriminator as MonaiCritic
 from torch import nn
@@ -295,3 +297,21 @@ class TestHeldOut:
         for name, buffer in critic.named_buffers():
             assert torch.equal(buffer, before[name]), name
         assert critic.training
+
+
+def test_tokens_that_are_dropped_are_seen_in_stage_di() -> None:
+    """As in CAPI, whose student never sees a whole view."""
+    vit = timm.create_model(
+        "vit_tiny_patch16_224",
+        embed_dim=8,
+        depth=2,
+        num_heads=1,
+        img_size=32,
+        patch_size=8,
+    )
+    backbone = MaskedVisionTransformerTIMM(vit)
+    dira = DiRA(backbone, restorative_start=5)
+    views = make_views()
+    kept = torch.arange(8).expand(4, -1)
+    with pytest.raises(RuntimeError, match="drops tokens"):
+        dira(backbone(views[0], idx_keep=kept).mean(), views)
