@@ -21,11 +21,11 @@ from lightly_dira.training.checks import (
     FiniteTerms,
     check_comparable,
     check_loss,
-    check_reaches_host,
     check_restored,
     check_target,
     needs_scaler,
     touching,
+    why_not_reached,
 )
 from lightly_dira.training.modes import evaluating
 from lightly_dira.training.optimizer_follower import OptimizerFollower
@@ -255,7 +255,7 @@ class DiRA(OptimizerFollower):
             return self._follow_host(loss, restored, target, view)
         if restored is not None or target is not None:
             raise ValueError(_RESTORES)
-        batches = list(find_views(batch))
+        batches = list({id(views): views for views in find_views(batch)}.values())
         if view is not None and len(batches) > 1:
             raise ValueError(_ONE_VIEW)
         if self.stage == "di":
@@ -286,7 +286,11 @@ class DiRA(OptimizerFollower):
             raise ValueError(_HOST)
         check_restored(restored, target, self.target_channels)
         if self._adversary_starts:
-            check_reaches_host(loss, restored, target)
+            unreached = why_not_reached(loss, restored, target)
+            if unreached and self.stage == "dira":
+                raise ValueError(unreached)
+            if unreached:
+                self._idle.warn_once(unreached)
             if self.conditional and view is None:
                 raise ValueError(_CONDITION)
         target = target.detach().to(restored.device)
@@ -302,15 +306,22 @@ class DiRA(OptimizerFollower):
         assert isinstance(self.features, FeaturePyramid)
         candidates = [self._candidates(views) for views in batches]
         if not torch.is_grad_enabled():
-            taken = [self._look_again(views, said) for views in candidates]
-        elif said is not None:
+            again = (self._look_again(views, said) for views in candidates)
+            return [_Seen(*pair) for pair in zip(batches, again, strict=True)]
+        if said is not None:
             (views,) = candidates
             maps, number = self.features.take_of(said), which_view(said, views)
             self.features.learn(said, batches[0].view_of(number))
-            taken = [Taken(number, maps, said)]
+            taken: list[Taken | None] = [Taken(number, maps, said)]
         else:
             taken = self.features.take_first_of_each(candidates)
-        return [_Seen(*pair) for pair in zip(batches, taken, strict=True)]
+        seen = [_Seen(v, t) for v, t in zip(batches, taken, strict=True) if t]
+        if len(seen) < len(batches):
+            self._idle.warn_once(_UNSEEN)
+        # In stage "di" only the shapes of maps are known.
+        maps = [m for each in seen for m in each.taken.maps if not m.is_meta]
+        self._idle.frozen = bool(maps) and not any(m.requires_grad for m in maps)
+        return seen
 
     def _candidates(self, views: DiRAViews) -> list[Tensor | None]:
         candidates: list[Tensor | None] = [None] * len(views)
@@ -338,7 +349,9 @@ class DiRA(OptimizerFollower):
     def _try_all(self, batches: list[DiRAViews], said: Tensor | None) -> None:
         """Tries, in the first step of stage "di", all that later stages need."""
         assert isinstance(self.features, FeaturePyramid)
-        if not (self.features.noting and self.features.was_run):
+        ramp = self.schedule.restorative
+        never = isinstance(ramp, Ramp) and math.isinf(ramp.start)
+        if never or not (self.features.noting and self.features.was_run):
             return
         seen = self._see(batches, said)
         images = _join([each.taken.images for each in seen])
@@ -509,6 +522,12 @@ _CONDITION = (
 _ONE_VIEW = (
     "DiRA: view= names one tensor, but this batch holds several `DiRAViews`. Pass "
     "those that it was made from: `dira(loss, batch[name], view=x)`."
+)
+
+_UNSEEN = (
+    "DiRA: this batch holds several `DiRAViews`, and the backbone has not seen all of "
+    "them: the others are not restored. Pass those that it sees, "
+    "`dira(loss, batch[name])`, or run it on all."
 )
 
 _NO_TARGET = (

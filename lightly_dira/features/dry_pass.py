@@ -229,11 +229,7 @@ def _nothing(_: Tensor) -> Tensor:
 @contextlib.contextmanager
 def _same_buffers(backbone: nn.Module) -> Iterator[None]:
     """Leaves buffers as they were: the same tensors, of the same size and values."""
-    kept = {
-        module: dict(module._buffers)
-        for module in backbone.modules()
-        if module._buffers
-    }
+    kept = {module: dict(module._buffers) for module in backbone.modules()}
     values = {
         id(buffer): buffer.clone()
         for buffers in kept.values()
@@ -244,6 +240,8 @@ def _same_buffers(backbone: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module, buffers in kept.items():
+            for name in module._buffers.keys() - buffers:
+                del module._buffers[name]
             for name, buffer in buffers.items():
                 module._buffers[name] = buffer
                 # A graph may wait for its backward pass: only write what has changed.

@@ -12,7 +12,10 @@ from lightly_dira.features.dry_pass import find_levels
 from lightly_dira.features.maps_and_tokens import DroppedTokensError
 from lightly_dira.features.same_image import is_waited_for
 from lightly_dira.features.view_change import ViewChange
-from lightly_dira.features.which_pass import Pass, Recognition
+from lightly_dira.features.which_pass import NeverSawError, Pass, Recognition
+
+# Learning what a loop does to its views waits for an accelerator; so often it may.
+_MOST_LESSONS = 2
 
 
 class Taken(NamedTuple):
@@ -94,6 +97,7 @@ class FeaturePyramid(Capture):
         self.spatial_dims = len(self.image_shape) - 1
         self._recognition = Recognition()
         self.change = ViewChange(self.image_channels)
+        self._lessons = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns what a copy needs; the copy watches its own backbone."""
@@ -104,6 +108,7 @@ class FeaturePyramid(Capture):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._recognition = Recognition()
+        self._lessons = 0
         self._start()
 
     def __call__(self, images: Tensor) -> list[Tensor]:
@@ -144,18 +149,29 @@ class FeaturePyramid(Capture):
                 call, or its maps differ in training from those in evaluation.
         """
         (taken,) = self.take_first_of_each([views])
+        assert taken is not None
         return taken.view, taken.maps
 
     def take_first_of_each(
         self, groups: Sequence[Sequence[Tensor | None]]
-    ) -> list[Taken]:
-        """Does what `take_first` does for several groups of views, such as batches."""
+    ) -> list[Taken | None]:
+        """Does what `take_first` does for several groups of views, such as batches.
+
+        It returns None for a group that was not seen, if another one was.
+        """
         forgotten = max(0, self._seen - len(self._passes))
         passes = self._take_passes()
-        return [
-            self._find(passes, views, forgotten, group)
-            for group, views in enumerate(groups)
-        ]
+        found: list[Taken | None] = []
+        unseen: NeverSawError | None = None
+        for group, views in enumerate(groups):
+            try:
+                found.append(self._find(passes, views, forgotten, group))
+            except NeverSawError as error:
+                found.append(None)
+                unseen = error
+        if unseen is not None and not any(found):
+            raise unseen
+        return found
 
     def take_of(self, images: Tensor) -> list[Tensor]:
         """Returns the maps of the pass that was called with this very tensor.
@@ -180,8 +196,10 @@ class FeaturePyramid(Capture):
         return maps
 
     def learn(self, images: Tensor, view: Tensor) -> None:
-        """Learns what the loop does to its views: on an accelerator only once."""
-        if self.change.is_unknown or not is_waited_for(images):
+        """Learns what the loop does to its views: on an accelerator only at first."""
+        if is_waited_for(images):
+            self._lessons += 1
+        if self._lessons <= _MOST_LESSONS:
             self.change.learn(images, view)
 
     def _find(

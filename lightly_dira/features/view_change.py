@@ -40,12 +40,14 @@ class ViewChange:
     @property
     def is_unknown(self) -> bool:
         """Whether nothing has been learned yet."""
-        return math.isnan(self.scale[0])
+        return all(map(math.isnan, self.scale))
 
     @property
     def is_none(self) -> bool:
         """Whether the backbone sees the views themselves, as far as is known."""
-        return self.is_unknown or (set(self.scale), set(self.shift)) == ({1.0}, {0.0})
+        # Channels that were blank so far tell nothing.
+        pairs = {(a, b) for a, b in zip(self.scale, self.shift, strict=True) if a == a}
+        return pairs <= {(1.0, 0.0)}
 
     def state(self) -> Tensor:
         """Returns both numbers of each channel, (2, `channels`)."""
@@ -63,12 +65,13 @@ class ViewChange:
         if images is view and self.is_none and not self.is_unknown:
             return
         found = _numbers_of(images.detach(), view.detach(), self.channels)
-        if math.isnan(found[0][0]):
-            return
-        if self.is_unknown:
-            self.scale, self.shift = found
-        elif not _agree(found, (self.scale, self.shift)):
-            self.scale, self.shift = _none_known(self.channels)
+        known = self.scale, self.shift
+        if not _agree(found, known):
+            found = known = _none_known(self.channels)
+        self.scale, self.shift = (
+            [a if math.isnan(b) else b for a, b in zip(*pair, strict=True)]
+            for pair in zip(found, known, strict=True)
+        )
 
     def apply(self, view: Tensor) -> Tensor:
         """Returns what the loop would call the backbone with.
@@ -76,7 +79,7 @@ class ViewChange:
         Raises:
             RuntimeError: If the loop changes its views in a way that is not known.
         """
-        if math.isinf(self.scale[0]):
+        if not (self.is_none or all(map(math.isfinite, self.scale))):
             raise RuntimeError(WHICH_VIEW)
         if view.shape[1] != self.channels:
             if self.is_unknown:
@@ -110,7 +113,8 @@ def _numbers_of(
     (mean, spread), (old_mean, old_spread) = (
         (x.mean(dim=2), x.std(dim=2, correction=0)) for x in (images, view)
     )
-    if not old_spread.amax(dim=0).min() > 1e-6:  # blank images tell nothing
+    told = old_spread.amax(dim=0) > 1e-6  # blank channels tell nothing
+    if not told.any():
         return [math.nan] * channels, [math.nan] * channels
     # An image's spread over that of its view is the scale: one number for all images.
     scale = (spread * old_spread).sum(0) / old_spread.square().sum(0)
@@ -118,14 +122,15 @@ def _numbers_of(
     limit = rounding * (spread.max() + mean.abs().max())
     first = scale[:, None] * view[0] + shift[:, None] - images[0]
     wrong = (
-        (scale * old_spread - spread).abs().max(),
-        (scale * old_mean + shift - mean).abs().max(),
-        first.abs().mean() / 10,  # of single pixels, rounded by themselves
+        (scale * old_spread - spread)[:, told].abs().max(),
+        (scale * old_mean + shift - mean)[:, told].abs().max(),
+        first[told].abs().mean() / 10,  # of single pixels, rounded by themselves
     )
     if not max(wrong) <= limit:
         return _none_known(channels)
-    if (scale - 1).abs().max() <= rounding and shift.abs().max() <= limit:
-        return [1.0] * channels, [0.0] * channels  # moved to another device
+    if (scale - 1)[told].abs().max() <= rounding and shift[told].abs().max() <= limit:
+        scale, shift = torch.ones_like(scale), torch.zeros_like(shift)  # only moved
+    scale, shift = (x.masked_fill(~told, math.nan) for x in (scale, shift))
     return scale.tolist(), shift.tolist()
 
 
@@ -137,7 +142,11 @@ def _agree(
     found: tuple[list[float], list[float]], known: tuple[list[float], list[float]]
 ) -> bool:
     pairs = zip([*found[0], *found[1]], [*known[0], *known[1]], strict=True)
-    return all(math.isclose(a, b, rel_tol=1e-2, abs_tol=1e-2) for a, b in pairs)
+    return all(
+        math.isclose(a, b, rel_tol=1e-2, abs_tol=1e-2)
+        for a, b in pairs
+        if not (math.isnan(a) or math.isnan(b))
+    )
 
 
 def _with_channels(view: Tensor, channels: int) -> Tensor:

@@ -73,6 +73,10 @@ class Pass:
         return tuple(x._version for x in known)
 
 
+class NeverSawError(RuntimeError):
+    """No pass of the backbone saw the view."""
+
+
 class Seen(NamedTuple):
     """A view that a pass saw: its index, the pass, and its rows of the pass's input."""
 
@@ -174,7 +178,7 @@ class Recognition:
                     self._routes[key] = found
                 return Seen(number, passes[found.run], found.rows)
         wanted = [view for view in views if view is not None]
-        raise RuntimeError(_never_saw(passes, wanted, forgotten))
+        raise NeverSawError(_never_saw(passes, wanted, forgotten))
 
     def _prove_later(self, images: Tensor, view: Tensor) -> None:
         """Compares without waiting, and keeps the worst result so far."""

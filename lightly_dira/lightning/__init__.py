@@ -9,13 +9,15 @@ find its place, it loads the past batches of the epoch again. In a plain loop,
 `dira.state_dict()` holds the state of DiRA; `DiRA(..., criterion=criterion)` adds the
 queue. What resumes:
 
-- the order of shuffled loaders, with generators and samplers of your own, samplers with
-  a `state_dict`, and `DistributedSampler` in several processes
+- the order of shuffled loaders, with generators and samplers of your own whose state is
+  in generators, numbers or short lists of them, samplers with a `state_dict`, and
+  `DistributedSampler` in several processes
 - augmentations that draw from the global generators of PyTorch, NumPy and Python, with
   workers and without
 - generators that data sets and transforms hold (albumentations, MONAI's `R`,
-  `np.random.default_rng`), where attributes, containers, partial functions, methods or
-  closures lead to them; those in global variables are not found
+  `np.random.default_rng`), where attributes, containers (their first 1,000 items),
+  partial functions, methods, defaults or closures lead to them; those in global
+  variables are not found
 - ``persistent_workers=True``: the order, but not what workers draw, as they keep their
   generators from epoch to epoch; resuming warns of it
 - loaders with a `load_state_dict` of their own, such as torchdata's

@@ -8,7 +8,7 @@ from abc import ABCMeta
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightly_dira.dira import DiRA
@@ -233,7 +233,9 @@ class DiRAMixin(metaclass=_MadeAfterInit):
             # Lightning must not keep the graphs of these images.
             output = dict(output)
             names = ("view",) if self.dira.restores else ("view", "restored", "target")
-            said = {name: output.pop(name) for name in names if name in output}
+            said = {
+                n: output.pop(n) for n in names if isinstance(output.get(n), Tensor)
+            }
         total = self.dira(loss, views, **said)
         assert self.dira.components is not None
         terms = self.dira.components._asdict()

@@ -12,11 +12,11 @@ view, a warning says so, and every step waits for the comparison from then on.)
   multi-crop: recognised
 - views changed otherwise (augmented on the device, resized): pass the tensor that the
   backbone was called with, `dira(loss, batch, view=x)`
-- several `DiRAViews` in a batch, as of two modalities: restored together, if they have
-  one size; otherwise an error
+- several `DiRAViews` in a batch, as of two modalities: those that the backbone saw are
+  restored together, if they have one size; otherwise an error
 - what normalises or repeats views is learned while training and kept in the state:
-  pictures and spreads of held-out images apply it. Validation of such loops has to pass
-  ``view=x``, as no pass proves it; an error says so
+  pictures and spreads of held-out images apply it. Once it is known, validation of such
+  loops has to pass ``view=x``, as no pass proves it; an error says so
 - the backbone called by another method (`encode`, `forward_features`, ...), compiled or
   by `functional_call`: works if one module receives the image
 - images flipped, shuffled or resized inside the backbone: an error; pass `view=x`
@@ -37,14 +37,14 @@ view, a warning says so, and every step waits for the comparison from then on.)
   schedulefree, Lookahead): an error that names the inner one, which works
 - parameters that are replaced, as by ``load_state_dict(assign=True)``: an error at the
   next step, until `dira.attach(optimizer)` is called again
-- DiRA that is never called, whose scalar is not differentiated, or whose parts get no
-  gradient: a warning within five steps; a frozen backbone: a warning
+- DiRA whose scalar is not differentiated, or whose parts get no gradient, a frozen
+  backbone: a warning after three steps; DiRA that is never called: after ten
 - what a later stage needs (sizes for the critic, a head of your own, the right view,
   the last layer of a balanced adversary): tried in the first step, also in stage "di"
 - half precision after wrapping, `model.half()` and `dira.half()`: works; the critic
   stays in single precision
-- `state_dict()` holds tensors only, of constant shapes: averages of weights (timm,
-  PyTorch, by hand), safetensors and accelerate work
+- `state_dict()` holds tensors only, of constant shapes: averages of weights (timm's,
+  PyTorch's, or your own that copy integers), safetensors and accelerate work
 - `DistributedDataParallel` with `device_ids` rebuilds the lists that its `forward` is
   called with: call `dira` outside of it
 - ``torch.compile(fullgraph=True)`` and a strict `torch.export` of a watched backbone:

@@ -163,16 +163,20 @@ def check_restored(restored: Tensor, target: Tensor, channels: int) -> None:
         )
 
 
-def check_reaches_host(loss: Tensor, restored: Tensor, target: Tensor) -> None:
-    """Raises a ValueError if the adversary could not train the host."""
+def why_not_reached(loss: Tensor, restored: Tensor, target: Tensor) -> str | None:
+    """Says why the adversary could not train the host, if it could not.
+
+    Raises:
+        ValueError: If restored and clean images are swapped.
+    """
     if restored.requires_grad or not (torch.is_grad_enabled() and loss.requires_grad):
-        return
+        return None
     if target.requires_grad:
         raise ValueError(
             "DiRA: `target` depends on the host's weights and `restored` does not: "
             "they are swapped. Call dira(loss, restored=images, target=clean)."
         )
-    raise ValueError(
+    return (
         "DiRA: the restored images carry no gradient, so that the adversary cannot "
         "train the host. Pass them as the host made them, not `restored.detach()` and "
         "not made within `torch.no_grad()`."

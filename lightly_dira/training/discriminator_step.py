@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lightly_dira.core.private_torch import after_backward
 from lightly_dira.features.hooks import Hook, remove_handles
-from lightly_dira.training.optimizer_groups import replace_parameters
+from lightly_dira.training.optimizer_groups import held_by, replace_parameters
 
 # What Adam keeps of each parameter, besides the number of its steps.
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -40,19 +41,21 @@ class DiscriminatorStep:
         lr: Adam's learning rate.
 
     Attributes:
-        witnesses: Returns groups of parameters; the first group that has any gradients
-            reveals a `zero_grad()`.
+        witnesses: Returns groups of parameters; the first group that has any trained
+            ones reveals a `zero_grad()`.
         was_left: Whether a scalar has been watched since the last step, and no backward
             pass has gone through one.
+        began_empty: Whether a backward pass has begun without any gradients, as after a
+            `zero_grad()`, since this was last set to False.
     """
 
     def __init__(self, discriminator: nn.Module, head: nn.Module, *, lr: float) -> None:
         """Creates Adam with the published betas."""
-        self.parameters = list(discriminator.parameters())
+        self._named = dict(discriminator.named_parameters())
+        self.parameters = list(self._named.values())
         self.adam = Adam(self.parameters, lr=lr, betas=(0.5, 0.999))
         self.witnesses: Callable[[], Sequence[list[Parameter]] | None] = lambda: ()
-        self.was_left = False
-        self._passed = False
+        self.was_left = self.began_empty = self._passed = False
         self._out_of_reach = [*self.parameters, *head.parameters()]
         self._scale: Tensor | None = None
         self._last_scale: Tensor | None = None
@@ -79,18 +82,22 @@ class DiscriminatorStep:
 
     @property
     def is_scaled(self) -> bool:
-        """Whether the last backward pass had a scaled loss, as a `GradScaler` makes.
+        """Whether the last backward pass had a scale that a `GradScaler` would have.
 
-        It waits for the device.
+        These are powers of two, and large. It waits for the device.
         """
-        return self._last_scale is not None and float(self._last_scale) > 1
+        scale = 0.0 if self._last_scale is None else float(self._last_scale)
+        return scale >= 16 and math.frexp(scale)[0] == 0.5
 
     def adopt(self, discriminator: nn.Module, head: nn.Module) -> None:
         """Trains these parameters, also where some have replaced those known so far."""
-        parameters = list(discriminator.parameters())
-        replace_parameters(self.adam, self.parameters, parameters)
-        self.parameters = parameters
-        self._out_of_reach = [*parameters, *head.parameters()]
+        named = dict(discriminator.named_parameters())
+        replace_parameters(self.adam, self._named, named)
+        held = held_by(self.adam)
+        new = (p for p in named.values() if id(p) not in held)
+        self.adam.param_groups[0]["params"].extend(new)
+        self._named, self.parameters = named, list(named.values())
+        self._out_of_reach = [*self.parameters, *head.parameters()]
 
     def state(self, discriminator: nn.Module) -> dict[str, Tensor]:
         """Returns Adam's state by parameter, zeros before its first step."""
@@ -179,6 +186,7 @@ class DiscriminatorStep:
         if self._in_backward:
             return
         self._in_backward = True
+        self.began_empty |= all(p.grad is None for p in self._followed)
         gathered = [p.grad for p in self._out_of_reach if p.grad is not None]
         if self._aborted:
             # Nothing was noted at its end: judge by what is left of it.
@@ -195,8 +203,8 @@ class DiscriminatorStep:
 
     def _note_reached(self) -> None:
         groups = self.witnesses() or ()  # None where the wrapper is gone
-        reached = ([p for p in group if p.grad is not None] for group in groups)
-        self._reached = next(filter(None, reached), [])
+        trained = (group for group in groups if any(p.requires_grad for p in group))
+        self._reached = [p for p in next(trained, ()) if p.grad is not None]
         self._left = self._marks()
 
     def _marks(self) -> list[tuple[int, int] | None]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 from collections.abc import Iterable
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from lightly_dira.core.user_warnings import warn
 from lightly_dira.features.pyramid import FeaturePyramid
@@ -15,7 +17,9 @@ from lightly_dira.features.restoring_host import RestoringHost
 # A warning comes after this many consecutive steps.
 _MISSED_STEPS = 3
 # And if DiRA has never been called, after this many: loops may warm up without it.
-_STEPS_WITHOUT_CALL = 5
+_STEPS_WITHOUT_CALL = 10
+# Optimisers for which some wrapper has been called: several may share one.
+_CALLED: weakref.WeakSet[Optimizer] = weakref.WeakSet()
 
 
 class IdleWatch:
@@ -24,9 +28,11 @@ class IdleWatch:
     =================  ==============================================================
     what is missing    how it is known
     =================  ==============================================================
-    a step             DiRA is called and weights change, or the backbone is not run,
-                       while the attached optimiser takes no step
+    a step             DiRA is called and weights change after gradients were cleared,
+                       or the backbone is not run, while the attached optimiser takes
+                       no step
     a call             the attached optimiser steps and DiRA has never been called
+    a trained encoder  no map that was restored from depends on trained weights
     a backward pass    DiRA was called, but its scalar was not differentiated
     gradients          it was, and no parameter of the head, or of the critic, has one
     =================  ==============================================================
@@ -39,11 +45,17 @@ class IdleWatch:
         self._versions: int | None = None
         self._missed: Counter[str] = Counter()
         self._warned: set[str] = set()
-        self._called = self._ever_called = False
+        self._called = False
+        self.frozen = False
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def called(
-        self, features: FeaturePyramid | RestoringHost, *, in_step: bool
+        self,
+        features: FeaturePyramid | RestoringHost,
+        optimizer: Optimizer,
+        *,
+        in_step: bool,
+        emptied: bool,
     ) -> None:
         """Notes a call with gradients.
 
@@ -52,38 +64,46 @@ class IdleWatch:
 
         Args:
             features: What watches the backbone.
-            in_step: Whether the attached optimiser's step makes this call, in a
-                closure, as Lightning's do.
+            optimizer: The attached optimiser.
+            in_step: Whether its step makes this call, in a closure, as Lightning's do.
+            emptied: Whether gradients were cleared since the last call: during an
+                accumulation, weights may change for other reasons.
         """
-        self._called = self._ever_called = True
-        parameters = list(features.backbone.parameters())
-        if parameters and not any(p.requires_grad for p in parameters):
-            self.warn_once(_FROZEN)
+        self._called, self.frozen = True, False
+        _CALLED.add(optimizer)
         if in_step:
             return
+        parameters = features.backbone.parameters()
         versions = sum(p._version for p in parameters if not p.is_inference())
         changed = self._versions is not None and self._versions != versions
-        self._missed[_NOT_FOLLOWED] += changed or not features.was_run
+        self._missed[_NOT_FOLLOWED] += (changed and emptied) or not features.was_run
         self._versions = versions
         self._warn_of(_NOT_FOLLOWED)
 
     def stepped(
-        self, *, was_run: bool, was_left: bool, parts: Iterable[nn.Module]
+        self,
+        optimizer: Optimizer,
+        *,
+        was_run: bool,
+        was_left: bool,
+        parts: Iterable[nn.Module],
     ) -> None:
         """Notes a step of the attached optimiser.
 
         Args:
+            optimizer: The attached optimiser.
             was_run: Whether the backbone was run with gradients since the last step.
             was_left: Whether DiRA's scalar was not differentiated.
             parts: The modules that should have got gradients.
         """
         self._versions, self._missed[_NOT_FOLLOWED] = None, 0
-        if not self._ever_called:
+        if optimizer not in _CALLED:
             self._missed[_NEVER_CALLED] += was_run
             self._warn_of(_NEVER_CALLED, _STEPS_WITHOUT_CALL)
         if not self._called:
             return
         self._called = False
+        self._count(_FROZEN, self.frozen)
         self._count(_NOT_DIFFERENTIATED, was_left)
         self._count(_NO_GRADIENT, not was_left and any(map(_is_left_out, parts)))
 
@@ -118,10 +138,10 @@ _NOT_FOLLOWED = (
 )
 
 _NEVER_CALLED = (
-    "DiRA: the optimiser trains the backbone, but DiRA has never been called, so that "
-    "nothing is restored. Add its line to the loop, between the loss and "
-    "`loss.backward()`: `loss = dira(loss, batch)`. For a start without restoration "
-    "call it, too, and say how long: DiRA(..., restorative_start=1000)."
+    "DiRA: the optimiser has taken several steps, but DiRA has not been called with "
+    "gradients, so that it trains nothing. Add its line to the loop, between the loss "
+    "and `loss.backward()`: `loss = dira(loss, batch)`. To start without it, call it, "
+    "too, and say how long: DiRA(..., restorative_start=1000), or adversarial_start."
 )
 
 _NOT_DIFFERENTIATED = (

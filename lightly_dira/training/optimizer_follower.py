@@ -66,11 +66,13 @@ class OptimizerFollower(nn.Module):
         self._averaged = self._stepping = False
         self._before = (0, 0)
         self._idle = IdleWatch()
-        # Those of the head when an optimiser was attached, and the ids of all it held.
-        self._of_head: list[nn.Parameter] = []
-        self._held: set[int] = set()
+        # When an optimiser was attached: the head's parameters, and ids of the
+        # backbone's.
+        self._of_head: dict[str, nn.Parameter] = {}
+        self._of_backbone: set[int] = set()
         # What the method's loss depends on, as its first call tells.
         self._leaves: list[nn.Parameter] = []
+        self._clips = False
         self.steps = 0
         if schedule is not None and any(starts):
             raise ValueError(
@@ -137,7 +139,7 @@ class OptimizerFollower(nn.Module):
             ValueError: If it holds none of the backbone's parameters.
         """
         check_can_be_followed(optimizer)
-        head = list(self.head.parameters())
+        head = dict(self.head.named_parameters())
         replace_parameters(optimizer, self._of_head, head)
         for handle in self._hooks:
             handle.remove()
@@ -150,24 +152,25 @@ class OptimizerFollower(nn.Module):
         add_parameters(optimizer, self.head, beside=backbone.parameters())
         remove_parameters(optimizer, self.discriminator)
         self._optimizer = optimizer
-        self._of_head, self._held = head, held_by(optimizer)
+        self._of_head, self._leaves = head, []
+        self._of_backbone = {id(p) for p in backbone.parameters()}
         self._discriminator_step.adopt(self.discriminator, self.head)
         self._discriminator_step.witnesses = Hook(self._witnesses)
-        groups = self._witnesses()
-        trained = (group for group in groups if any(p.requires_grad for p in group))
-        self._discriminator_step.follow(next(trained, groups[-1]))
+        self._follow_witnesses()
 
     def is_attached_to(self, optimizer: Optimizer) -> bool:
-        """Whether the steps of this optimiser are followed."""
-        return optimizer is self._optimizer
+        """Whether steps of this optimiser, or of one that it wraps, are followed."""
+        inner = getattr(optimizer, "__dict__", {}).values()
+        return any(each is self._optimizer for each in (optimizer, *inner))
 
     def clip_grad_norm_(self, max_norm: float, norm_type: float = 2.0) -> Tensor:
         """Clips the gradients of model and head together, by their common norm.
 
         `torch.nn.utils.clip_grad_norm_(model.parameters(), ...)` leaves the head out,
         since the model does not hold it. What the method's loss depends on is clipped,
-        too, if another optimiser trains it. The discriminator needs no clipping: the
-        scale of its gradients does not affect its Adam.
+        too, if another optimiser trains it; what must not be, such as a critic of your
+        own, has to be frozen while the loss is computed. The discriminator needs no
+        clipping: the scale of its gradients does not affect its Adam.
 
         Args:
             max_norm: Largest norm of all gradients that the optimiser will use.
@@ -182,7 +185,8 @@ class OptimizerFollower(nn.Module):
         if self._optimizer is None:
             raise RuntimeError(_NO_OPTIMIZER)
         held = [p for g in self._optimizer.param_groups for p in g["params"]]
-        others = [p for p in self._leaves if id(p) not in held_by(self._optimizer)]
+        self._clips, known = True, held_by(self._optimizer)
+        others = [p for p in self._leaves if id(p) not in known]
         return nn.utils.clip_grad_norm_([*held, *others], max_norm, norm_type)
 
     def _check_followed(self, loss: Tensor) -> None:
@@ -192,9 +196,16 @@ class OptimizerFollower(nn.Module):
         if self._optimizer is None:
             self._idle.warn_once(_NO_OPTIMIZER)
             return
-        self._idle.called(self.features, in_step=self._stepping)
-        if not self._leaves:
+        self._idle.called(
+            self.features,
+            self._optimizer,
+            in_step=self._stepping,
+            emptied=self._discriminator_step.began_empty,
+        )
+        self._discriminator_step.began_empty = False
+        if self._clips or not self._leaves:
             self._leaves = leaves_of(loss)
+            self._follow_witnesses()
 
     def _check_parameters(self) -> None:
         """Raises a RuntimeError if the optimisers hold parameters of the past.
@@ -202,10 +213,13 @@ class OptimizerFollower(nn.Module):
         Not earlier than at a step: sharded modules have others within their passes.
         """
         critic = self._discriminator_step.parameters
-        known = {id(p) for p in (*self._of_head, *critic)}
+        known = {id(p) for p in (*self._of_head.values(), *critic)}
         own = (*self.head.parameters(), *self.discriminator.parameters())
-        backbone = [id(p) for p in self.features.backbone.parameters()]
-        if {id(p) for p in own} != known or self._held.isdisjoint(backbone):
+        backbone = {id(p) for p in self.features.backbone.parameters()}
+        gone, new = self._of_backbone - backbone, backbone - self._of_backbone
+        assert self._optimizer is not None
+        replaced = gone and new - held_by(self._optimizer)
+        if replaced or {id(p) for p in own} != known:
             raise RuntimeError(_REPLACED)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
@@ -218,6 +232,8 @@ class OptimizerFollower(nn.Module):
             return moved
 
         rest = [child for child in self.children() if child is not self.discriminator]
+        if not recurse:
+            return self
         for child in rest:
             child._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.discriminator._apply(precise, recurse)  # type: ignore[no-untyped-call]
@@ -244,7 +260,17 @@ class OptimizerFollower(nn.Module):
         return torch.frombuffer(bytearray(file.getbuffer()), dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Restores what `get_extra_state` returned."""
+        """Restores what `get_extra_state` returned.
+
+        Raises:
+            ValueError: If it was averaged or converted.
+        """
+        if state.dtype != torch.uint8:
+            raise ValueError(
+                f"DiRA: expected the extra state as bytes (uint8), got {state.dtype}. "
+                "Average and convert only the floating-point tensors of a state dict, "
+                "and copy those of integers."
+            )
         file = io.BytesIO(state.detach().cpu().numpy().tobytes())
         saved = torch.load(file, weights_only=True)
         self._discriminator_step.load_state(self.discriminator, saved["adam"])
@@ -291,16 +317,21 @@ class OptimizerFollower(nn.Module):
         self.features.capturing = self.stage != "di"
 
     def _witnesses(self) -> list[list[nn.Parameter]]:
-        """Returns what reveals a `zero_grad()`: the backbone, the method, then all."""
+        """Returns what reveals a `zero_grad()`: the backbone, the method, the head."""
         assert self._optimizer is not None
         held = [p for g in self._optimizer.param_groups for p in g["params"]]
         backbone = {id(p) for p in self.features.backbone.parameters()}
-        head = {id(p) for p in self._of_head}
+        head = {id(p) for p in self._of_head.values()}
         return [
             [p for p in held if id(p) in backbone],
-            [p for p in held if id(p) not in head],
-            held,
+            [p for p in (*held, *self._leaves) if id(p) not in head],
+            [p for p in held if id(p) in head],
         ]
+
+    def _follow_witnesses(self) -> None:
+        groups = self._witnesses()
+        trained = (group for group in groups if any(p.requires_grad for p in group))
+        self._discriminator_step.follow(next(trained, groups[0]))
 
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -312,7 +343,8 @@ class OptimizerFollower(nn.Module):
         """
         self._stepping = True
         self._check_parameters()
-        self._before = self._versions()
+        if not self._averaged:
+            self._before = self._versions()
         if self.stage != "di":
             return None
         return without_gradients(self.head, args, kwargs)
@@ -327,6 +359,7 @@ class OptimizerFollower(nn.Module):
         """Follows a step of the user's optimiser."""
         parts = {"di": [], "dir": [self.head], "dira": [self.head, self.discriminator]}
         self._idle.stepped(
+            optimizer,
             was_run=self.features.was_run,
             was_left=self._discriminator_step.was_left,
             parts=parts[self.stage],

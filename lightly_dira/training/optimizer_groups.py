@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
@@ -37,7 +37,7 @@ def check_can_be_followed(optimizer: object) -> None:
             if found
             else f"DiRA: optimizer must be a torch.optim.Optimizer, got {name}."
         ) from None
-    if name == "Muon":
+    if name == "Muon" and type(optimizer).__module__.startswith("torch."):
         raise TypeError(
             "DiRA: Muon trains matrices only, but the restoration head has "
             "convolutions and biases. Give DiRA the optimiser beside it that trains "
@@ -82,7 +82,8 @@ def add_parameters(
         shared = [p for p in group["params"] if id(p) in beside_ids]
         alike = [p.numel() for p in shared if (p.ndim < 2) == vectors]
         # timm keeps the factors of layer-wise decay beside a common rate.
-        rate = float(group.get("lr", 0)) * group.get("lr_scale", 1.0)
+        rate = float(group.get("initial_lr", group.get("lr")) or 0)  # before warm-up
+        rate *= group.get("lr_scale", 1.0)
         return bool(alike), bool(shared), rate, sum(alike), len(shared)
 
     for name, parameter in module.named_parameters():
@@ -96,25 +97,27 @@ def add_parameters(
 
 
 def replace_parameters(
-    optimizer: Optimizer, old: Iterable[Parameter], new: Iterable[Parameter]
+    optimizer: Optimizer, old: Mapping[str, Parameter], new: Mapping[str, Parameter]
 ) -> None:
     """Puts parameters, with their state, into the places of those they replace.
 
-    Those without a successor of the same shape are removed.
+    A parameter that is no longer there is replaced by the one that has its name and
+    shape, or removed.
     """
+    left, held = {id(p) for p in new.values()}, held_by(optimizer)
+    gone = {n: p for n, p in old.items() if id(p) not in left}
     pairs = {
-        id(before): after
-        for before, after in zip(old, new, strict=False)
-        if before is not after and before.shape == after.shape
+        id(p): new[n]
+        for n, p in gone.items()
+        if n in new and new[n].shape == p.shape and id(new[n]) not in held
     }
-    gone = {id(p) for p in old} - {id(p) for p in new} - pairs.keys()
     for group in optimizer.param_groups:
         for place, parameter in enumerate(group["params"]):
             if id(parameter) in pairs:
                 successor = group["params"][place] = pairs[id(parameter)]
                 if parameter in optimizer.state:
                     optimizer.state[successor] = optimizer.state.pop(parameter)
-    _remove(optimizer, gone)
+    _remove(optimizer, {id(p) for p in gone.values()})
 
 
 def remove_parameters(optimizer: Optimizer, module: nn.Module) -> None:

@@ -6,6 +6,7 @@ Data loaders, samplers, data sets and transforms may hold generators of their ow
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 import random
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Sampler
 
 _Generator = (
     torch.Generator | np.random.Generator | np.random.RandomState | random.Random
@@ -24,6 +26,7 @@ _Generator = (
 _GENERATORS = (
     torch.Generator,
     np.random.Generator,
+    np.random.BitGenerator,
     np.random.RandomState,
     random.Random,
 )
@@ -35,19 +38,20 @@ _GLOBAL = (
 # Values without parts that could draw.
 _PLAIN = (str, bytes, int, float, complex, type(None), Tensor, np.ndarray, type)
 # Data sets hold long lists of samples: the first show what they are made of.
-_MOST_ITEMS, _MOST_OBJECTS = 100, 20_000
+_FEW, _MOST_ITEMS, _MOST_OBJECTS = 16, 1_000, 50_000
 
 
 class OwnRandomness:
     """Finds what draws or counts in data loaders, and keeps its state.
 
-    - generators, wherever they are reached by attributes, containers, partial
-      functions, methods or closures
-    - numbers that samplers keep, such as an epoch; their `state_dict`, if they have one
+    - generators, wherever they are reached by attributes, containers (their first 1,000
+      items), partial functions, methods, defaults or closures
+    - numbers that samplers keep, such as an epoch, alone or in short containers; their
+      `state_dict`, if they have one
 
-    Not found are generators in global variables of the user's code, and those in copies
-    that workers hold. Workers that are started for each epoch copy what is kept here;
-    persistent ones do not.
+    Not found are generators in global variables of the user's code, what has no state
+    (`random.SystemRandom`), and those in copies that workers hold. Workers that are
+    started for each epoch copy what is kept here; persistent ones do not.
 
     Args:
         loaders: Data loaders, or other iterables.
@@ -58,13 +62,12 @@ class OwnRandomness:
         self._generators: dict[str, Any] = {}
         self._samplers: dict[str, Any] = {}
         for number, loader in enumerate(loaders):
+            own = [getattr(loader, kind, None) for kind in ("sampler", "batch_sampler")]
             for name, value in _walk(f"loader {number}", loader):
                 if isinstance(value, _GENERATORS):
                     self._generators[name] = value
-            for kind in ("sampler", "batch_sampler"):
-                sampler = getattr(loader, kind, None)
-                if sampler is not None:
-                    self._samplers[f"loader {number}.{kind}"] = sampler
+                elif isinstance(value, Sampler) or any(value is each for each in own):
+                    self._samplers[name] = value
 
     def state(self) -> dict[str, Any]:
         """Returns the state, as tensors and plain numbers."""
@@ -96,6 +99,8 @@ def _walk(name: str, root: Any) -> Iterator[tuple[str, Any]]:
         name, value = queue.popleft()
         if isinstance(value, _PLAIN) or id(value) in known:
             continue
+        if isinstance(value, random.SystemRandom):
+            continue
         known.add(id(value))
         yield name, value
         if not isinstance(value, _GENERATORS):
@@ -105,13 +110,14 @@ def _walk(name: str, root: Any) -> Iterator[tuple[str, Any]]:
 def _parts_of(value: Any) -> Iterator[tuple[object, Any]]:
     if isinstance(value, Mapping):
         yield from itertools.islice(value.items(), _MOST_ITEMS)
-    elif isinstance(value, (list, tuple)):
+    elif isinstance(value, (list, tuple, set, frozenset, deque)):
         yield from enumerate(itertools.islice(value, _MOST_ITEMS))
     elif isinstance(value, functools.partial):
         yield from (("func", value.func), ("args", value.args), ("kw", value.keywords))
     elif isinstance(value, (types.MethodType, types.BuiltinFunctionType)):
         yield "self", value.__self__
     elif isinstance(value, types.FunctionType):
+        yield from (("defaults", value.__defaults__), ("kw", value.__kwdefaults__))
         for number, cell in enumerate(value.__closure__ or ()):
             yield f"closure {number}", _contents_of(cell)
     elif not isinstance(value, types.ModuleType):
@@ -119,7 +125,9 @@ def _parts_of(value: Any) -> Iterator[tuple[object, Any]]:
         # MONAI's random transforms share one until they are seeded.
         for kind in type(value).__mro__:
             for part, item in vars(kind).items():
-                if isinstance(item, _GENERATORS):
+                if isinstance(item, types.MemberDescriptorType):  # of `__slots__`
+                    yield part, getattr(value, part, None)
+                elif isinstance(item, _GENERATORS):
                     yield f"{kind.__qualname__}.{part}", item
 
 
@@ -132,10 +140,18 @@ def _contents_of(cell: types.CellType) -> Any:
 
 def _counts_of(sampler: Any) -> dict[str, Any]:
     if hasattr(sampler, "state_dict") and hasattr(sampler, "load_state_dict"):
-        state: dict[str, Any] = sampler.state_dict()
+        state: dict[str, Any] = copy.deepcopy(sampler.state_dict())
         return state
     own = getattr(sampler, "__dict__", {}).items()
-    return {name: value for name, value in own if isinstance(value, (int, float))}
+    return {name: copy.deepcopy(value) for name, value in own if _is_count(value)}
+
+
+def _is_count(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        value = [*value, *value.values()] if len(value) < _FEW else None
+    if isinstance(value, (list, tuple)) and len(value) < _FEW:
+        return all(map(_is_count, value))
+    return isinstance(value, (int, float, str))
 
 
 def _state_of(generator: _Generator) -> Any:
@@ -143,6 +159,8 @@ def _state_of(generator: _Generator) -> Any:
         return generator.get_state()
     if isinstance(generator, np.random.Generator):
         return _plain(generator.bit_generator.state)
+    if isinstance(generator, np.random.BitGenerator):
+        return _plain(generator.state)
     if isinstance(generator, np.random.RandomState):
         return _plain(generator.get_state(legacy=False))
     return generator.getstate()
@@ -153,6 +171,8 @@ def _set_state(generator: _Generator, state: Any) -> None:
         generator.set_state(state.cpu())
     elif isinstance(generator, np.random.Generator):
         generator.bit_generator.state = state
+    elif isinstance(generator, np.random.BitGenerator):
+        generator.state = state
     elif isinstance(generator, np.random.RandomState):
         generator.set_state(state)
     else:

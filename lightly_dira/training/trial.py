@@ -28,7 +28,7 @@ def try_critic(
     """
     weight = next(discriminator.parameters(), target)
     images, beside = (
-        None if x is None else torch.zeros_like(x[:1], device=weight.device)
+        None if x is None else torch.zeros_like(x, device=weight.device)
         for x in (target, condition)
     )
     assert images is not None
@@ -46,7 +46,7 @@ def try_critic(
             "DiRA(..., discriminator=PatchDiscriminator(channels, strides=...)), give "
             "larger images, or leave the adversary out: adversarial_start=math.inf."
         ) from error
-    if not len(logits):
+    if not logits.numel():
         raise ValueError("DiRA: the discriminator returned no logits.")
 
 

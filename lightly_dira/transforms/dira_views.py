@@ -70,14 +70,15 @@ class DiRAViews(list[Tensor]):
                 "choose '16-mixed' or 'bf16-mixed'."
             )
         super().__init__(views)
-        if isinstance(target, Tensor):
+        if not isinstance(target, Mapping):
             target = {target_view or 0: target}
         for index, clean in target.items():
-            if not clean.is_floating_point():
+            if not (isinstance(clean, Tensor) and clean.is_floating_point()):
+                got = getattr(clean, "dtype", type(clean).__name__)
                 raise TypeError(
-                    "DiRAViews: expected targets in [0, 1], floating-point, got "
-                    f"{clean.dtype}. Scale them: `target.float() / 255`, if they have "
-                    "8 bits."
+                    "DiRAViews: expected targets in [0, 1], floating-point tensors, "
+                    f"got {got}. Scale them: `target.float() / 255`, if they have 8 "
+                    "bits."
                 )
             if not 0 <= index < len(self):
                 raise ValueError(
@@ -96,13 +97,19 @@ class DiRAViews(list[Tensor]):
             "targets of others. Change a plain list instead, `list(views)`."
         )
 
-    __setitem__ = __delitem__ = __iadd__ = __imul__ = _is_fixed
+    def __setitem__(self, place: Any, value: Any) -> None:
+        """Accepts the very view that is there, as PyTorch's `default_convert` sets."""
+        if not isinstance(place, int) or value is not self[place]:
+            self._is_fixed()
+
+    __delitem__ = __iadd__ = __imul__ = _is_fixed
     append = clear = extend = insert = pop = remove = reverse = sort = _is_fixed
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles, which would otherwise append views one by one."""
         kept = self._targets, self.target_view, self._moves
-        return _remade, (type(self), list(self), *kept)
+        own = {n: v for n, v in self.__dict__.items() if n not in _MADE_AGAIN}
+        return _remade, (type(self), list(self), *kept), own or None
 
     @property
     def target(self) -> Tensor:
@@ -176,7 +183,13 @@ class DiRAViews(list[Tensor]):
                 return type(value)(map(apply, value))
             return function(value) if isinstance(value, Tensor) else value
 
+        for index in range(len(self)):
+            self.view_of(index)
         return DiRAViews(map(apply, self), targets, target_view=self.target_view)
+
+
+# What `DiRAViews` makes of its arguments.
+_MADE_AGAIN = ("target_view", "_targets", "_in_order", "_moves", "_moved")
 
 
 def _remade(

@@ -78,6 +78,24 @@ def test_what_is_no_such_change(loop) -> None:
         change.apply(view)
 
 
+def test_blank_channels() -> None:
+    """They tell nothing; the others do."""
+    for loop in (normalised, lambda x: x.clone()):
+        change = ViewChange(3)
+        for _ in range(3):
+            view = torch.rand(4, 3, 16, 16)
+            view[:, 2] = 0
+            change.learn(loop(view), view)
+        assert change.is_none == (loop is not normalised)
+        assert not change.is_unknown
+        if loop is normalised:
+            with pytest.raises(RuntimeError, match="view=x"):
+                change.apply(view)
+        view = torch.rand(4, 3, 16, 16)
+        change.learn(loop(view), view)
+        torch.testing.assert_close(change.apply(view), loop(view))
+
+
 def test_nothing_known() -> None:
     change = ViewChange(3)
     blank = torch.zeros(2, 3, 8, 8)

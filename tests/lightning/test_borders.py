@@ -13,6 +13,7 @@ from lightning_modules import DiRASimSiam, Images, SimSiam, loader, state, train
 from methods import tiny_backbone
 from pytorch_lightning.utilities import CombinedLoader
 from rebuilding import RebuildingSingle, rebuilt, rebuilt_by_torch
+from timm.optim import Lookahead
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
@@ -160,6 +161,32 @@ class TestOverridden:
             model = kind()
             trainer(tmp_path, max_epochs=1).fit(model, loader())
             assert model.dira.steps == 6
+
+    def test_attached_to_the_inner_one(self, tmp_path) -> None:
+        class Mine(DiRAMixin, SimSiam):
+            def configure_optimizers(self):
+                inner = torch.optim.SGD(self.backbone.parameters(), lr=0.1)
+                self.dira.attach(inner)
+                return Lookahead(inner)
+
+        model = Mine()
+        trainer(tmp_path, max_epochs=1).fit(model, loader())
+        assert model.dira.steps == 6
+
+    def test_a_key_of_the_step(self, tmp_path) -> None:
+        kept = []
+
+        class Mine(SimSiam):
+            def training_step(self, batch, index):
+                loss = SimSiam.training_step(self, batch, index)
+                return {"loss": loss, "view": "axial"}
+
+            def on_train_batch_end(self, outputs, batch, index):
+                kept.append(outputs["view"])
+
+        model = type("Wrapped", (DiRAMixin, Mine), {})()
+        trainer(tmp_path, max_epochs=1).fit(model, loader())
+        assert kept == ["axial"] * 6
 
     def test_attached_to_an_optimiser_of_the_past(self, tmp_path) -> None:
         class Mine(DiRAMixin, SimSiam):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import random
 import warnings
+from collections import deque
 from pathlib import Path
 
 import albumentations
@@ -75,6 +76,49 @@ class Own(Sampler):
         return iter(random.Random(self.epoch).sample(range(24), 24))
 
 
+class Counting(Sampler):
+    """Keeps its count in a list, and stands inside a batch sampler of its own."""
+
+    def __init__(self) -> None:
+        self.counts = [0]
+
+    def __len__(self) -> int:
+        return 24
+
+    def __iter__(self):
+        self.counts[0] += 1
+        return iter(random.Random(self.counts[0]).sample(range(24), 24))
+
+
+class OwnBatches(Sampler):
+    def __init__(self) -> None:
+        self.inner = Counting()
+
+    def __len__(self) -> int:
+        return 6
+
+    def __iter__(self):
+        order = list(self.inner)
+        return iter([order[start : start + 4] for start in range(0, 24, 4)])
+
+
+class Live(Counting):
+    """Returns the very dict that it goes on changing."""
+
+    def __init__(self) -> None:
+        self.state = {"epochs": 0}
+
+    def __iter__(self):
+        self.state["epochs"] += 1
+        return iter(random.Random(self.state["epochs"]).sample(range(24), 24))
+
+    def state_dict(self):
+        return self.state
+
+    def load_state_dict(self, saved) -> None:
+        self.state = dict(saved)
+
+
 class Stateful(Own):
     """Saves itself, as samplers of torchdata do."""
 
@@ -139,6 +183,9 @@ ORDERS = {
         for kind in ("torch", "numpy", "python", "counted")
     },
     "stateful": lambda: loaded(sampler=Stateful("counted")),
+    "counted in a list": lambda: loaded(sampler=Counting()),
+    "own batches": lambda: DataLoader(Dimmed(), batch_sampler=OwnBatches()),
+    "live": lambda: loaded(sampler=Live()),
     "unseeded": lambda: loaded(shuffle=True, generator=torch.Generator()),
 }
 DRAWS = {
@@ -353,6 +400,30 @@ class TestWhatIsFound:
         expected = holder["generator"].random(5)
         own.load_state(torch.load(tmp_path / "state.pt", weights_only=True))
         assert (holder["generator"].random(5) == expected).all()
+
+    def test_in_other_containers(self) -> None:
+        class Slotted:
+            __slots__ = ("generator",)
+
+        slotted = Slotted()
+        slotted.generator = random.Random(0)
+
+        def default(g=np.random.default_rng(0)):  # noqa: B008
+            return g
+
+        holders = [
+            deque([random.Random(1)]),
+            {random.Random(2)},
+            slotted,
+            default,
+            np.random.PCG64(3),
+            [object()] * 3 + [random.Random(4)],
+            random.SystemRandom(),
+        ]
+        for number, holder in enumerate(holders):
+            own = OwnRandomness([{"holder": holder}])
+            assert len(own._generators) == (number < 6), number
+            own.load_state(own.state())
 
 
 def test_checkpoints_are_plain(tmp_path) -> None:

@@ -83,6 +83,14 @@ class TestOptimisersAroundAnother:
         optimizer.step()
         assert dira.steps == 1
 
+    def test_another_optimiser_of_that_name(self) -> None:
+        """timm's takes all parameters."""
+        backbone = tiny_backbone()
+        optimizer = timm.optim.create_optimizer_v2(backbone, "muon", lr=0.01)
+        dira = DiRA(backbone, optimizer)
+        train(backbone, optimizer, dira)
+        assert dira.steps == 3
+
     @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="of later PyTorch")
     def test_of_matrices_only(self) -> None:
         backbone = tiny_backbone()
@@ -109,6 +117,23 @@ class TestGroups:
         dira = DiRA(vit, optimizer)
         scales = self.factors(optimizer, dira, "lr_scale")
         assert min(scales[True] | scales[False]) >= decay - 1e-9
+
+    @pytest.mark.parametrize("lr", [0.0, None])
+    def test_rates_before_a_warm_up_or_without_any(self, lr) -> None:
+        backbone = tiny_backbone()
+        groups = [{"params": part.parameters()} for part in backbone[:3]]
+        optimizer = torch.optim.SGD(groups, lr=0.1)
+        for number, group in enumerate(optimizer.param_groups):
+            group["lr"] = lr
+            if lr is not None:
+                group["initial_lr"] = 0.1 ** (2 - number)
+        dira = DiRA(backbone, optimizer)
+        own = {id(p) for p in dira.head.parameters()}
+        held = [
+            sum(id(p) in own for p in group["params"])
+            for group in optimizer.param_groups
+        ]
+        assert held[2] == len(own)
 
     def test_rates_that_differ(self) -> None:
         backbone = tiny_backbone()
@@ -160,18 +185,21 @@ class TestGroups:
 
 
 def test_parameters_take_the_places_of_others() -> None:
-    old = [nn.Parameter(torch.rand(2)) for _ in range(3)]
-    optimizer = torch.optim.SGD(old, lr=0.1, momentum=0.9)
-    sum(p.sum() for p in old).backward()
+    old = {name: nn.Parameter(torch.rand(2)) for name in "abcd"}
+    optimizer = torch.optim.SGD(old.values(), lr=0.1, momentum=0.9)
+    sum(p.sum() for p in old.values()).backward()
     optimizer.step()
-    states = [optimizer.state[p] for p in old]
-    new = [nn.Parameter(torch.rand(2)), old[1], nn.Parameter(torch.rand(3))]
+    states = {name: optimizer.state[p] for name, p in old.items()}
+    new = {
+        "first": old["b"],  # moved, as by a parametrisation
+        "a": nn.Parameter(torch.rand(2)),
+        "c": nn.Parameter(torch.rand(3)),
+        "more": nn.Parameter(torch.rand(2)),
+    }
     replace_parameters(optimizer, old, new)
     held = optimizer.param_groups[0]["params"]
-    assert held[0] is new[0]
-    assert held[1] is old[1]
-    assert len(held) == 2
-    assert optimizer.state[new[0]] is states[0]
+    assert [id(p) for p in held] == [id(new["a"]), id(old["b"])]
+    assert optimizer.state[new["a"]] is states["a"]
     assert len(optimizer.state) == 2
 
 
@@ -228,6 +256,12 @@ class TestStateOfTensors:
         again = made()[2]
         again.load_state_dict(average)
         assert again.steps == 3
+
+    def test_averages_that_are_not_possible(self) -> None:
+        state = made()[2].state_dict()
+        half = {name: value.half() for name, value in state.items()}
+        with pytest.raises(ValueError, match="copy those of integers"):
+            made()[2].load_state_dict(half)
 
     def test_averages_of_torch(self) -> None:
         backbone, optimizer, dira = made()
@@ -352,6 +386,39 @@ class TestGradientsOfThePast:
         dira(backbone(views[0]).mean(), views).backward()
         assert float(dira._discriminator_step._scale) == 1
 
+    @pytest.mark.parametrize("whose", ["optimizer", "model"])
+    def test_a_pass_that_fails_later(self, whose: str) -> None:
+        backbone, optimizer, dira = made()
+        train(backbone, optimizer, dira, 1)
+        handle = backbone[2][0].weight.register_hook(lambda gradient: 1 / 0)
+        views = make_views()
+        with pytest.raises(ZeroDivisionError):
+            dira(backbone(views[0]).mean(), views).backward()
+        handle.remove()
+        (optimizer if whose == "optimizer" else backbone).zero_grad()
+        dira(backbone(views[0]).mean(), views).backward()
+        assert float(dira._discriminator_step._scale) == 1
+
+    def test_a_projection_with_an_optimiser_of_its_own(self) -> None:
+        backbone, optimizer, dira = made(adversarial_start=100)
+        backbone.requires_grad_(False)
+        projector = nn.Linear(16, 2)
+        other = torch.optim.SGD(projector.parameters(), lr=0.1)
+        for part in (*backbone.modules(), *dira.modules()):
+            if isinstance(part, nn.BatchNorm2d):
+                part.eval()
+        optimizer.param_groups[0]["lr"] = 0.0
+        views, norms = make_views(), []
+        for _ in range(4):
+            dira(projector(backbone(views[0])).mean(), views).backward()
+            norms.append(torch.stack([p.grad.norm() for p in dira.head.parameters()]))
+            optimizer.step()
+            other.step()
+            backbone.zero_grad()
+            projector.zero_grad()
+        for norm in norms[1:]:
+            torch.testing.assert_close(norm, norms[0])
+
     @pytest.mark.parametrize("set_to_none", [True, False])
     @pytest.mark.parametrize("steps", [0, 2])
     def test_fails_after_some_steps(self, set_to_none: bool, steps: int) -> None:
@@ -472,9 +539,14 @@ def test_an_overflow_under_a_scaler(when: str, adversary: str) -> None:
         step(overflow=True)
 
 
-def test_an_overflow_without_a_scaler() -> None:
+@pytest.mark.parametrize("factor", [1.0, 4.0, 100.0])
+def test_an_overflow_without_a_scaler(factor: float) -> None:
     backbone, optimizer, dira = made()
-    train(backbone, optimizer, dira)
+    for _ in range(3):
+        views = make_views()
+        (factor * dira(backbone(views[0]).mean(), views)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
     views = make_views()
     with pytest.raises(ValueError, match="lower the learning rate"):
         dira(backbone(views[0]).mean() * torch.nan, views)

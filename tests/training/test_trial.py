@@ -230,8 +230,21 @@ class TestSeveralBatchesInOne:
 
     def test_of_which_one_was_not_seen(self) -> None:
         backbone, dira, batch = self.made(32, 32)
+        with pytest.warns(UserWarning, match="has not seen all of them"):
+            dira(backbone(batch["ct"][0]).mean(), batch).backward()
         with pytest.raises(RuntimeError, match="never saw the view"):
-            dira(backbone(batch["ct"][0]).mean(), batch)
+            dira(backbone(torch.rand(4, 3, 32, 32)).mean(), batch)
+
+    def test_the_same_one_twice(self) -> None:
+        backbone, dira, batch = self.made(32, 32)
+        sizes = []
+        dira.head.register_forward_pre_hook(
+            lambda module, args: sizes.append(len(args[0][0]))
+        )
+        views = batch["ct"]
+        loss = backbone(views[0]).mean()
+        dira(loss, {"a": views, "b": [views]}, view=views[0])
+        assert sizes == [4]
 
     def test_one_view_cannot_name_both(self) -> None:
         backbone, dira, batch = self.made(32, 32)

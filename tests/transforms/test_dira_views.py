@@ -89,6 +89,8 @@ class TestNobodyReordersThem:
         list.__setitem__(views, slice(None), views[::-1])
         with pytest.raises(TypeError, match="targets of others"):
             _ = views.view
+        with pytest.raises(TypeError, match="targets of others"):
+            views.to("cpu")
         views = DiRAViews(
             map(Comparable, torch.tensor([3.0, 1.0, 2.0])), torch.zeros(1)
         )
@@ -134,6 +136,23 @@ class TestTheySurvive:
         loader = DataLoader(samples, batch_size=4, num_workers=workers)
         ((views, _),) = loader
         assert_same(default_collate([sample for sample, _ in samples]), views)
+
+    def test_batches_made_before(self) -> None:
+        """Found: `default_convert` made a plain list of them."""
+        views = make()
+        (batch,) = DataLoader([(views, 0)], batch_size=None)
+        assert batch[0][0] is views[0]
+        assert_same(views, batch[0])
+
+    def test_what_a_subclass_keeps(self) -> None:
+        class Named(DiRAViews):
+            pass
+
+        views = Named(torch.rand(2, 3, 8, 8), torch.rand(1, 8, 8))
+        views.name = "a"
+        for twin in (copy.copy(views), copy.deepcopy(views)):
+            assert twin.name == "a"
+            assert type(twin) is Named
 
     def test_pinning(self, monkeypatch) -> None:
         monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: tensor.clone())
@@ -200,6 +219,11 @@ def test_targets_are_floating_point(dtype) -> None:
     """Found: a restoration loss of 22,353."""
     with pytest.raises(TypeError, match=r"float\(\) / 255"):
         DiRAViews([torch.rand(3, 8, 8)], torch.ones(1, 8, 8).to(dtype))
+
+
+def test_targets_are_tensors() -> None:
+    with pytest.raises(TypeError, match="floating-point tensors"):
+        DiRAViews([torch.rand(3, 8, 8)], torch.ones(1, 8, 8).numpy())
 
 
 def test_targets_of_views_that_are_not_there() -> None:
