@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
+from lightly_dira.core.user_warnings import warn
 from lightly_dira.evaluation.networks import Classifier, UNet
 from lightly_dira.evaluation.probes import pooled
 from lightly_dira.evaluation.scores import (
@@ -255,7 +256,7 @@ def _fit(
     sampler = RandomSampler(data, num_samples=steps * batch_size)  # type: ignore[arg-type]
     loader = DataLoader(data, batch_size, sampler=sampler, num_workers=num_workers)
     device = _device(model)
-    best, kept = -1.0, copy.deepcopy(model.state_dict())
+    best, kept = -1.0, None
     model.train()
     for step, (images, target, *_) in enumerate(loader, start=1):
         optimizer.zero_grad()
@@ -267,7 +268,14 @@ def _fit(
             score = validate()
             if score > best:
                 best, kept = score, copy.deepcopy(model.state_dict())
-    model.load_state_dict(kept)
+    if kept is None:
+        warn(
+            "the score of the validation images is not a number, as where they show "
+            "one class or nothing: the last weights are kept, not the best. Choose "
+            "validation images of all classes."
+        )
+    else:
+        model.load_state_dict(kept)
     model.eval()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import posixpath
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,8 @@ class Manifest:
                     "name. Write it with `Manifest.of(folder).write(path)` or "
                     "`sha256sum`."
                 )
-            sums[name[1:]] = digest
+            # As `find | sha256sum` writes names, and other tools digits.
+            sums[posixpath.normpath(name[1:])] = digest.lower()
         return cls(Path(path).parent if folder is None else folder, sums)
 
     def write(self, path: str | Path) -> None:
@@ -99,11 +101,13 @@ class Manifest:
         return read_image(data)
 
     def _check(self, path: Path, found: str) -> None:
-        try:
-            name = path.absolute().relative_to(self.folder.absolute()).as_posix()
-        except ValueError:
-            name = path.as_posix()
-        known = self.sums.get(name)
+        known = None
+        # Folders may be given by links.
+        for whole in (Path.absolute, Path.resolve):
+            own = whole(path)
+            if own.is_relative_to(whole(self.folder)):
+                name = own.relative_to(whole(self.folder)).as_posix()
+                known = known or self.sums.get(name)
         if known != found:
             what = "is not in the manifest" if known is None else "has another checksum"
             raise ValueError(

@@ -20,7 +20,7 @@ from torchvision.transforms.v2 import functional as F
 from lightly_dira.features.tensors_in_outputs import tensors_in
 from lightly_dira.training.randomness import set_states_on_cpu, states_on_cpu
 from lightly_dira.transforms.images import to_tensor
-from lightly_dira.transforms.kinds import WHOLE, Said, geometry_of
+from lightly_dira.transforms.kinds import WHOLE, Said, geometry_of, is_of_library
 from lightly_dira.transforms.monai_steps import (
     is_of_monai,
     looks_into_the_volume,
@@ -135,6 +135,8 @@ class Step(nn.Module):
         self.said = said or {}
         self.after_geometry = False
         self.after_distortion = False
+        # Whether it moves pixels in [0, 1].
+        self.clamps = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves out the twin, which is made again when it is needed."""
@@ -170,14 +172,15 @@ class Step(nn.Module):
         if _is_albumentation(self.transform):
             arrays = map(as_array, images)
             outputs = draws.apply(self.transform, *arrays, twin=self.twin)
-            return [from_array(output) for output in outputs]
+            return [from_array(self._clamped(output)) for output in outputs]
         if is_of_monai(self.transform):
             return self._run_monai(draws, *images)
         call = self.transform
         if self.kind not in WHOLE:
             images = tuple(map(_as_torchvision, images))
-            if isinstance(images[0], Tensor) and name_of(call) in _FOR_TENSORS:
-                call = _FOR_TENSORS[name_of(call)](call)
+            own = name_of(call) if is_of_library(type(call)) else ""
+            if isinstance(images[0], Tensor) and own in _FOR_TENSORS:
+                call = _FOR_TENSORS[own](call)
         results: list[Any] = []
         states = states_on_cpu() if len(images) > 1 else None
         for image in images:
@@ -185,12 +188,23 @@ class Step(nn.Module):
                 set_states_on_cpu(states)
             step = self.twin if results and self.kind == "mixed" else call
             try:
-                results.append(step(image, *extras))
+                results.append(self._clamped(step(image, *extras)))
             except Exception as error:
                 if str(error).startswith("DiRA"):
                     raise
                 raise ValueError(_failed(self.transform, image, error)) from error
         return results
+
+    def _clamped(self, output: Any) -> Any:
+        """Returns pixels in [0, 1], which bicubic interpolation leaves."""
+        if not self.clamps:
+            return output
+        image, rest = _split(output)
+        if isinstance(image, np.ndarray) and image.dtype.kind == "f":
+            image = image.clip(0, 1)
+        elif isinstance(image, Tensor) and image.is_floating_point():
+            image = image.clamp(0, 1)
+        return (image, *rest) if rest else image
 
     def _run_monai(self, draws: Draws, *images: Any) -> list[Any]:
         if len(images) > 1 and looks_into_the_volume(self.transform):
@@ -201,11 +215,15 @@ class Step(nn.Module):
             )
         seed = draws.seed()
         twins = [self.transform, *[self.twin] * (len(images) - 1)]
+        # Steps of the user's own may draw from the global generators, too.
+        states = states_on_cpu() if len(images) > 1 else None
+        results: list[Any] = []
         try:
-            return [
-                run_seeded(step, image, seed)
-                for step, image in zip(twins, images, strict=True)
-            ]
+            for step, image in zip(twins, images, strict=True):
+                if results and states is not None:
+                    set_states_on_cpu(states)
+                results.append(run_seeded(step, image, seed))
+            return results
         except (TypeError, ValueError, RuntimeError) as error:
             if str(error).startswith("DiRA"):
                 raise
@@ -228,7 +246,8 @@ def _failed(transform: Any, image: Any, error: Exception) -> str:
             f"{tuple(image.shape)} and type {image.dtype}: {error}. Steps get volumes "
             "as tensors (C, D, H, W): leave out those that add or move channels."
         )
-    kind = getattr(image, "mode", None) or getattr(image, "dtype", "")
+    mode = image.mode if isinstance(image, Image.Image) else None
+    kind = mode or getattr(image, "dtype", "")
     return (
         f"DiRATransform: {name_of(transform)} failed on {type(image).__name__} of type "
         f"{kind}: {error}. A step gets images of more than 8 bits, of 2 or 4 channels "

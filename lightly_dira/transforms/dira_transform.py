@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +21,7 @@ from lightly_dira.transforms.images import Window
 from lightly_dira.transforms.images_or_volumes import Images, Volumes
 from lightly_dira.transforms.kinds import SAYABLE
 from lightly_dira.transforms.mixtures import published_mixture, published_volume_mixture
+from lightly_dira.transforms.monai_steps import scales_by_fixed_numbers
 from lightly_dira.transforms.preview import draw_preview
 from lightly_dira.transforms.published_pipeline import PublishedPipeline
 from lightly_dira.transforms.taking_apart import (
@@ -113,9 +116,10 @@ class DiRATransform:
                 the targets are mirrored, as in the published run. A
                 `PublishedPipeline` uses its own `aligned`.
             window: Values of the image that become 0 and 1, in its own units, for
-                example (-1000, 400) for the lung in CT. Without one, integers are
-                divided by the largest value of 8 or 16 bits, and floats must lie in
-                [0, 1].
+                example (-1000, 400) for the lung in CT; "percentiles" takes 0.5 and
+                99.5 of each image, for MRI and other arbitrary units. Without one,
+                integers are divided by the largest value of 8 or 16 bits, and floats
+                must lie in [0, 1].
             kinds: What your own steps do: "geometric" (the target is moved in the same
                 way), "photometric" (the target stays as it was), "conversion" or
                 "normalisation". Keys are classes, their names or the steps themselves.
@@ -153,10 +157,14 @@ class DiRATransform:
                 f"or None and input_size at least 1, got {target_channels}, "
                 f"{target_view} and {input_size}."
             )
-        if window is not None and not window[0] < window[1]:
+        if isinstance(window, str):
+            good = window == "percentiles"
+        else:
+            good = window is None or window[0] < window[1]
+        if not good:
             raise ValueError(
-                f"DiRATransform: window must be (low, high) with low < high, got "
-                f"{window}."
+                "DiRATransform: window must be (low, high) with low < high, or "
+                f"'percentiles', got {window!r}."
             )
         self.transform: Any = transform
         if transform is None:
@@ -186,6 +194,15 @@ class DiRATransform:
             self._call = take_apart(self.transform, aligned, said)
         if any(isinstance(s.transform, DiRATransform) for s in steps_in(self._call)):
             raise TypeError(_TWICE)
+        for step in steps_in(self._call):
+            step.clamps = spatial_dims == 2 and step.kind in ("geometric", "mixed")
+        steps = [step.transform for step in steps_in(self._call)]
+        fixed = list(filter(scales_by_fixed_numbers, steps))
+        if window is not None and fixed:
+            raise ValueError(
+                f"DiRATransform: {name_of(fixed[0])} scales values by fixed numbers, "
+                "which window= has scaled to [0, 1] before. Leave one of the two out."
+            )
         self._opaque = isinstance(self._call, Step) and self._call.kind == "unknown"
         self._normalisation = find_normalisation(self.transform)
         if not (self._opaque or whole):
@@ -205,6 +222,9 @@ class DiRATransform:
     def __call__(self, image: Any, *extras: Any) -> DiRAViews:
         """Returns the views of an image, with their targets.
 
+        Threads take turns: steps share random states, which are the same for a view and
+        its target.
+
         Args:
             image: The image.
             extras: What else the base transform takes, for example a mask.
@@ -214,6 +234,10 @@ class DiRATransform:
             ValueError: If `image` is too small or has values that cannot be used, or
                 there is no view `target_view`.
         """
+        with _turns[0]:
+            return self._views_of(image, extras)
+
+    def _views_of(self, image: Any, extras: tuple[Any, ...]) -> DiRAViews:
         if self._opaque:
             image = self._of.prepare_whole(image)
             outputs, draws = self.transform(image, *extras), Draws()
@@ -339,6 +363,11 @@ def _sample_in(output: Any) -> Sample | None:
     parts = output if isinstance(output, tuple) else (output,)
     return next((part for part in parts if isinstance(part, Sample)), None)
 
+
+# In a list, so that a forked worker gets a lock that no thread of its parent holds.
+_turns = [threading.RLock()]
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=lambda: _turns.__setitem__(0, threading.RLock()))
 
 _TWICE = (
     "DiRATransform: this transform is wrapped already, so that its views would be "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -14,12 +14,21 @@ from torch import Tensor
 
 from lightly_dira.core.user_warnings import warn
 
-Window = tuple[float, float]
-"""The lowest and the highest value of interest, in the units of the image."""
+Window = tuple[float, float] | Literal["percentiles"]
+"""The lowest and the highest value of interest, in the units of the image.
+
+"percentiles" stands for 0.5 and 99.5 of each image.
+"""
 # Fewest pixels that an image may have along its shorter side.
 SMALLEST = 16
 # The highest value of 12 bits, which use a sixteenth of the range of 16 bits.
 _SIXTEENTH = 4095
+# Values that percentiles are taken of.
+_VALUES = 2**19
+# Modes of PIL that are not arrays of grey values or of red, green and blue.
+_MODES_OF_COLOUR = ("P", "PA", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
+# Pixels up to which exact area interpolation takes no time to speak of.
+_SMALL = 512 * 512
 # Weights of red, green and blue, by ITU-R BT.601.
 _LUMINANCE = torch.tensor([0.299, 0.587, 0.114])
 
@@ -30,8 +39,9 @@ def to_pixels(image: Any, window: Window | None = None) -> NDArray[Any]:
     Args:
         image: PIL image, array (H, W) or (H, W, C) or tensor (C, H, W), of 1 to 4
             channels and at least 16 x 16 pixels.
-        window: Values that become 0 and 1; values outside are clipped. Without one,
-            uint8 is divided by 255, uint16 and 16 bits stored in wider integers by
+        window: Values that become 0 and 1, or "percentiles" (0.5 and 99.5 of the
+            image); values outside are clipped. Without one, uint8 is divided by 255,
+            uint16 and 16 bits stored in wider integers by
             65535, and floats must lie in [0, 1].
 
     Returns:
@@ -42,9 +52,7 @@ def to_pixels(image: Any, window: Window | None = None) -> NDArray[Any]:
         ValueError: If its shape or its values cannot be used.
     """
     if isinstance(image, Image.Image):
-        if image.mode in ("P", "PA", "CMYK", "YCbCr", "LAB", "HSV"):
-            image = image.convert("RGB")
-        image = np.asarray(image)
+        image = np.asarray(without_alpha(image))
     elif isinstance(image, Tensor):
         image = image.detach().cpu()
         if image.dtype in (torch.float16, torch.bfloat16):
@@ -56,6 +64,8 @@ def to_pixels(image: Any, window: Window | None = None) -> NDArray[Any]:
             "DiRATransform: expected a PIL image, a NumPy array (H, W) or (H, W, C) or "
             f"a tensor (C, H, W), got {type(image).__name__}."
         )
+    if not image.dtype.isnative:
+        image = image.astype(image.dtype.newbyteorder("="))
     shape = image.shape
     if image.ndim not in (2, 3) or (image.ndim == 3 and not 1 <= shape[2] <= 4):
         raise ValueError(
@@ -70,32 +80,32 @@ def to_pixels(image: Any, window: Window | None = None) -> NDArray[Any]:
     return image if image.dtype == np.uint8 and window is None else scale(image, window)
 
 
+def without_alpha(image: Image.Image) -> Image.Image:
+    """Returns an image of PIL in grey or RGB, without palette and transparency."""
+    grey = image.mode in ("LA", "La")
+    if grey or image.mode in _MODES_OF_COLOUR:
+        return image.convert("L" if grey else "RGB")
+    return image
+
+
 def resize_area(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:
-    """Averages over the area of each new pixel.
+    """Averages over the area of each new pixel, so that borders lie on borders.
 
-    OpenCV's own area interpolation is fast only if it halves both sides. Bilinear
-    interpolation to half the size gives the same average, and is also fast along one
-    side. So each side is halved while it is at least twice as long as wanted, then
-    enlarged to exactly twice the wanted length and halved once more.
+    OpenCV's own area interpolation is exact, but fast only if it halves both sides.
+    Large images are therefore halved by bilinear interpolation, which then gives the
+    same average and is also fast along one side, while they are at least twice as long
+    as wanted, then enlarged to exactly twice the wanted length and halved once more.
     """
-
-    def halvings(length: int, new: int) -> int:
-        return max(0, (length // new).bit_length() - 1)
-
-    rows, columns = halvings(image.shape[0], height), halvings(image.shape[1], width)
-    image = image[
-        : image.shape[0] >> rows << rows, : image.shape[1] >> columns << columns
-    ]
     high, wide = image.shape[:2]
-    sizes = [
-        (wide >> min(step, columns), high >> min(step, rows))
-        for step in range(1, max(rows, columns) + 1)
-    ]
+    if high >= height and wide >= width and high * wide <= _SMALL:
+        return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    sizes = []
+    while high >= 2 * height or wide >= 2 * width:
+        high = -(-high // 2) if high >= 2 * height else high
+        wide = -(-wide // 2) if wide >= 2 * width else wide
+        sizes.append((wide, high))
     # Only sides that are still too long are enlarged for the last halving.
-    double = (
-        width * (1 + (wide >> columns > width)),
-        height * (1 + (high >> rows > height)),
-    )
+    double = width * (1 + (wide > width)), height * (1 + (high > height))
     for size in (*sizes, double, (width, height)):
         image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
     return image
@@ -180,11 +190,25 @@ def scale(image: NDArray[Any], window: Window | None) -> NDArray[Any]:
             "DiRATransform: the image holds NaN or infinite pixels. Replace them, for "
             "example with `numpy.nan_to_num`."
         )
-    black, white = (0.0, white_of(image)) if window is None else window
+    black, white = limits_of(image, window)
     scaled = image.astype(np.float32)
     scaled -= np.float32(black)
     scaled /= np.float32(white - black)
     return scaled.clip(0, 1, out=scaled)
+
+
+def limits_of(image: NDArray[Any], window: Window | None) -> tuple[float, float]:
+    """Returns the values that become 0 and 1."""
+    if window is None:
+        return 0.0, white_of(image)
+    if not isinstance(window, str):
+        return window
+    flat = image.reshape(-1)
+    # Some hundred thousand values tell the percentiles of large volumes.
+    low, high = np.percentile(flat[:: max(1, flat.size // _VALUES)], (0.5, 99.5))
+    return float(low), float(
+        max(high, np.nextafter(np.float32(low), np.float32(np.inf)))
+    )
 
 
 def white_of(image: NDArray[Any]) -> float:

@@ -15,11 +15,17 @@ from lightly_dira.transforms.alignment import Draws, as_array
 from lightly_dira.transforms.images import (
     SMALLEST,
     Window,
+    limits_of,
     to_pixels,
     to_target,
     to_tensor,
+    without_alpha,
 )
-from lightly_dira.transforms.monai_steps import keys_of, puts_channels_first
+from lightly_dira.transforms.monai_steps import (
+    keys_of,
+    puts_channels_first,
+    with_metadata_of,
+)
 from lightly_dira.transforms.volume_pipeline import VolumePipeline
 from lightly_dira.transforms.volumes import (
     check_volume,
@@ -50,6 +56,8 @@ class Images:
 
     def prepare(self, image: Any) -> Any:
         """Returns what the steps of the base transform are given."""
+        if isinstance(image, Image.Image):
+            image = without_alpha(image)
         plain = isinstance(image, Image.Image) and image.mode in ("L", "RGB")
         if not plain or self.window is not None or min(image.size) < SMALLEST:
             image = to_pixels(image, self.window)
@@ -114,7 +122,7 @@ class Volumes:
     def prepare(self, volume: Any) -> Any:
         """Returns what the steps of the base transform are given."""
         if self.pipeline is not None:
-            return check_volume(volume), self.window
+            return self._for_pipeline(check_volume(volume))
         if isinstance(volume, Mapping):
             if self.key is None or self.key not in volume:
                 raise ValueError(
@@ -126,10 +134,16 @@ class Volumes:
         # MONAI's own steps may read files, and scale the values that are in them.
         if isinstance(volume, (str, os.PathLike)):
             return volume
-        checked = check_volume(volume)
+        checked = self._scaled(check_volume(volume))
         if self.as_it_is and np.ndim(volume) == 3:
-            return self._scaled(checked)[0]
-        return self._scaled(checked)
+            checked = checked[0]
+        return with_metadata_of(volume, checked)
+
+    def _for_pipeline(self, volume: Tensor) -> tuple[Tensor, Window | None]:
+        """Says what is white in the whole volume, not in each crop of it."""
+        if self.window is None and volume.dtype == torch.uint8:
+            return volume, None
+        return volume, limits_of(volume.numpy(), self.window)
 
     def _scaled(self, checked: Tensor) -> Tensor:
         return checked if self.window is None else to_voxels(checked, self.window)
@@ -158,9 +172,9 @@ class Volumes:
             return {**view, self.key: distorted}
         tensor = check_volume(view)
         if tensor.dtype != torch.uint8:
-            tensor = tensor.to(torch.float32)
+            tensor = to_volume_tensor(tensor)
         (array,) = draws.apply(distortion, as_array(tensor))
-        return from_array(array)
+        return with_metadata_of(view, from_array(array))
 
     def picture(self, view: Tensor) -> Tensor:
         """Returns the middle slices of a view."""

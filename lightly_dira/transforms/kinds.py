@@ -16,8 +16,9 @@ from lightly_dira.transforms.monai_steps import (
     kind_of_volume_step,
 )
 
-# Names of classes of torchvision (v1 and v2 share them), Lightly and albumentations.
-# The name of a class counts before the names of those it inherits from.
+# Names of classes of torchvision (v1 and v2 share them), Lightly and albumentations,
+# which count only in the modules of these libraries. The name of a class counts before
+# the names of those it inherits from.
 _NAMES = {
     # Moves pixels: the target is moved in the same way.
     "geometric": """
@@ -58,6 +59,7 @@ _NAMES = {
     "several images": "CutMix FiveCrop MixUp Mosaic TenCrop",
 }
 _KIND_OF = {name: kind for kind, names in _NAMES.items() for name in names.split()}
+_LIBRARIES = ("torchvision", "lightly", "albumentations")
 
 # Both view and target go through these.
 WHOLE = ("unknown", "stack")
@@ -102,7 +104,7 @@ def kind_of(transform: Any, said: Said) -> str:
         return "photometric" if functions == default else "unknown"
     kind = kind_of_volume_step(transform)
     if kind is None:
-        names = (cls.__name__ for cls in classes)
+        names = (cls.__name__ for cls in classes if is_of_library(cls))
         kind = next((_KIND_OF[name] for name in names if name in _KIND_OF), "unknown")
     if kind == "several images":
         raise TypeError(
@@ -111,6 +113,14 @@ def kind_of(transform: Any, said: Said) -> str:
             "for each view, and mix images of a batch in the training loop."
         )
     return kind
+
+
+def is_of_library(cls: type) -> bool:
+    """Whether a class comes from a library whose names are known.
+
+    A class of the user's that has such a name is not that step.
+    """
+    return cls.__module__.partition(".")[0] in _LIBRARIES
 
 
 def geometry_of(transform: Any, said: Said) -> Any:

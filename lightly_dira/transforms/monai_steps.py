@@ -69,6 +69,8 @@ def kind_of_volume_step(transform: Any) -> str | None:
         for suffix in ("Dict", "D", "d"):
             if cls.__module__.endswith(".dictionary"):
                 plain = plain.removesuffix(suffix)
+        if plain == "NormalizeIntensity" and _has_fixed_numbers(transform):
+            return "geometric"  # the same for every image
         if plain in _KIND_OF:
             return _KIND_OF[plain]
         for part, kind in _KINDS[library].items():
@@ -132,7 +134,9 @@ def run_seeded(transform: Any, volume: Any, seed: int) -> Any:
         transform.set_random_state(seed=seed)
     if isinstance(volume, Mapping):
         volume = {k: _copied(value) for k, value in volume.items()}
-    outputs = transform(_copied(volume))
+    # A lazy step would only note what it is to do, for a Compose that is not there.
+    at_once = {"lazy": False} if getattr(transform, "lazy", False) else {}
+    outputs = transform(_copied(volume), **at_once)
     if isinstance(outputs, (list, tuple)):
         raise TypeError(
             f"DiRATransform: {type(transform).__name__} makes several volumes of one, "
@@ -140,6 +144,20 @@ def run_seeded(transform: Any, volume: Any, seed: int) -> Any:
             "view."
         )
     return outputs
+
+
+def with_metadata_of(volume: Any, voxels: Any) -> Any:
+    """Returns voxels with the affine and the history of a MetaTensor of MONAI's."""
+    if not is_of_metadata(volume) or not isinstance(voxels, Tensor):
+        return voxels
+    return type(volume)(
+        voxels, meta=dict(volume.meta), applied_operations=[*volume.applied_operations]
+    )
+
+
+def is_of_metadata(volume: Any) -> bool:
+    """Whether a volume is a MetaTensor, told without importing MONAI."""
+    return type(volume).__name__ == "MetaTensor" and hasattr(volume, "meta")
 
 
 def geometry_of_choices(transform: Any, geometry: Callable[[Any], Any]) -> Any:
@@ -170,6 +188,24 @@ def looks_into_the_volume(transform: Any) -> bool:
     # Steps of dictionaries hold the step that they apply.
     step = getattr(transform, "cropper", transform)
     return any(cls.__name__ == "CropForeground" for cls in type(step).__mro__)
+
+
+def scales_by_fixed_numbers(transform: Any) -> bool:
+    """Whether a step of MONAI's scales values with units by fixed numbers."""
+    if not is_of_monai(transform):
+        return False
+    names = {cls.__name__.rstrip("dD") for cls in type(transform).__mro__}
+    return "ScaleIntensityRange" in names or (
+        "NormalizeIntensity" in names and _has_fixed_numbers(transform)
+    )
+
+
+def _has_fixed_numbers(transform: Any) -> bool:
+    # Steps of dictionaries hold the step that they apply.
+    step = getattr(transform, "normalizer", transform)
+    return getattr(step, "subtrahend", None) is not None and (
+        getattr(step, "divisor", None) is not None
+    )
 
 
 def _library(transform: Any) -> str:

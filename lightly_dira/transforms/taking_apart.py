@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lightly_dira.transforms.alignment import Sample, Step, _is_albumentation, name_of
-from lightly_dira.transforms.kinds import WHOLE, Said, kind_of
+from lightly_dira.transforms.kinds import WHOLE, Said, is_of_library, kind_of
 from lightly_dira.transforms.monai_steps import parts_of
 
 
@@ -135,7 +135,8 @@ _FLIPS = ("RandomHorizontalFlip", "HorizontalFlip")
 
 def find_normalisation(transform: Any) -> tuple[Tensor, Tensor] | None:
     """Returns mean and standard deviation of a normalisation inside a transform."""
-    if name_of(transform) == "Normalize" and hasattr(transform, "mean"):
+    known = any(c.__name__ == "Normalize" and is_of_library(c) for c in _mro(transform))
+    if known and hasattr(transform, "mean"):
         shape = (-1, 1, 1)
         mean, std = torch.as_tensor(transform.mean), torch.as_tensor(transform.std)
         return mean.reshape(shape), std.reshape(shape)
@@ -143,6 +144,10 @@ def find_normalisation(transform: Any) -> tuple[Tensor, Tensor] | None:
     parts = contents if isinstance(contents, Iterable) else [contents]
     found = (find_normalisation(part) for part in parts if part is not None)
     return next((pair for pair in found if pair is not None), None)
+
+
+def _mro(transform: Any) -> tuple[type, ...]:
+    return type(transform).__mro__
 
 
 def _call_with_view(function: Callable[[Any], Any], sample: Sample) -> Any:

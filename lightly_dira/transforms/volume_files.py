@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,10 @@ from scipy.ndimage import zoom
 
 from lightly_dira.extras import optional
 from lightly_dira.transforms.damaged_files import DAMAGED
-from lightly_dira.transforms.image_files import dicom_pixels
+from lightly_dira.transforms.image_files import dicom_pixels, is_dicom
 
+# What the place of a slice in its volume is known by.
+_PLACES = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 # Slices may lie this far from where even spacing puts them, in parts of the spacing.
 _UNEVEN = 0.1
 
@@ -139,8 +140,13 @@ def _read_nifti(path: Path) -> tuple[NDArray[Any], tuple[float, ...]]:
     if volume.dtype.kind == "f":
         volume = volume.astype(np.float32)
     volume = _three_dimensional(volume, path)
-    spacing = tuple(float(side) for side in image.header.get_zooms()[:3])
-    return from_canonical(volume), spacing[::-1]
+    if volume.dtype.kind == "c":
+        raise ValueError(
+            f"read_volume: {path} holds complex numbers. Save their magnitude."
+        )
+    # By the affine, as MONAI, torchio and ITK do, also where `pixdim` differs.
+    spacing = np.linalg.norm(image.affine[:3, :3], axis=0)
+    return from_canonical(volume), tuple(map(float, spacing[::-1]))
 
 
 def from_canonical(volume: NDArray[Any]) -> NDArray[Any]:
@@ -152,9 +158,9 @@ def _read_series(folder: Path) -> tuple[NDArray[Any], tuple[float, ...]]:
     pydicom = optional("pydicom", extra="volumes")
     slices = []
     for path in sorted(folder.iterdir()):
-        if path.is_file() and _is_dicom(path):
+        if path.is_file() and is_dicom(path):
             try:
-                slices.append((pydicom.dcmread(path), path))
+                slices.append((pydicom.dcmread(path, force=True), path))
             except Exception as error:
                 raise ValueError(
                     f"read_volume: {path} is damaged ({error})."
@@ -172,12 +178,8 @@ def _read_series(folder: Path) -> tuple[NDArray[Any], tuple[float, ...]]:
             "of its own."
         )
     for file, path in slices:
-        missing = [
-            name
-            for name in ("ImagePositionPatient", "ImageOrientationPatient")
-            if name not in file
-        ]
-        if missing or file.get("NumberOfFrames", 1) != 1:
+        missing = [name for name in _PLACES if not file.get(name)]
+        if missing or int(file.get("NumberOfFrames") or 1) != 1:
             raise ValueError(
                 f"read_volume: {path} has no {' or '.join(missing) or 'single image'}, "
                 "so that its place in the volume is not known."
@@ -195,9 +197,45 @@ def _read_series(folder: Path) -> tuple[NDArray[Any], tuple[float, ...]]:
     _check_series(placed, folder)
     places = np.array([place for place, _, _ in placed])
     between = float(np.median(np.diff(places)))
-    volume = np.stack([dicom_pixels(file)[0] for _, _, file in placed])
+    _check_straight(placed, normal, folder)
+    volume = np.stack([_pixels_of(file, path) for _, path, file in placed])
     rows, columns = (float(side) for side in first.PixelSpacing)
     return _oriented(volume, (normal, down, across), (between, rows, columns))
+
+
+def _pixels_of(file: Any, path: Path) -> NDArray[Any]:
+    try:
+        pixels, _ = dicom_pixels(file)
+    except Exception as error:
+        raise ValueError(f"read_volume: {path} cannot be read: {error}.") from error
+    if pixels.ndim != 2:
+        raise ValueError(
+            f"read_volume: {path} is an image in colour, expected grey slices."
+        )
+    return pixels
+
+
+def _check_straight(
+    placed: list[tuple[float, Path, Any]], normal: NDArray[Any], folder: Path
+) -> None:
+    """Raises a ValueError if the slices do not lie straight behind one another."""
+    spacings = {tuple(round(float(x), 4) for x in f.PixelSpacing) for _, _, f in placed}
+    if len(spacings) > 1:
+        raise ValueError(
+            f"read_volume: the slices in {folder} have pixels of different sizes: "
+            f"{sorted(spacings)} mm. Resample them first."
+        )
+    corners = np.array([np.float64(f.ImagePositionPatient) for _, _, f in placed])
+    aside = corners - corners[0] - np.outer((corners - corners[0]) @ normal, normal)
+    pixel = min(min(spacings))
+    worst = int(np.argmax(np.linalg.norm(aside, axis=1)))
+    if np.linalg.norm(aside[worst]) > 0.5 * pixel:
+        raise ValueError(
+            f"read_volume: {placed[worst][1]} lies {np.linalg.norm(aside[worst]):.3g} "
+            f"mm aside of {placed[0][1].name}, so that the volume would be sheared: "
+            "the gantry was tilted, or the field of view moved. Resample the series "
+            "first, for example with SimpleITK."
+        )
 
 
 def _check_series(placed: list[tuple[float, Path, Any]], folder: Path) -> None:
@@ -258,9 +296,3 @@ def _oriented(
         if directions[axis, wanted] < 0:
             turned = np.flip(turned, wanted)
     return np.ascontiguousarray(turned), tuple(spacing[axis] for axis in order)
-
-
-def _is_dicom(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(128, os.SEEK_SET)
-        return file.read(4) == b"DICM"
