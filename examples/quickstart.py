@@ -19,7 +19,6 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 import torchvision
-from lightly.data import LightlyDataset
 from lightly.loss import NegativeCosineSimilarity
 from lightly.models.modules import SimSiamPredictionHead, SimSiamProjectionHead
 from lightly.transforms import SimSiamTransform
@@ -31,7 +30,8 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 from lightly_dira import DiRA, DiRATransform, DiRAViews
-from lightly_dira.evaluation.data import MNI152Cubes, MNI152Slices, VolumeFolder
+from lightly_dira.data import ImageFiles, VolumeFiles
+from lightly_dira.evaluation.data import MNI152Cubes, MNI152Slices
 from lightly_dira.evaluation.dense import dense_probe, encode_pixels
 from lightly_dira.evaluation.labelled import LabelledImages, Samples
 from lightly_dira.evaluation.read_volumes import read_mni152
@@ -57,6 +57,7 @@ class SimSiam(nn.Module):
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder of images, or of volumes")
+    parser.add_argument("--window", nargs="+", help="black and white, or percentiles")
     parser.add_argument("--volumes", action="store_true", help="three dimensions")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--batch-size", type=int, help="16, of volumes 8")
@@ -70,7 +71,7 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     load = load_volumes if options.volumes else load_images
-    train, held_out = load(options.data, options.input_size)
+    train, held_out = load(options.data, options.input_size, window_of(options.window))
     print(f"{len(train)} items to train on, {len(held_out)} held out")
     loader = DataLoader(train, options.batch_size, shuffle=True, drop_last=True)
 
@@ -127,28 +128,34 @@ def main() -> None:
         )
 
 
-def load_images(folder: Path | None, size: int) -> tuple[Dataset, Dataset]:
+def window_of(words: list[str] | None) -> tuple[float, float] | str | None:
+    """Returns two values, or the word "percentiles"."""
+    if words in (None, ["percentiles"]):
+        return words and words[0]
+    low, high = map(float, words)
+    return low, high
+
+
+def load_images(folder: Path | None, size: int, window) -> tuple[Dataset, Dataset]:
     """Returns images to train on, and others that are only resized and distorted."""
-    transform = DiRATransform(SimSiamTransform(input_size=size))
+    transform = DiRATransform(SimSiamTransform(input_size=size), window=window)
     only_distorted = DiRATransform(
         v2.Compose([v2.Resize((size, size)), *to_tensor()]),
         distortion=published_mixture(0.5, 0.1, 0.4),
+        window=window,
     )
     if folder is None:
         return MNI152Slices("train", transform), MNI152Slices("test", only_distorted)
-    return split(
-        LightlyDataset(str(folder), transform),
-        LightlyDataset(str(folder), only_distorted),
-    )
+    return split(ImageFiles(folder, transform), ImageFiles(folder, only_distorted))
 
 
-def load_volumes(folder: Path | None, size: int) -> tuple[Dataset, Dataset]:
+def load_volumes(folder: Path | None, size: int, window) -> tuple[Dataset, Dataset]:
     """Returns volumes to train on, and others that are only cropped and distorted."""
     sides = (size, size, size)
     # Without the elastic step, which takes longer to learn.
     distort = published_volume_mixture(displacement=0)
     transform, only_distorted = (
-        DiRATransform(pipeline, distortion=distort, spatial_dims=3)
+        DiRATransform(pipeline, distortion=distort, window=window, spatial_dims=3)
         for pipeline in (
             VolumePipeline(sides, scale=(0.9, 1.4), inverted=0.0),
             VolumePipeline(sides, scale=(1.0, 1.0), flip=0.0, curve=0.0),
@@ -159,10 +166,12 @@ def load_volumes(folder: Path | None, size: int) -> tuple[Dataset, Dataset]:
         # In an epoch, every cube gives 8 pairs of crops.
         pool = Subset(cubes, 8 * list(range(len(cubes))))
         return pool, MNI152Cubes("test", only_distorted)
-    return split(VolumeFolder(folder, transform), VolumeFolder(folder, only_distorted))
+    return split(VolumeFiles(folder, transform), VolumeFiles(folder, only_distorted))
 
 
 def split(images: Dataset, others: Dataset) -> tuple[Dataset, Dataset]:
+    if len(images) < 10:
+        raise SystemExit(f"expected at least 10 files, got {len(images)}")
     order = torch.randperm(len(images)).tolist()
     cut = max(1, len(order) // 5)
     return Subset(images, order[cut:]), Subset(others, order[:cut])

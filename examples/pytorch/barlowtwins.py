@@ -7,13 +7,13 @@ import argparse
 
 import torch
 import torchvision
-from lightly.data import LightlyDataset
 from lightly.loss import BarlowTwinsLoss
 from lightly.models.modules import BarlowTwinsProjectionHead
 from lightly.transforms import BYOLTransform, BYOLView1Transform, BYOLView2Transform
 from torch import nn
 
 from lightly_dira import DiRA, DiRATransform
+from lightly_dira.data import ImageFiles
 from lightly_dira.evaluation.data import MNI152Slices
 
 
@@ -49,7 +49,7 @@ transform = BYOLTransform(
 )
 transform = DiRATransform(transform)  # DiRA: the first line
 if options.data:
-    dataset = LightlyDataset(options.data, transform=transform)
+    dataset = ImageFiles(options.data, transform)
 else:
     dataset = MNI152Slices("train", transform=transform)
 

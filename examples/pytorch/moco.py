@@ -8,7 +8,6 @@ import copy
 
 import torch
 import torchvision
-from lightly.data import LightlyDataset
 from lightly.loss import NTXentLoss
 from lightly.models.modules import MoCoProjectionHead
 from lightly.models.utils import deactivate_requires_grad, update_momentum
@@ -17,6 +16,7 @@ from lightly.utils.scheduler import cosine_schedule
 from torch import nn
 
 from lightly_dira import DiRA, DiRATransform
+from lightly_dira.data import ImageFiles
 from lightly_dira.evaluation.data import MNI152Slices
 
 
@@ -60,7 +60,7 @@ model.to(device)
 transform = MoCoV2Transform(input_size=options.input_size)
 transform = DiRATransform(transform)  # DiRA: the first line
 if options.data:
-    dataset = LightlyDataset(options.data, transform=transform)
+    dataset = ImageFiles(options.data, transform)
 else:
     dataset = MNI152Slices("train", transform=transform)
 

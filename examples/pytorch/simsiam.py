@@ -7,13 +7,13 @@ import argparse
 
 import torch
 import torchvision
-from lightly.data import LightlyDataset
 from lightly.loss import NegativeCosineSimilarity
 from lightly.models.modules import SimSiamPredictionHead, SimSiamProjectionHead
 from lightly.transforms import SimSiamTransform
 from torch import nn
 
 from lightly_dira import DiRA, DiRATransform
+from lightly_dira.data import ImageFiles
 from lightly_dira.evaluation.data import MNI152Slices
 
 
@@ -48,7 +48,7 @@ model.to(device)
 transform = SimSiamTransform(input_size=options.input_size)
 transform = DiRATransform(transform)  # DiRA: the first line
 if options.data:
-    dataset = LightlyDataset(options.data, transform=transform)
+    dataset = ImageFiles(options.data, transform)
 else:
     dataset = MNI152Slices("train", transform=transform)
 

@@ -9,7 +9,6 @@ import copy
 import pytorch_lightning as pl
 import torch
 import torchvision
-from lightly.data import LightlyDataset
 from lightly.loss import DINOLoss
 from lightly.models.modules import DINOProjectionHead
 from lightly.models.utils import deactivate_requires_grad, update_momentum
@@ -18,6 +17,7 @@ from lightly.utils.scheduler import cosine_schedule
 from torch import nn
 
 from lightly_dira import DiRATransform
+from lightly_dira.data import ImageFiles
 from lightly_dira.evaluation.data import MNI152Slices
 from lightly_dira.lightning.mixin import DiRAMixin
 
@@ -89,7 +89,7 @@ transform = DINOTransform(
 )
 transform = DiRATransform(transform)  # DiRA: the transform
 if options.data:
-    dataset = LightlyDataset(options.data, transform=transform)
+    dataset = ImageFiles(options.data, transform)
 else:
     dataset = MNI152Slices("train", transform=transform)
 

@@ -13,7 +13,6 @@ import copy
 import pytorch_lightning as pl
 import torch
 import torchvision
-from lightly.data import LightlyDataset
 from lightly.loss import NTXentLoss
 from lightly.models.modules import MoCoProjectionHead
 from lightly.models.utils import deactivate_requires_grad, update_momentum
@@ -22,6 +21,7 @@ from torch import nn
 from torch.utils.data import DataLoader, random_split
 
 from lightly_dira import DiRATransform
+from lightly_dira.data import ImageFiles
 from lightly_dira.evaluation.data import MNI152Slices
 from lightly_dira.lightning.callbacks import CollapseWatch, RestorationLogger
 from lightly_dira.lightning.mixin import DiRAMixin
@@ -83,7 +83,7 @@ model.adversarial_start_epoch = options.epochs / 2
 
 transform = DiRATransform(input_size=options.input_size)
 if options.data:
-    dataset = LightlyDataset(options.data, transform=transform)
+    dataset = ImageFiles(options.data, transform)
     train, held_out = random_split(dataset, [0.9, 0.1])
 else:
     train = MNI152Slices("train", transform=transform)

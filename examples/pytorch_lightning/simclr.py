@@ -8,13 +8,13 @@ import argparse
 import pytorch_lightning as pl
 import torch
 import torchvision
-from lightly.data import LightlyDataset
 from lightly.loss import NTXentLoss
 from lightly.models.modules import SimCLRProjectionHead
 from lightly.transforms import SimCLRTransform
 from torch import nn
 
 from lightly_dira import DiRATransform
+from lightly_dira.data import ImageFiles
 from lightly_dira.evaluation.data import MNI152Slices
 from lightly_dira.lightning.mixin import DiRAMixin
 
@@ -60,7 +60,7 @@ model = DiRASimCLR()
 transform = SimCLRTransform(input_size=options.input_size)
 transform = DiRATransform(transform)  # DiRA: the transform
 if options.data:
-    dataset = LightlyDataset(options.data, transform=transform)
+    dataset = ImageFiles(options.data, transform)
 else:
     dataset = MNI152Slices("train", transform=transform)
 

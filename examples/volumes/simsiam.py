@@ -15,7 +15,8 @@ from monai.networks.nets import resnet18
 from torch import nn
 
 from lightly_dira import DiRA, DiRATransform
-from lightly_dira.evaluation.data import MNI152Cubes, VolumeFolder
+from lightly_dira.data import VolumeFiles
+from lightly_dira.evaluation.data import MNI152Cubes
 from lightly_dira.transforms import VolumePipeline
 
 
@@ -55,7 +56,7 @@ transform = DiRATransform(  # DiRA: the first line
     transform, spatial_dims=3, window=options.window
 )
 if options.data:
-    dataset = VolumeFolder(options.data, transform)
+    dataset = VolumeFiles(options.data, transform)
 else:
     dataset = MNI152Cubes("train", transform)
 

@@ -28,7 +28,7 @@ from monai.networks.nets import AutoEncoder
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from lightly_dira.evaluation.data import VolumeFolder
+from lightly_dira.data import VolumeFiles
 from lightly_dira.transforms.volumes import resize_volume, to_volume_tensor, to_voxels
 
 
@@ -70,7 +70,7 @@ parser.add_argument("--seed", type=int, default=0)
 options = parser.parse_args()
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
-scans = VolumeFolder(options.data)
+scans = VolumeFiles(options.data)
 names = [path.name for path in scans.paths]
 
 

@@ -1,11 +1,10 @@
-"""Data to look at: slices and cubes of the MNI152 brain, and folders of volumes."""
+"""Data to look at: slices and cubes of the MNI152 brain."""
 
 from __future__ import annotations
 
 import functools
 import itertools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import Dataset
 
-from lightly_dira.transforms.volume_files import from_canonical, read_volume
+from lightly_dira.transforms.volume_files import from_canonical
 
 # The fraction of the brain, from the back, that is held out, and the gap between the
 # slabs in voxels: neighbours a millimetre apart are almost equal.
@@ -176,65 +175,6 @@ class MNI152Cubes(Dataset[tuple[Any, int, str]]):
         if self.transform is not None:
             cube = self.transform(cube)
         return cube, index, f"cube-{index}"
-
-
-class VolumeFolder(Dataset[tuple[Any, int, str]]):
-    """Volumes of a folder: NIfTI and NumPy files, and folders of DICOM series.
-
-    Items are `(volume, number, name)`, like those of Lightly's `LightlyDataset`.
-
-    Examples:
-        >>> import numpy as np, tempfile
-        >>> from lightly_dira import DiRATransform
-        >>> from lightly_dira.evaluation.data import VolumeFolder
-        >>> folder = tempfile.mkdtemp()
-        >>> np.save(f"{folder}/scan.npy", np.zeros((40, 80, 80), np.uint8))
-        >>> views, _, name = VolumeFolder(folder, DiRATransform(spatial_dims=3))[0]
-        >>> name, views[0].shape
-        ('scan.npy', torch.Size([1, 32, 64, 64]))
-    """
-
-    def __init__(
-        self,
-        folder: str | Path,
-        transform: Callable[[NDArray[Any]], Any] | None = None,
-        *,
-        spacing: tuple[float, float, float] | None = None,
-    ) -> None:
-        """Lists the volumes.
-
-        Args:
-            folder: The folder; see `read_volume` for what it may hold.
-            transform: Applied to each volume.
-            spacing: As in `read_volume`.
-
-        Raises:
-            ValueError: If there are none.
-        """
-        self.transform = transform
-        self.spacing = spacing
-        kinds = (".nii", ".nii.gz", ".npy", ".npz")
-        self.paths = sorted(
-            path
-            for path in Path(folder).iterdir()
-            if path.name.endswith(kinds) or path.is_dir()
-        )
-        if not self.paths:
-            raise ValueError(
-                f"VolumeFolder: {folder} holds no volumes: {', '.join(kinds)} files, "
-                "or folders of DICOM series."
-            )
-
-    def __len__(self) -> int:
-        """Counts the volumes."""
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> tuple[Any, int, str]:
-        """Returns volume, number and name."""
-        volume: Any = read_volume(self.paths[index], spacing=self.spacing)
-        if self.transform is not None:
-            volume = self.transform(volume)
-        return volume, index, self.paths[index].name
 
 
 def _limits_of(split: str) -> tuple[float, float]:

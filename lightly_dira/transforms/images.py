@@ -92,22 +92,29 @@ def resize_area(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     """Averages over the area of each new pixel, so that borders lie on borders.
 
     OpenCV's own area interpolation is exact, but fast only if it halves both sides.
-    Large images are therefore halved by bilinear interpolation, which then gives the
-    same average and is also fast along one side, while they are at least twice as long
-    as wanted, then enlarged to exactly twice the wanted length and halved once more.
+    Bilinear interpolation to half the size gives the same average, and is also fast
+    along one side. So each side of a large image is halved while it is at least twice
+    as long as wanted, then enlarged to exactly twice the wanted length and halved once
+    more. Before, it is enlarged by the few pixels that make it divisible.
     """
+
+    def halvings(length: int, new: int) -> int:
+        return max(0, (length // new).bit_length() - 1)
+
     high, wide = image.shape[:2]
     if high >= height and wide >= width and high * wide <= _SMALL:
         return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    sizes = []
-    while high >= 2 * height or wide >= 2 * width:
-        high = -(-high // 2) if high >= 2 * height else high
-        wide = -(-wide // 2) if wide >= 2 * width else wide
-        sizes.append((wide, high))
+    rows, columns = halvings(high, height), halvings(wide, width)
+    high, wide = -(-high >> rows), -(-wide >> columns)
+    sizes = [
+        (wide << max(0, columns - step), high << max(0, rows - step))
+        for step in range(max(rows, columns) + 1)
+    ]
     # Only sides that are still too long are enlarged for the last halving.
     double = width * (1 + (wide > width)), height * (1 + (high > height))
     for size in (*sizes, double, (width, height)):
-        image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+        if size != image.shape[1::-1]:
+            image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
     return image
 
 
@@ -229,7 +236,8 @@ def white_of(image: NDArray[Any]) -> float:
             f"DiRATransform: without a window {image.dtype} pixels must be "
             f"{'floats in [0, 1]' if top == 1 else 'uint8, or unsigned of 16 bits'}, "
             f"got values from {low:g} to {high:g}. Say which values are black and "
-            "white: DiRATransform(..., window=(low, high))."
+            "white, DiRATransform(..., window=(low, high)), or take those of each "
+            'image, window="percentiles".'
         )
     if top > 1 and 0 < high <= _SIXTEENTH:
         _warn_of_few_bits()
