@@ -116,8 +116,9 @@ class Capture:
             self._watch()
         called, self._called = self._called, None
         self._running = None
-        # Activation checkpointing runs layers once more in the backward pass.
-        if in_backward() and not self._own_pass:
+        # Activation checkpointing runs layers once more in the backward pass, and an
+        # export runs them without values.
+        if (in_backward() and not self._own_pass) or torch.compiler.is_compiling():
             return
         gradients = torch.is_grad_enabled() or (called is not None and called[0])
         # Once it has trained in training mode, passes in evaluation do not count,

@@ -10,7 +10,7 @@ from methods import tiny_backbone
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightly_dira import DiRA
+from lightly_dira import DiRA, DiRAViews
 from lightly_dira.features import FeaturePyramid
 
 
@@ -154,3 +154,19 @@ def test_hints_for_compilers() -> None:
     reasons = "lightly-dira watches this module" in str(found.value)
     assert reasons or "reason" not in str(found.value)
     assert dira.features.backbone is backbone
+
+
+@pytest.mark.parametrize("how", ["quantised", "exported"])
+def test_copies_that_others_make(how: str) -> None:
+    """The error says why a copy is not watched."""
+    backbone = tiny_backbone().train()
+    dira = DiRA(backbone)
+    views = DiRAViews(torch.rand(2, 2, 3, 32, 32), torch.rand(2, 1, 32, 32))
+    if how == "quantised":
+        quantization = pytest.importorskip("torch.ao.quantization")
+        backbone.qconfig = quantization.get_default_qat_qconfig("fbgemm")
+        twin = quantization.prepare_qat(backbone)
+    else:
+        twin = torch.export.export(backbone, (views[0],), strict=False).module()
+    with pytest.raises(RuntimeError, match=r"prepare_qat.*torch\.export"):
+        dira(twin(views[0]).mean(), views)
