@@ -25,6 +25,7 @@ from lightly_dira.transforms.monai_steps import scales_by_fixed_numbers
 from lightly_dira.transforms.preview import draw_preview
 from lightly_dira.transforms.published_pipeline import PublishedPipeline
 from lightly_dira.transforms.taking_apart import (
+    FLIPS,
     find_normalisation,
     steps_in,
     take_apart,
@@ -197,6 +198,13 @@ class DiRATransform:
         for step in steps_in(self._call):
             step.clamps = spatial_dims == 2 and step.kind in ("geometric", "mixed")
         steps = [step.transform for step in steps_in(self._call)]
+        flips = any(name_of(step) in FLIPS for step in steps)
+        if not (aligned or flips or transform is None or whole):
+            raise ValueError(
+                "DiRATransform: aligned=False leaves out of the target the horizontal "
+                f"flips of {' and '.join(FLIPS)}, and the base transform has none. "
+                "Leave it at True."
+            )
         fixed = list(filter(scales_by_fixed_numbers, steps))
         if window is not None and fixed:
             raise ValueError(

@@ -62,7 +62,7 @@ def _take_view_apart(transform: Any, aligned: bool, said: Said) -> Any:
         replaced = _replace_steps(transform, steps, said)
     if not aligned:
         for step in steps:
-            if name_of(step.transform) in _FLIPS:
+            if name_of(step.transform) in FLIPS:
                 step.kind = "photometric"
     for step in reversed(steps):
         if step.kind in ("geometric", "mixed", *WHOLE):
@@ -130,7 +130,7 @@ def _contents(transform: Any) -> tuple[str, Any]:
 
 _MULTI_VIEW = {"MultiViewTransform", "MultiViewTransformV2", "ImageGridTransform"}
 _LOOK_INTO_THE_IMAGE = {"Jigsaw"}
-_FLIPS = ("RandomHorizontalFlip", "HorizontalFlip")
+FLIPS = ("RandomHorizontalFlip", "HorizontalFlip")
 
 
 def find_normalisation(transform: Any) -> tuple[Tensor, Tensor] | None:

@@ -442,3 +442,20 @@ class TestPercentiles:
                 DiRATransform(window=window)
         with pytest.raises(ValueError, match='window="percentiles"'):
             DiRATransform(input_size=32)(np.full((40, 40), -5, np.int16))
+
+
+class TestTheDefectOfThePublishedRun:
+    """Found: `aligned=False` did nothing where there is no such flip."""
+
+    def test_where_it_has_an_effect(self) -> None:
+        base = v2.Compose([v2.RandomHorizontalFlip(1.0), v2.ToImage()])
+        image = Image.fromarray(np.arange(40 * 40).reshape(40, 40).astype(np.uint8))
+        views = DiRATransform(base, aligned=False, distortion=None)(image)
+        torch.testing.assert_close(views[0].flip(-1), views.target)
+        DiRATransform(aligned=False)
+
+    def test_where_it_has_none(self) -> None:
+        for base in (v2.CenterCrop(32), mt.RandFlip(0.5), v2.RandomVerticalFlip()):
+            dims = 3 if isinstance(base, mt.RandFlip) else 2
+            with pytest.raises(ValueError, match="has none"):
+                DiRATransform(base, aligned=False, spatial_dims=dims)
