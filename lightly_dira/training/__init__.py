@@ -38,7 +38,7 @@ view, a warning says so, and every step waits for the comparison from then on.)
 - parameters that are replaced, as by ``load_state_dict(assign=True)``: an error at the
   next step, until `dira.attach(optimizer)` is called again
 - DiRA whose scalar is not differentiated, or whose parts get no gradient, a frozen
-  backbone: a warning after three steps; DiRA that is never called: after ten
+  backbone: a warning after three steps; DiRA that is never called: after five
 - what a later stage needs (sizes for the critic, a head of your own, the right view,
   the last layer of a balanced adversary): tried in the first step, also in stage "di"
 - half precision after wrapping, `model.half()` and `dira.half()`: works; the critic

@@ -17,7 +17,7 @@ from lightly_dira.features.restoring_host import RestoringHost
 # A warning comes after this many consecutive steps.
 _MISSED_STEPS = 3
 # And if DiRA has never been called, after this many: loops may warm up without it.
-_STEPS_WITHOUT_CALL = 10
+_STEPS_WITHOUT_CALL = 5
 # Optimisers for which some wrapper has been called: several may share one.
 _CALLED: weakref.WeakSet[Optimizer] = weakref.WeakSet()
 

@@ -74,7 +74,7 @@ class TestIdle:
 
     def test_after_a_few_steps(self) -> None:
         run = Loop()
-        assert not warned_of(lambda _: run.step(run.loss(make_views())), 9)
+        assert not warned_of(lambda _: run.step(run.loss(make_views())), 4)
         assert warned_of(lambda _: run.step(run.loss(make_views())), 1)
 
     def test_forgotten_by_a_host(self) -> None:
