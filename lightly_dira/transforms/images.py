@@ -95,16 +95,13 @@ def resize_area(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     Bilinear interpolation to half the size gives the same average, and is also fast
     along one side. So each side of a large image is halved while it is at least twice
     as long as wanted, then enlarged to exactly twice the wanted length and halved once
-    more. Before, it is enlarged by the few pixels that make it divisible.
+    more. One that is not divisible is enlarged by a few pixels before.
     """
-
-    def halvings(length: int, new: int) -> int:
-        return max(0, (length // new).bit_length() - 1)
-
     high, wide = image.shape[:2]
-    if high >= height and wide >= width and high * wide <= _SMALL:
+    whole = divisible(high, height) == high and divisible(wide, width) == wide
+    if not whole and high >= height and wide >= width and high * wide <= _SMALL:
         return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    rows, columns = halvings(high, height), halvings(wide, width)
+    rows, columns = _halvings(high, height), _halvings(wide, width)
     high, wide = -(-high >> rows), -(-wide >> columns)
     sizes = [
         (wide << max(0, columns - step), high << max(0, rows - step))
@@ -116,6 +113,16 @@ def resize_area(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:
         if size != image.shape[1::-1]:
             image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
     return image
+
+
+def divisible(length: int, new: int) -> int:
+    """Returns the largest length up to this one that halves on the way to `new`."""
+    steps = _halvings(length, new)
+    return length >> steps << steps
+
+
+def _halvings(length: int, new: int) -> int:
+    return max(0, (length // new).bit_length() - 1)
 
 
 def to_tensor(image: Any) -> Tensor:

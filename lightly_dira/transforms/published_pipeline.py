@@ -19,7 +19,12 @@ import torch
 from numpy.typing import NDArray
 
 from lightly_dira.transforms.alignment import Sample, as_array
-from lightly_dira.transforms.images import resize_area, to_pixels, to_tensor
+from lightly_dira.transforms.images import (
+    divisible,
+    resize_area,
+    to_pixels,
+    to_tensor,
+)
 
 _BYTES = np.arange(256, dtype=np.float32)
 _ORDERS = list(itertools.permutations(range(4)))
@@ -122,6 +127,8 @@ class PublishedPipeline:
             w = min(width, round(height * self.ratio[1]))
             h = min(height, round(width / self.ratio[0]))
             top, left = (height - h) // 2, (width - w) // 2
+        # Without the up to three rows and columns that cost most of the resizing.
+        h, w = divisible(h, self.size), divisible(w, self.size)
         part = image[top : top + h, left : left + w]
         return resize_area(part, self.size, self.size)
 
