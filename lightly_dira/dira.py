@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -349,9 +349,9 @@ class DiRA(OptimizerFollower):
     def _try_all(self, batches: list[DiRAViews], said: Tensor | None) -> None:
         """Tries, in the first step of stage "di", all that later stages need."""
         assert isinstance(self.features, FeaturePyramid)
-        ramp = self.schedule.restorative
-        never = isinstance(ramp, Ramp) and math.isinf(ramp.start)
-        if never or not (self.features.noting and self.features.was_run):
+        if not _starts(self.schedule.restorative):
+            return
+        if not (self.features.noting and self.features.was_run):
             return
         seen = self._see(batches, said)
         images = _join([each.taken.images for each in seen])
@@ -422,8 +422,7 @@ class DiRA(OptimizerFollower):
     @property
     def _adversary_starts(self) -> bool:
         """Whether the schedule has an adversary, now or later."""
-        ramp = self.schedule.adversarial
-        return not (isinstance(ramp, Ramp) and math.isinf(ramp.start))
+        return _starts(self.schedule.adversarial)
 
     @property
     def last_layer(self) -> Tensor | None:
@@ -489,6 +488,11 @@ class _Seen(NamedTuple):
     def target(self, device: torch.device) -> Tensor:
         """Returns the clean image of the view that was seen, on a device."""
         return self.views.target_on(self.taken.view, device)
+
+
+def _starts(part: Callable[[int], float]) -> bool:
+    """Whether a part of the schedule takes part, now or later."""
+    return not (isinstance(part, Ramp) and math.isinf(part.start))
 
 
 def _join(parts: list[Tensor]) -> Tensor:

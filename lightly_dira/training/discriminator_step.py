@@ -163,10 +163,13 @@ class DiscriminatorStep:
 
         This includes passes that `watch` does not see, such as that of another loss.
         """
+        followed = list(parameters)
+        trained = [p for p in followed if p.requires_grad]
+        same = list(map(id, followed)) == list(map(id, self._followed))
+        if self._handles and same and len(trained) == self._trainable:
+            return
         remove_handles(self._handles)
-        self._followed = list(parameters)
-        trained = [p for p in self._followed if p.requires_grad]
-        self._trainable = len(trained)
+        self._followed, self._trainable = followed, len(trained)
         self._handles = [
             parameter.register_hook(Hook(self._reach))  # type: ignore[no-untyped-call]
             for parameter in trained

@@ -135,7 +135,8 @@ FLIPS = ("RandomHorizontalFlip", "HorizontalFlip")
 
 def find_normalisation(transform: Any) -> tuple[Tensor, Tensor] | None:
     """Returns mean and standard deviation of a normalisation inside a transform."""
-    known = any(c.__name__ == "Normalize" and is_of_library(c) for c in _mro(transform))
+    classes = filter(is_of_library, type(transform).__mro__)
+    known = any(cls.__name__ == "Normalize" for cls in classes)
     if known and hasattr(transform, "mean"):
         shape = (-1, 1, 1)
         mean, std = torch.as_tensor(transform.mean), torch.as_tensor(transform.std)
@@ -144,10 +145,6 @@ def find_normalisation(transform: Any) -> tuple[Tensor, Tensor] | None:
     parts = contents if isinstance(contents, Iterable) else [contents]
     found = (find_normalisation(part) for part in parts if part is not None)
     return next((pair for pair in found if pair is not None), None)
-
-
-def _mro(transform: Any) -> tuple[type, ...]:
-    return type(transform).__mro__
 
 
 def _call_with_view(function: Callable[[Any], Any], sample: Sample) -> Any:

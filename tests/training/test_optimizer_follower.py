@@ -363,6 +363,21 @@ def test_clipping_what_another_optimiser_trains() -> None:
     assert unused.weight.grad.norm() > 1
 
 
+def test_clipping_leaves_the_hooks_alone() -> None:
+    """Found: every step that clips hooked all parameters again."""
+    backbone, optimizer, dira = made()
+    handles = []
+    for _ in range(3):
+        views = make_views()
+        dira(backbone(views[0]).mean(), views).backward()
+        dira.clip_grad_norm_(1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        handles.append(dira._discriminator_step._handles)
+    assert handles[1] is handles[0]
+    assert handles[2] is handles[0]
+
+
 def test_leaves() -> None:
     first, second, third = (nn.Parameter(torch.ones(2)) for _ in range(3))
     value = (first * second.detach() + third).sum() + torch.ones(2, requires_grad=True)
