@@ -35,9 +35,12 @@ from lightly_dira.evaluation.data import MNI152Cubes, MNI152Slices
 from lightly_dira.evaluation.dense import dense_probe, encode_pixels
 from lightly_dira.evaluation.labelled import LabelledImages, Samples
 from lightly_dira.evaluation.read_volumes import read_mni152
-from lightly_dira.transforms import VolumePipeline, published_volume_mixture
+from lightly_dira.transforms import (
+    VolumePipeline,
+    orthogonal_slices,
+    published_volume_mixture,
+)
 from lightly_dira.transforms.mixtures import published_mixture
-from lightly_dira.transforms.volumes import orthogonal_slices
 
 TERMS = ("discriminative", "restorative", "adversarial", "discriminator")
 

@@ -18,7 +18,7 @@ from lightly_dira.evaluation.labelled import LabelledImages, Samples
 from lightly_dira.evaluation.localisation import class_activation_maps
 from lightly_dira.evaluation.protocol import AUGMENT, Task
 from lightly_dira.features.pyramid import FeaturePyramid
-from lightly_dira.transforms.volumes import orthogonal_slices
+from lightly_dira.transforms import orthogonal_slices
 
 COLUMNS = 6
 Encoders = dict[str, tuple[nn.Module, RestorationHead | None]]

@@ -40,11 +40,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightly_dira import DiRA, DiRATransform
+from lightly_dira.data.image_files import read_image
 from lightly_dira.evaluation.labelled import Samples
 from lightly_dira.evaluation.probes import encode, linear_probe
 from lightly_dira.evaluation.read_tables import read_table
 from lightly_dira.features.pyramid import FeaturePyramid
-from lightly_dira.transforms.image_files import read_image
 from lightly_dira.weights.encoders import export_encoder
 from lightly_dira.weights.pretrained import from_pretrained, save_pretrained
 

@@ -41,8 +41,11 @@ from lightly_dira.evaluation.data import MNI152Cubes
 from lightly_dira.evaluation.finetuning import finetune_unet, score_unet
 from lightly_dira.evaluation.labelled import LabelledImages, Samples
 from lightly_dira.features import FeaturePyramid
-from lightly_dira.transforms import VolumePipeline, published_volume_mixture
-from lightly_dira.transforms.volumes import orthogonal_slices
+from lightly_dira.transforms import (
+    VolumePipeline,
+    orthogonal_slices,
+    published_volume_mixture,
+)
 
 warnings.simplefilter("ignore")
 logging.getLogger("monai").setLevel(logging.ERROR)

@@ -29,7 +29,8 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from lightly_dira.data import VolumeFiles
-from lightly_dira.transforms.volumes import resize_volume, to_volume_tensor, to_voxels
+from lightly_dira.data.pixels import to_pixels, to_tensor
+from lightly_dira.data.resizing import resize_volume
 
 
 class ScanAutoEncoder(AutoEncoder):
@@ -76,7 +77,7 @@ names = [path.name for path in scans.paths]
 
 def read(number):
     """Returns a scan, (1, D, H, W) in [0, 1]."""
-    return to_volume_tensor(to_voxels(scans[number][0], options.window))
+    return to_tensor(to_pixels(scans[number][0], options.window, 3), 3)
 
 
 def write(path, save):

@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
-from lightly_dira.transforms.image_files import is_dicom, read_image
-from lightly_dira.transforms.volume_files import read_volume
+from lightly_dira.data.dicom import is_dicom
+from lightly_dira.data.image_files import read_image
+from lightly_dira.data.volume_files import read_volume
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".npy", ".dcm")
 _VOLUMES = (".nii", ".nii.gz", ".npy", ".npz")

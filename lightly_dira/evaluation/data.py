@@ -8,12 +8,15 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from nilearn import datasets
 from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import Dataset
 
-from lightly_dira.transforms.volume_files import from_canonical
+from lightly_dira.core.extras import extra
+from lightly_dira.data.volume_files import from_canonical
+
+with extra("evaluation"):
+    from nilearn import datasets
 
 # The fraction of the brain, from the back, that is held out, and the gap between the
 # slabs in voxels: neighbours a millimetre apart are almost equal.

@@ -8,16 +8,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import f1_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from lightly_dira.core.extras import extra
 from lightly_dira.features.pyramid import FeaturePyramid
 from lightly_dira.training.modes import evaluating
+
+with extra("evaluation"):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import f1_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
 
 Features = Callable[[Tensor], list[Tensor]]
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from segmentation_models_pytorch.losses import DiceLoss
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
+from lightly_dira.core.extras import extra
 from lightly_dira.core.user_warnings import warn
 from lightly_dira.evaluation.networks import Classifier, UNet
 from lightly_dira.evaluation.probes import pooled
@@ -21,9 +21,11 @@ from lightly_dira.evaluation.scores import (
     segmentation_scores,
     surface_scores,
 )
-from lightly_dira.extras import optional
 from lightly_dira.models.restoration_head import RestorationHead
 from lightly_dira.training.modes import evaluating
+
+with extra("evaluation"):
+    from segmentation_models_pytorch.losses import DiceLoss
 
 
 def finetune_classifier(
@@ -202,13 +204,16 @@ def score_unet(
     if window is None:
         logits, masks = _run(model, data)
         return _segmentation_scores(masks, logits.argmax(dim=1))
-    slide = optional("monai.inferers", extra="volumes").sliding_window_inference
+    with extra("volumes"):
+        from monai.inferers.utils import sliding_window_inference
     scores = []
     with torch.no_grad(), evaluating(model):
         for image, mask, *_ in DataLoader(data, batch_size=1):
             image = image.to(_device(model))
-            logits = slide(image, window, 4, model, overlap=0.5, mode="gaussian")
-            scores.append(_segmentation_scores(mask, logits.argmax(dim=1).cpu()))
+            windowed: Any = sliding_window_inference(
+                image, window, 4, model, overlap=0.5, mode="gaussian"
+            )
+            scores.append(_segmentation_scores(mask, windowed.argmax(dim=1).cpu()))
     return {
         name: float(np.nanmean([own[name] for own in scores])) for name in scores[0]
     }

@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
-from lightly_dira.transforms.image_files import read_image
-from lightly_dira.transforms.images import Window, resize_area, to_pixels, to_tensor
-from lightly_dira.transforms.volume_files import read_volume
-from lightly_dira.transforms.volumes import resize_volume, to_volume_tensor, to_voxels
+from lightly_dira.data.image_files import read_image
+from lightly_dira.data.pixels import Window, to_array, to_pixels, to_tensor
+from lightly_dira.data.resizing import resize_area, resize_mask, resize_volume
+from lightly_dira.data.volume_files import read_volume
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -226,10 +226,10 @@ class Samples(Dataset[tuple[Tensor, Tensor]]):
         """Returns an image and its target."""
         pixels = self.data.pixels(index)
         if self.data.spatial_dims == 2:
-            resized = resize_area(to_pixels(pixels, self.data.window), *self.size)
-            image = to_tensor(resized)
+            array = to_array(to_pixels(pixels, self.data.window))
+            image = to_tensor(resize_area(array, *self.size))
         else:
-            voxels = to_volume_tensor(to_voxels(pixels, self.data.window))
+            voxels = to_tensor(torch.from_numpy(to_pixels(pixels, self.data.window, 3)))
             image = resize_volume(voxels, self.size)
         if len(image) != self.channels:
             grey = image.mean(dim=0, keepdim=True)
@@ -239,7 +239,7 @@ class Samples(Dataset[tuple[Tensor, Tensor]]):
             target = torch.as_tensor(self.data.labels[index]).long()
         else:
             mask = torch.from_numpy(self.data.mask(index).astype(np.int64))
-            target = _nearest(mask, self.size)
+            target = resize_mask(mask, self.size)
         if self.augment is None:
             return image, target
         whole = tv_tensors.Image(image)
@@ -249,15 +249,6 @@ class Samples(Dataset[tuple[Tensor, Tensor]]):
             image, mask = self.augment(whole, tv_tensors.Mask(target[None]))
             target = mask[0]
         return image.as_subclass(Tensor), target.as_subclass(Tensor)
-
-
-def _nearest(mask: Tensor, size: Sequence[int]) -> Tensor:
-    """Resizes a mask, taking the class at the centre of each new pixel."""
-    for axis, (side, new) in enumerate(zip(mask.shape, size, strict=True)):
-        if side != new:
-            centres = (torch.arange(new) + 0.5) * side / new
-            mask = mask.index_select(axis, centres.long())
-    return mask
 
 
 _OF_EACH = (

@@ -8,14 +8,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pytorch_grad_cam import GradCAM
-from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-from scipy import ndimage
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from lightly_dira.core.extras import extra
+from lightly_dira.data.resizing import resize_boxes
 from lightly_dira.evaluation.labelled import LabelledImages, Samples
 from lightly_dira.features.pyramid import FeaturePyramid
+
+with extra("evaluation"):
+    from pytorch_grad_cam import GradCAM
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+    from scipy import ndimage
 
 OVERLAPS = (0.1, 0.25, 0.5)
 
@@ -167,10 +171,9 @@ def score_localisation(
             for images, _ in loader
         ]
         for index, number in enumerate(chosen):
-            height, width = part.pixels(index).shape[:2]
-            scale = np.array([size / width, size / height] * 2)
             assert part.boxes is not None
-            boxes.append(scale * part.boxes[index][kinds[number] == name])
+            own = part.boxes[index][kinds[number] == name]
+            boxes.append(resize_boxes(own, part.pixels(index).shape[:2], (size, size)))
     if not boxes:
         raise ValueError(
             "score_localisation: no image has a box of a finding that is among the "

@@ -10,7 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from lightly_dira.transforms.image_files import read_image
+from lightly_dira.data.image_files import read_image
 
 
 class Manifest:

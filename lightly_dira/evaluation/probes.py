@@ -10,16 +10,19 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from lightly_dira.core.extras import extra
 from lightly_dira.evaluation.scores import classification_scores
 from lightly_dira.features.tensors_in_outputs import tensors_in
 from lightly_dira.training.modes import evaluating
+
+with extra("evaluation"):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
 
 
 @torch.no_grad()

@@ -8,11 +8,11 @@ from functools import partial
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 from torch import nn
 from torch.utils.data import Subset, TensorDataset
 from torchvision.transforms import v2
 
+from lightly_dira.core.extras import extra
 from lightly_dira.evaluation.dense import dense_probe, encode_pixels
 from lightly_dira.evaluation.finetuning import (
     finetune_classifier,
@@ -25,6 +25,9 @@ from lightly_dira.evaluation.labelled import LabelledImages, Samples
 from lightly_dira.evaluation.localisation import score_localisation
 from lightly_dira.evaluation.probes import encode, knn_probe, linear_probe
 from lightly_dira.models.restoration_head import RestorationHead
+
+with extra("evaluation"):
+    import pandas as pd
 
 Row = dict[str, Any]
 Protocol = Literal["linear", "knn", "fine-tuned", "dense", "frozen U-Net", "U-Net"]

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
+from lightly_dira.core.extras import extra
 from lightly_dira.evaluation.labelled import LabelledImages
 from lightly_dira.evaluation.manifest import Manifest
 from lightly_dira.evaluation.splits import draw_splits
+
+with extra("evaluation"):
+    import pandas as pd
 
 
 def read_table(

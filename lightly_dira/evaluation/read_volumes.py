@@ -10,12 +10,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from lightly_dira.data.pixels import Window
+from lightly_dira.data.volume_files import from_canonical, load_canonical
 from lightly_dira.evaluation.data import slice_brain
 from lightly_dira.evaluation.labelled import LabelledImages
 from lightly_dira.evaluation.manifest import Manifest
 from lightly_dira.evaluation.splits import draw_splits
-from lightly_dira.transforms.images import Window
-from lightly_dira.transforms.volume_files import from_canonical, load_canonical
 
 
 def read_mni152() -> LabelledImages:
@@ -93,7 +93,7 @@ def read_nifti(
         manifest.check([*volumes, *(masks or ())])
 
     def load(path: str | Path) -> tuple[NDArray[Any], NDArray[Any]]:
-        image, volume = load_canonical(path, reader="read_nifti", extra="medical")
+        image, volume = load_canonical(path, reader="read_nifti")
         if volume.ndim != 3:
             raise ValueError(
                 f"read_nifti: expected a volume of three dimensions, got {path} of "

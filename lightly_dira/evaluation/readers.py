@@ -9,10 +9,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from lightly_dira.core.extras import extra
+from lightly_dira.data.volume_files import DAMAGED
 from lightly_dira.evaluation.labelled import LabelledImages
 from lightly_dira.evaluation.manifest import Manifest
-from lightly_dira.extras import optional
-from lightly_dira.transforms.damaged_files import DAMAGED
 
 
 def read_medmnist(
@@ -30,7 +30,8 @@ def read_medmnist(
     Raises:
         ValueError: If there is no such set.
     """
-    medmnist = optional("medmnist", extra="medmnist")
+    with extra("medmnist"):
+        import medmnist
     if name not in medmnist.INFO:
         raise ValueError(
             f"read_medmnist: {name!r} is not a set of MedMNIST. Choose one of "

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics.functional.segmentation import dice_score, mean_iou
 
-from lightly_dira.extras import optional
+from lightly_dira.core.extras import extra
+
+with extra("evaluation"):
+    from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
+    from torchmetrics.functional.segmentation import dice_score, mean_iou
 
 
 def classification_scores(
@@ -141,7 +143,9 @@ def surface_scores(
         >>> surface_scores(mask, mask.roll(1, dims=1))["hausdorff 95"]
         1.0
     """
-    metrics = optional("monai.metrics", extra="volumes")
+    with extra("volumes"):
+        from monai.metrics.hausdorff_distance import compute_hausdorff_distance
+        from monai.metrics.surface_distance import compute_average_surface_distance
     between = [1.0] * (masks.ndim - 1) if spacing is None else [*map(float, spacing)]
     worst = (torch.tensor(masks.shape[1:]) * torch.tensor(between)).norm()
     classes = int(max(masks.max(), predicted.max(), torch.tensor(1))) + 1
@@ -154,12 +158,10 @@ def surface_scores(
             # Of classes that one of the two lacks, which are seen to below.
             warnings.simplefilter("ignore")
             distances = (
-                metrics.compute_average_surface_distance(
+                compute_average_surface_distance(
                     guess, truth, symmetric=True, **common
                 ),
-                metrics.compute_hausdorff_distance(
-                    guess, truth, percentile=95, **common
-                ),
+                compute_hausdorff_distance(guess, truth, percentile=95, **common),
             )
         for kept, values in zip(found.values(), distances, strict=True):
             values = torch.where(held.all(dim=0), values[0].cpu(), worst)

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
-from scipy import stats
-from statsmodels.stats.multitest import multipletests
+
+from lightly_dira.core.extras import extra
+
+with extra("evaluation"):
+    import pandas as pd
+    from scipy import stats
+    from statsmodels.stats.multitest import multipletests
 
 
 def summarise(

@@ -17,7 +17,7 @@ from lightly_dira.dira import DiRA
 from lightly_dira.training.modes import evaluating
 from lightly_dira.training.randomness import same_randomness
 from lightly_dira.transforms.dira_views import DiRAViews, find_views
-from lightly_dira.transforms.volumes import orthogonal_slices
+from lightly_dira.transforms.preview import orthogonal_slices
 
 
 class _HeldOutCallback(Callback):

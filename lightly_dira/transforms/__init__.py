@@ -55,20 +55,21 @@ from typing import Any
 
 # Imported on first use, since importing albumentations takes a second.
 _HOMES = {
-    "DiRATransform": "dira_transform",
-    "DiRAViews": "dira_views",
-    "InPainting": "distortions",
-    "NonLinearIntensity": "grey_curves",
-    "OutPainting": "distortions",
-    "PatchShuffling": "shuffling",
-    "PixelShuffling": "shuffling",
-    "PublishedPipeline": "published_pipeline",
-    "VolumePipeline": "volume_pipeline",
-    "models_genesis_mixture": "mixtures",
-    "published_mixture": "mixtures",
-    "published_volume_mixture": "mixtures",
-    "read_image": "image_files",
-    "read_volume": "volume_files",
+    "DiRATransform": ".dira_transform",
+    "DiRAViews": ".dira_views",
+    "InPainting": ".distortions",
+    "NonLinearIntensity": ".grey_curves",
+    "OutPainting": ".distortions",
+    "PatchShuffling": ".shuffling",
+    "PixelShuffling": ".shuffling",
+    "PublishedPipeline": ".published_pipeline",
+    "VolumePipeline": ".volume_pipeline",
+    "models_genesis_mixture": ".mixtures",
+    "orthogonal_slices": ".preview",
+    "published_mixture": ".mixtures",
+    "published_volume_mixture": ".mixtures",
+    "read_image": "lightly_dira.data.image_files",
+    "read_volume": "lightly_dira.data.volume_files",
 }
 
 __all__ = list(_HOMES)
@@ -78,7 +79,7 @@ def __getattr__(name: str) -> Any:
     """Imports a name on first use."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f"{__name__}.{_HOMES[name]}")
+    module = importlib.import_module(_HOMES[name], __name__)
     return getattr(module, name)
 
 

@@ -17,16 +17,15 @@ from torch import Tensor, nn
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
+from lightly_dira.data.pixels import to_tensor
 from lightly_dira.features.tensors_in_outputs import tensors_in
 from lightly_dira.training.randomness import set_states_on_cpu, states_on_cpu
-from lightly_dira.transforms.images import to_tensor
 from lightly_dira.transforms.kinds import WHOLE, Said, geometry_of, is_of_library
 from lightly_dira.transforms.monai_steps import (
     is_of_monai,
     looks_into_the_volume,
     run_seeded,
 )
-from lightly_dira.transforms.volumes import from_array
 
 
 class Draws:
@@ -267,6 +266,13 @@ def as_array(image: Any) -> NDArray[Any]:
         array: NDArray[Any] = image.movedim(0, -1).contiguous().numpy()
         return array
     return np.asarray(image)
+
+
+def from_array(volume: Any) -> Any:
+    """Returns an array (D, H, W, C) as a tensor (C, D, H, W), and others unchanged."""
+    if not isinstance(volume, np.ndarray) or volume.ndim != 4:
+        return volume
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(volume, -1, 0)))
 
 
 def _as_torchvision(image: Any) -> Any:

@@ -15,10 +15,10 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from lightly_dira.core.user_warnings import warn
+from lightly_dira.data.pixels import MOST_CHANNELS, Window
 from lightly_dira.transforms.alignment import Draws, Sample, Step, name_of
+from lightly_dira.transforms.boundary import Boundary
 from lightly_dira.transforms.dira_views import DiRAViews
-from lightly_dira.transforms.images import Window
-from lightly_dira.transforms.images_or_volumes import Images, Volumes
 from lightly_dira.transforms.kinds import SAYABLE
 from lightly_dira.transforms.mixtures import published_mixture, published_volume_mixture
 from lightly_dira.transforms.monai_steps import scales_by_fixed_numbers
@@ -152,10 +152,15 @@ class DiRATransform:
                 f"'published' or None, got {distortion!r}."
             )
         numbers = (input_size,) if isinstance(input_size, int) else input_size or (1,)
-        if not 1 <= target_channels <= 4 or (target_view or 0) < 0 or min(numbers) < 1:
+        if (
+            not 1 <= target_channels <= MOST_CHANNELS
+            or (target_view or 0) < 0
+            or min(numbers) < 1
+        ):
             raise ValueError(
-                "DiRATransform: target_channels must be 1 to 4, target_view at least 0 "
-                f"or None and input_size at least 1, got {target_channels}, "
+                f"DiRATransform: target_channels must be 1 to {MOST_CHANNELS}, "
+                "target_view at least 0 or None and input_size at least 1, got "
+                f"{target_channels}, "
                 f"{target_view} and {input_size}."
             )
         if isinstance(window, str):
@@ -216,15 +221,13 @@ class DiRATransform:
         if not (self._opaque or whole):
             self._warn_of_unknown_steps()
         known = self._normalisation
-        self._of = (
-            Volumes(window, self.transform)
-            if spatial_dims == 3
-            else Images(
-                window,
-                colour=known is not None and len(known[0]) == 3,
-                # Grey views of the published pipeline become RGB.
-                expand=isinstance(self.transform, PublishedPipeline),
-            )
+        self._boundary = Boundary(
+            self.transform,
+            window,
+            spatial_dims,
+            colour=known is not None and len(known[0]) == 3,
+            # Grey views of the published pipeline become RGB.
+            expand=isinstance(self.transform, PublishedPipeline),
         )
 
     def __call__(self, image: Any, *extras: Any) -> DiRAViews:
@@ -247,7 +250,7 @@ class DiRATransform:
 
     def _views_of(self, image: Any, extras: tuple[Any, ...]) -> DiRAViews:
         if self._opaque:
-            image = self._of.prepare_whole(image)
+            image = self._boundary.enter_whole(image)
             outputs, draws = self.transform(image, *extras), Draws()
             if isinstance(outputs, DiRAViews):
                 raise TypeError(_TWICE)
@@ -255,7 +258,7 @@ class DiRATransform:
             outputs = outputs if several else [outputs]
             outputs = [self._finished(output, draws) for output in outputs]
         else:
-            image = self._of.prepare(image)
+            image = self._boundary.enter(image)
             sample = Sample(image, image, Draws(), self._distort)
             outputs = self._call(sample, *extras)
             if not isinstance(outputs, list):
@@ -272,11 +275,11 @@ class DiRATransform:
             target_view = [*samples][target_view]
             samples = {target_view: samples[target_view]}
         targets = {
-            index: self._of.target(sample.target, self.target_channels)
+            index: self._boundary.target(sample.target, self.target_channels)
             for index, sample in samples.items()
             # A stack of patches, as from Lightly's PIRL, has no target by default.
             if target_view is not None
-            or getattr(sample.target, "ndim", 3) <= self._of.dimensions
+            or getattr(sample.target, "ndim", 3) <= self.spatial_dims + 1
         }
         views = map(self._finish, outputs)
         return DiRAViews(views, targets, target_view=target_view)
@@ -302,7 +305,7 @@ class DiRATransform:
         return draw_preview([self(image) for _ in range(n)], self._shown)
 
     def _shown(self, view: Tensor) -> Tensor:
-        return self._of.picture(self._denormalised(view))
+        return self._boundary.picture(self._denormalised(view))
 
     def _warn_of_unknown_steps(self) -> None:
         kinds = {name_of(s.transform): s.kind for s in steps_in(self._call)}
@@ -324,7 +327,7 @@ class DiRATransform:
             return output
         if isinstance(output, tv_tensors.Mask):
             return output
-        view = self._of.tensor(output)
+        view = self._boundary.tensor(output)
         clean = self._denormalised(view)
         if view.ndim != 3 or clean is view:
             return Sample(view, view, draws, self._distort)
@@ -337,7 +340,7 @@ class DiRATransform:
             return tuple(map(self._finish, output))
         if not isinstance(output, Sample):
             return output
-        return self._of.finish(output.distorted().view)
+        return self._boundary.finish(output.distorted().view)
 
     def _denormalised(self, view: Tensor) -> Tensor:
         if self._normalisation is None or len(view) != len(self._normalisation[0]):
@@ -348,7 +351,7 @@ class DiRATransform:
     def _distort(self, view: Any, draws: Draws) -> Any:
         if self.distortion is None:
             return view
-        return self._of.distort(self.distortion, view, draws)
+        return self._boundary.distort(self.distortion, view, draws)
 
 
 def _published(

@@ -1,4 +1,4 @@
-"""A plot of transformed images."""
+"""Pictures of transformed images and volumes."""
 
 from __future__ import annotations
 
@@ -40,3 +40,28 @@ def draw_preview(
     for axis, row in zip(grid[:, 0], rows, strict=True):
         axis.set_ylabel(row)
     return figure
+
+
+def orthogonal_slices(volumes: Tensor) -> Tensor:
+    """Returns the three middle slices of volumes side by side, as images.
+
+    Args:
+        volumes: (B, C, D, H, W).
+
+    Returns:
+        (B, C, max(D, H), 2 W + H): across D, across H and across W, on black.
+    """
+    *_, d, h, w = volumes.shape
+    slices: Sequence[Tensor] = (
+        volumes[:, :, d // 2],
+        volumes[:, :, :, h // 2],
+        volumes[:, :, :, :, w // 2],
+    )
+    canvas = volumes.new_zeros((*volumes.shape[:2], max(d, h), 2 * w + h))
+    left = 0
+    for part in slices:
+        rows, columns = part.shape[2:]
+        top = (canvas.shape[2] - rows) // 2
+        canvas[:, :, top : top + rows, left : left + columns] = part
+        left += columns
+    return canvas

@@ -18,13 +18,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lightly_dira.data.pixels import to_array, to_pixels, to_tensor
+from lightly_dira.data.resizing import resize_area
 from lightly_dira.transforms.alignment import Sample, as_array
-from lightly_dira.transforms.images import (
-    divisible,
-    resize_area,
-    to_pixels,
-    to_tensor,
-)
 
 _BYTES = np.arange(256, dtype=np.float32)
 _ORDERS = list(itertools.permutations(range(4)))
@@ -96,7 +92,7 @@ class PublishedPipeline:
     def __call__(self, sample: Any) -> list[Any]:
         """Returns two views (C, H, W) of an image, or two samples of a sample."""
         if not isinstance(sample, Sample):
-            pixels = as_array(to_pixels(sample))
+            pixels = to_array(to_pixels(sample))
             return [to_tensor(self._view(pixels)[0]) for _ in "12"]
         image = as_array(sample.view)
         return [Sample(*self._view(image), sample.draws, sample.distort) for _ in "12"]
@@ -127,8 +123,6 @@ class PublishedPipeline:
             w = min(width, round(height * self.ratio[1]))
             h = min(height, round(width / self.ratio[0]))
             top, left = (height - h) // 2, (width - w) // 2
-        # Without the up to three rows and columns that cost most of the resizing.
-        h, w = divisible(h, self.size), divisible(w, self.size)
         part = image[top : top + h, left : left + w]
         return resize_area(part, self.size, self.size)
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from lightly_dira.data.pixels import Window, check_finite, scale, values_of
+from lightly_dira.data.resizing import resize_volume
 from lightly_dira.transforms.alignment import Sample
 from lightly_dira.transforms.grey_curves import bezier_curve
-from lightly_dira.transforms.images import Window
-from lightly_dira.transforms.volumes import check_volume, resize_volume, to_voxels
 
 
 @dataclass
@@ -82,9 +83,11 @@ class VolumePipeline:
                 Sample(*self._view(*volume.view), volume.draws, volume.distort)
                 for _ in "12"
             ]
-        return [self._view(check_volume(volume), None)[0] for _ in "12"]
+        values = values_of(volume, 3)
+        check_finite(values)
+        return [self._view(values, None)[0] for _ in "12"]
 
-    def check(self, volume: Tensor) -> None:
+    def check(self, volume: NDArray[Any]) -> None:
         """Raises a ValueError if the volume (C, D, H, W) is smaller than a view."""
         sides = tuple(volume.shape[1:])
         if any(side < own for side, own in zip(sides, self.size, strict=True)):
@@ -94,20 +97,21 @@ class VolumePipeline:
                 "the volume first."
             )
 
-    def _view(self, volume: Tensor, window: Window | None) -> tuple[Tensor, Tensor]:
+    def _view(
+        self, volume: NDArray[Any], window: Window | None
+    ) -> tuple[Tensor, Tensor]:
         """Returns a view and its target."""
         self.check(volume)
         draws = iter(torch.rand(17).tolist())
         factor = self.scale[0] + next(draws) * (self.scale[1] - self.scale[0])
-        part = volume
-        for axis, (side, own) in enumerate(
-            zip(volume.shape[1:], self.size, strict=True), start=1
-        ):
+        place = [slice(None)]
+        for side, own in zip(volume.shape[1:], self.size, strict=True):
             length = min(side, max(2, round(factor * own)))
-            part = part.narrow(axis, int(next(draws) * (side - length + 1)), length)
-        voxels = to_voxels(part, window)
-        if voxels.dtype == torch.uint8:
-            voxels = voxels.to(torch.float32).div_(255)
+            start = int(next(draws) * (side - length + 1))
+            place.append(slice(start, start + length))
+        part = volume[tuple(place)]
+        plain = part.dtype == np.uint8 and window is None
+        voxels = torch.from_numpy(scale(part, (0, 255) if plain else window))
         if voxels.shape[1:] != tuple(self.size):
             voxels = resize_volume(voxels, self.size, area=False)
         flips = [int(next(draws) * 3) for _ in "123" if next(draws) < self.flip]

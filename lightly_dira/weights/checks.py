@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 
 from torch import Tensor, nn
 
+from lightly_dira.core.extras import extra
 from lightly_dira.core.user_warnings import warn
-from lightly_dira.extras import optional
 from lightly_dira.weights.names import pair_names
 
 
@@ -25,9 +25,11 @@ def load_weights(backbone: nn.Module, weights: Mapping[str, Tensor]) -> list[str
 @contextlib.contextmanager
 def reading(path: str | os.PathLike[str]) -> Iterator[None]:
     """Adds the file's path to errors of safetensors."""
+    with extra("safetensors"):
+        from safetensors import SafetensorError
     try:
         yield
-    except optional("safetensors", extra="safetensors").SafetensorError as error:
+    except SafetensorError as error:
         raise ValueError(
             f"{path} is not a file of safetensors, or is damaged ({error}). Copy it "
             "again, or take another."

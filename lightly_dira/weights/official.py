@@ -12,7 +12,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from lightly_dira.extras import optional
+from lightly_dira.core.extras import extra
 from lightly_dira.features.pyramid import FeaturePyramid
 from lightly_dira.models.restoration_head import RestorationHead
 from lightly_dira.weights.checks import load_weights, reading
@@ -160,7 +160,9 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Reads the tensors of a state dict, also from under ``state_dict``."""
     if Path(path).suffix == ".safetensors":
         with reading(path):
-            state = optional("safetensors.torch", extra="safetensors").load_file(path)
+            with extra("safetensors"):
+                from safetensors.torch import load_file
+            state: Any = load_file(path)
     else:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lightly_dira import __version__
-from lightly_dira.extras import optional
+from lightly_dira.core.extras import extra
 from lightly_dira.models.restoration_head import RestorationHead
 from lightly_dira.weights.checks import check_values, load_weights, reading
 from lightly_dira.weights.encoders import copied
@@ -48,7 +48,8 @@ def save_pretrained(
         >>> fresh = torchvision.models.resnet18()
         >>> head = from_pretrained(folder, fresh)
     """
-    safetensors = optional("safetensors.torch", extra="safetensors")
+    with extra("safetensors"):
+        from safetensors.torch import save_file
     weights = {f"backbone.{name}": v for name, v in backbone.state_dict().items()}
     settings: dict[str, Any] = {"lightly_dira": __version__, "head": None}
     if head is not None:
@@ -61,7 +62,7 @@ def save_pretrained(
     copies = {name: copied(value) for name, value in weights.items()}
     # safetensors sorts names, but pairing with another library's needs their order.
     metadata = {"format": "pt", "order": json.dumps(list(copies))}
-    safetensors.save_file(copies, folder / _WEIGHTS, metadata)
+    save_file(copies, folder / _WEIGHTS, metadata)
     (folder / _SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
 
 
@@ -88,7 +89,8 @@ def from_pretrained(
     Warns:
         UserWarning: If the weights were stored in lower precision than the model's.
     """
-    safetensors = optional("safetensors.torch", extra="safetensors")
+    with extra("safetensors"):
+        from safetensors import safe_open
     folder = Path(folder)
     for name in (_SETTINGS, _WEIGHTS):
         if not (folder / name).is_file():
@@ -115,7 +117,7 @@ def from_pretrained(
         ) from error
     with (
         reading(folder / _WEIGHTS),
-        safetensors.safe_open(folder / _WEIGHTS, framework="pt") as file,
+        safe_open(folder / _WEIGHTS, framework="pt") as file,
     ):
         metadata = file.metadata() or {}
         names = json.loads(metadata.get("order", "null")) or list(file.keys())

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lightly_dira.extras import optional
+from lightly_dira.core.extras import extra
 from lightly_dira.features.pyramid import FeaturePyramid
 from lightly_dira.models.restoration_head import RestorationHead
 from lightly_dira.training.modes import evaluating
@@ -54,7 +54,8 @@ def to_smp_unet(
         >>> unet.name
         'u-resnet18'
     """
-    smp = optional("segmentation_models_pytorch", extra="smp")
+    with extra("smp"):
+        import segmentation_models_pytorch as smp
     check_head("to_smp_unet", head)
     settings = head.settings
     channels, blocks = settings["encoder_channels"], settings["decoder_channels"]

@@ -16,7 +16,7 @@ from steps import make_batch, make_step
 from torch.utils.data import DataLoader, Dataset
 
 from lightly_dira import DiRATransform
-from lightly_dira.transforms.image_files import read_image
+from lightly_dira.data.image_files import read_image
 
 BATCH = range(16)  # images in turn, as a worker of a data loader has them
 

@@ -19,8 +19,8 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from lightly_dira import DiRATransform
+from lightly_dira.data.pixels import to_target
 from lightly_dira.transforms.alignment import Draws, Sample, Step
-from lightly_dira.transforms.images import to_target
 from lightly_dira.transforms.kinds import kind_of
 
 SIZE = 64

@@ -19,8 +19,8 @@ from pydicom.data import get_testdata_file
 from torchvision.transforms import v2
 
 from lightly_dira import DiRATransform
+from lightly_dira.data.resizing import resize_area
 from lightly_dira.transforms import read_image, read_volume
-from lightly_dira.transforms.images import resize_area
 
 SIZES = [
     (155, 32), (155, 64), (1024, 224), (1023, 224), (700, 224), (301, 100), (64, 32),
@@ -47,7 +47,7 @@ def test_a_picture_of_a_mask_is_its_mask(old: int, new: int) -> None:
 def test_the_case_of_the_brain() -> None:
     image = np.zeros((155, 155), "float32")
     image[139:] = 1
-    assert resize_area(image, 32, 32)[:, 0].sum() == pytest.approx(3.30, abs=0.01)
+    assert resize_area(image, 32, 32)[:, 0].sum() == pytest.approx(3.30, abs=0.05)
 
 
 class TestStepsOfTheUsersOwn:
@@ -230,8 +230,8 @@ class TestDicom:
             PixelPaddingValue=0,
         )
         image = read_image(path)
-        assert image[:4].max() <= 15
-        assert image[4:].mean() > 20_000
+        assert image[:4].max() == 0
+        assert image[4:].mean() > 1_500
 
     def test_without_a_preamble(self, tmp_path: Path) -> None:
         path = self.save(tmp_path / "a.dcm", self.pixels, BitsStored=16)

@@ -534,7 +534,7 @@ def test_crops_are_resized_trilinearly() -> None:
         if scale < 1:
             pipeline.check = lambda _: None
             padded = volume
-        view, _ = pipeline._view(torch.from_numpy(padded)[None], None)
+        view, _ = pipeline._view(padded[None], None)
         expected = torch.nn.functional.interpolate(
             torch.from_numpy(padded)[None, None], (12, 16, 20), mode="trilinear"
         )
@@ -545,7 +545,7 @@ def test_curves_map_every_voxel_alike() -> None:
     torch.manual_seed(0)
     pipeline = VolumePipeline(SIZE, curve=1.0, inverted=0.0)
     for _ in range(5):
-        view, clean = pipeline._view(torch.from_numpy(cube())[None], None)
+        view, clean = pipeline._view(cube()[None], None)
         order = clean.ravel().argsort()
         mapped = view.ravel()[order]
         assert (mapped.diff() >= 0).all()

@@ -1,17 +1,16 @@
-"""Volumes in files: NIfTI, DICOM series, NumPy."""
+"""DICOM files: single images, and series of slices as volumes."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import zoom
 
-from lightly_dira.extras import optional
-from lightly_dira.transforms.damaged_files import DAMAGED
-from lightly_dira.transforms.image_files import dicom_pixels, is_dicom
+from lightly_dira.core.extras import extra
+from lightly_dira.data.pixels import Stored
 
 # What the place of a slice in its volume is known by.
 _PLACES = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
@@ -19,143 +18,128 @@ _PLACES = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 _UNEVEN = 0.1
 
 
-def read_volume(
-    file: str | Path, *, spacing: tuple[float, float, float] | None = None
-) -> NDArray[Any]:
-    """Reads a volume as (D, H, W), with its own values.
+def is_dicom(file: Path) -> bool:
+    """Whether a file is of DICOM, as its first bytes tell, also without a preamble."""
+    with file.open("rb") as opened:
+        return starts_as_dicom(opened.read(132))
 
-    Args:
-        file: A NIfTI file, a folder with the DICOM files of one series, or a NumPy
-            file: `.npy`, or `.npz` with one array.
-        spacing: Millimetres between voxels along D, H and W, to which the volume is
-            resampled (linear); not for NumPy files, which do not state theirs.
 
-    Returns:
-        (D, H, W), float32 if it was scaled or resampled, else of the file's own type.
-        NIfTI and DICOM come in one orientation: D from the feet to the head, H from
-        the front to the back and W from the patient's right to the left (as on
-        radiological displays), or as close to it as whole axes can come. DICOM values
-        have their units: Hounsfield units in CT.
-
-    Raises:
-        FileNotFoundError: If there is no such file or folder.
-        ImportError: If nibabel or pydicom is not installed
-            (`lightly-dira[volumes]`).
-        ValueError: If the file is damaged or not one volume of three dimensions, or a
-            series has missing or doubled slices.
-
-    Examples:
-        >>> import numpy as np, tempfile
-        >>> from lightly_dira.transforms import read_volume
-        >>> folder = tempfile.mkdtemp()
-        >>> np.save(f"{folder}/volume.npy", np.zeros((20, 40, 40), np.int16))
-        >>> read_volume(f"{folder}/volume.npy").shape
-        (20, 40, 40)
-    """
-    path = Path(file)
-    if not path.exists():
-        raise FileNotFoundError(f"read_volume: there is no {path}.")
-    if path.is_dir():
-        volume, own = _read_series(path)
-    elif path.suffix in (".npy", ".npz"):
-        if spacing is not None:
-            raise ValueError(
-                f"read_volume: {path} does not state its spacing. Leave `spacing` out, "
-                "and resample before you save it."
-            )
-        return _read_numpy(path)
-    else:
-        volume, own = _read_nifti(path)
-    if spacing is None:
-        return volume
-    if min(spacing) <= 0:
-        raise ValueError(f"read_volume: spacing must be above 0, got {spacing}.")
-    factors = [side / wanted for side, wanted in zip(own, spacing, strict=True)]
-    resampled: NDArray[Any] = zoom(
-        volume.astype(np.float32), factors, order=1, grid_mode=True, mode="nearest"
+def starts_as_dicom(start: bytes) -> bool:
+    """Whether these are the first bytes of a DICOM file."""
+    # Without a preamble it starts with an element of group 2 or 8.
+    group, element = start[:2], start[2:4]
+    known = (b"\x00\x00", b"\x01\x00", b"\x05\x00", b"\x08\x00", b"\x16\x00")
+    return start[128:132] == b"DICM" or (
+        group in (b"\x02\x00", b"\x08\x00") and element in known
     )
-    return resampled
 
 
-def _read_numpy(path: Path) -> NDArray[Any]:
+def read_dicom(data: bytes, name: str, *, voi: bool = False) -> NDArray[Any]:
+    """Returns the one image of a DICOM file; see `read_image`."""
+    with extra("medical"):
+        import pydicom
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            volume = loaded
-        else:
-            with loaded as arrays:
-                if len(arrays.files) != 1:
-                    raise ValueError(
-                        f"it holds {len(arrays.files)} arrays, expected one: "
-                        f"{', '.join(arrays.files)}"
-                    )
-                volume = arrays[arrays.files[0]]
-    except DAMAGED as error:
-        raise ValueError(f"read_volume: {path} cannot be read: {error}.") from error
-    return _three_dimensional(volume, path)
+        file = pydicom.dcmread(io.BytesIO(data), force=True)
+        frames = int(file.get("NumberOfFrames") or 1)
+        if "PixelData" not in file or frames != 1:
+            held = frames if "PixelData" in file else 0
+            raise ValueError(
+                f"expected a DICOM file with one image, got {name} with {held}: "
+                "separate its frames with pydicom"
+            )
+        return _as_displayed(file) if voi else _values_of(file)
+    except Exception as error:
+        raise ValueError(f"read_image: {name} cannot be read: {error}.") from error
 
 
-def _three_dimensional(volume: NDArray[Any], path: Path) -> NDArray[Any]:
-    if volume.ndim == 4 and volume.shape[3] == 1:
-        volume = volume[..., 0]
-    if volume.ndim != 3:
-        raise ValueError(
-            f"read_volume: expected a volume of three dimensions, got {path} of shape "
-            f"{volume.shape}. Save one volume, or one point in time, in each file."
-        )
-    return volume
+def _values_of(file: Any) -> NDArray[Any]:
+    """Returns the values of a DICOM file.
 
-
-def load_canonical(
-    path: str | Path, *, reader: str, extra: str
-) -> tuple[Any, NDArray[Any]]:
-    """Reads a NIfTI file, turned so that its axes point right, to the front and up.
-
-    Args:
-        path: The file.
-        reader: Who reads, for the error.
-        extra: What to install if nibabel is missing.
-
-    Returns:
-        The image of nibabel in the closest such orientation, and its values.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged.
+    Those with units, such as the Hounsfield units of CT, are float32; others know what
+    is white. White is high: MONOCHROME1 is inverted, among the values that its bits can
+    hold. Its padding, which is not a part of the image, becomes black.
     """
-    nibabel = optional("nibabel", extra=extra)
-    try:
-        image = nibabel.as_closest_canonical(nibabel.load(path))
-        return image, np.asanyarray(image.dataobj)
-    except FileNotFoundError:
-        raise
-    except (nibabel.filebasedimages.ImageFileError, *DAMAGED) as error:
-        raise ValueError(
-            f"{reader}: {path} is not a NIfTI file, or is damaged ({error})."
-        ) from error
+    from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
+
+    pixels: NDArray[Any] = file.pixel_array
+    photometric = file.get("PhotometricInterpretation", "")
+    inverted = photometric == "MONOCHROME1"
+    if photometric == "PALETTE COLOR":
+        return np.asarray(apply_color_lut(pixels, file))
+    if tables := file.get("ModalityLUTSequence"):
+        values = np.asarray(apply_modality_lut(pixels, file), dtype=np.float32)
+        table = np.asarray(tables[0].LUTData, dtype=np.float32)
+        return table.max() + table.min() - values if inverted else values
+    unsigned = pixels.dtype.kind == "u"
+    white = (1 << file.BitsStored) - 1
+    if inverted:
+        padding = file.get("PixelPaddingValue")
+        outside = None if padding is None else pixels == padding
+        pixels = pixels.dtype.type(white) - pixels if unsigned else ~pixels
+        if outside is not None:
+            pixels[outside] = 0 if unsigned else pixels.min()
+    slope, intercept = _rescaling_of(file)
+    if (slope, intercept) != (1.0, 0.0):
+        return pixels.astype(np.float32) * slope + np.float32(intercept)
+    if unsigned and pixels.ndim == 2 and white < np.iinfo(pixels.dtype).max:
+        return Stored.of(pixels, white)
+    return pixels
 
 
-def _read_nifti(path: Path) -> tuple[NDArray[Any], tuple[float, ...]]:
-    image, volume = load_canonical(path, reader="read_volume", extra="volumes")
-    if volume.dtype.kind == "f":
-        volume = volume.astype(np.float32)
-    volume = _three_dimensional(volume, path)
-    if volume.dtype.kind == "c":
+def _as_displayed(file: Any) -> NDArray[np.float32]:
+    """Returns pixels in [0, 1] by the file's own window, or table, for displays."""
+    from pydicom.pixels.processing import apply_modality_lut, apply_voi, apply_windowing
+
+    pixels: NDArray[Any] = file.pixel_array
+    for group in _functional_groups(file):
+        for place in group.get("FrameVOILUTSequence") or ():
+            file.update(place)
+    if "ModalityLUTSequence" in file:
+        values = np.asarray(apply_modality_lut(pixels, file))
+    else:
+        slope, intercept = _rescaling_of(file)
+        values = pixels * slope + intercept
+    if tables := file.get("VOILUTSequence"):
+        top = (1 << int(tables[0].LUTDescriptor[2])) - 1
+        shown = apply_voi(np.rint(values).astype(np.int64), file) / top
+    elif file.get("WindowWidth") not in (None, ""):
+        with np.errstate(over="ignore"):
+            low, high = apply_windowing(np.array([-1e30, 1e30]), file)
+            shown = (apply_windowing(values, file) - low) / (high - low)
+    else:
         raise ValueError(
-            f"read_volume: {path} holds complex numbers. Save their magnitude."
+            'it states no window. Choose one, DiRATransform(..., window="percentiles") '
+            "or (low, high), and leave voi at False"
         )
-    # By the affine, as MONAI, torchio and ITK do, also where `pixdim` differs.
-    spacing = np.linalg.norm(image.affine[:3, :3], axis=0)
-    return from_canonical(volume), tuple(map(float, spacing[::-1]))
+    if file.get("PhotometricInterpretation") == "MONOCHROME1":
+        shown = 1 - shown
+    if (padding := file.get("PixelPaddingValue")) is not None:
+        shown[pixels == padding] = 0
+    return np.asarray(shown, dtype=np.float32)
 
 
-def from_canonical(volume: NDArray[Any]) -> NDArray[Any]:
-    """Turns a volume from (right, front, head) to (head, back, left)."""
-    return np.ascontiguousarray(volume.transpose(2, 1, 0)[:, ::-1, ::-1])
+def _functional_groups(file: Any) -> list[Any]:
+    names = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+    return [group for name in names for group in file.get(name) or ()]
 
 
-def _read_series(folder: Path) -> tuple[NDArray[Any], tuple[float, ...]]:
-    pydicom = optional("pydicom", extra="volumes")
+def _rescaling_of(file: Any) -> tuple[float, float]:
+    """Returns slope and intercept, which enhanced files keep in functional groups."""
+    places = [file]
+    for group in _functional_groups(file):
+        places += group.get("PixelValueTransformationSequence") or ()
+    found = []
+    for tag, default in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0)):
+        values = (place.get(tag) for place in places)
+        known = [value for value in values if value not in (None, "")]
+        found.append(float(known[-1]) if known else default)
+    return found[0], found[1]
+
+
+def read_series(folder: Path) -> tuple[NDArray[Any], tuple[float, ...]]:
+    """Returns the volume of a series, and its spacing; see `read_volume`."""
+    with extra("medical"):
+        import pydicom
     slices = []
     for path in sorted(folder.iterdir()):
         if path.is_file() and is_dicom(path):
@@ -198,14 +182,19 @@ def _read_series(folder: Path) -> tuple[NDArray[Any], tuple[float, ...]]:
     places = np.array([place for place, _, _ in placed])
     between = float(np.median(np.diff(places)))
     _check_straight(placed, normal, folder)
-    volume = np.stack([_pixels_of(file, path) for _, path, file in placed])
+    slices_of = [_slice_of(file, path) for _, path, file in placed]
     rows, columns = (float(side) for side in first.PixelSpacing)
-    return _oriented(volume, (normal, down, across), (between, rows, columns))
+    volume, spacing = _oriented(
+        np.stack(slices_of), (normal, down, across), (between, rows, columns)
+    )
+    whites = {getattr(part, "white", None) for part in slices_of}
+    white = whites.pop() if len(whites) == 1 else None
+    return volume if white is None else Stored.of(volume, white), spacing
 
 
-def _pixels_of(file: Any, path: Path) -> NDArray[Any]:
+def _slice_of(file: Any, path: Path) -> NDArray[Any]:
     try:
-        pixels, _ = dicom_pixels(file)
+        pixels = _values_of(file)
     except Exception as error:
         raise ValueError(f"read_volume: {path} cannot be read: {error}.") from error
     if pixels.ndim != 2:

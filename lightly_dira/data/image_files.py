@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lightly_dira.core.user_warnings import warn
+from lightly_dira.data.dicom import read_dicom, starts_as_dicom
 
 
-def read_image(file: str | Path | bytes) -> NDArray[Any]:
+def read_image(file: str | Path | bytes, *, voi: bool = False) -> NDArray[Any]:
     """Reads an image file as it is: grey stays one channel and 16 bits stay 16 bits.
 
     It is a `loader` for `torchvision.datasets.ImageFolder`. `LightlyDataset` has no
@@ -24,13 +25,15 @@ def read_image(file: str | Path | bytes) -> NDArray[Any]:
         file: A PNG, TIFF, JPEG or any other file that OpenCV reads, a DICOM file of
             one frame (`lightly-dira[medical]`), or the bytes of such a file, for
             example from a shard.
+        voi: Whether to apply the window that a DICOM file states for displays (VOI
+            LUT, its first one): values are then float32 in [0, 1].
 
     Returns:
         (H, W) for grey and (H, W, 3) for colour, RGB, of the file's own type; alpha is
-        dropped, palettes are resolved. DICOM values with units, such as those of CT,
-        are returned as float32 (Hounsfield units: `DiRATransform(..., window=(-1000,
-        400))`). Others are returned in 8 or 16 bits with the highest value as white.
-        MONOCHROME1 is inverted (signed values become -1 - value).
+        dropped, palettes are resolved. DICOM values are those of the file. With units,
+        such as those of CT, they are float32 (Hounsfield units: `DiRATransform(...,
+        window=(-1000, 400))`); without, the array knows what is white, 4095 for 12
+        bits. MONOCHROME1 is inverted (signed values become -1 - value).
 
     Warns:
         UserWarning: If the lower half of an image is constant and the upper half is
@@ -40,7 +43,8 @@ def read_image(file: str | Path | bytes) -> NDArray[Any]:
     Raises:
         FileNotFoundError: If there is no such file.
         ModuleNotFoundError: If it is a DICOM file and pydicom is not installed.
-        ValueError: If it cannot be read as an image, or holds several pages or frames.
+        ValueError: If it cannot be read as an image, holds several pages or frames, or
+            states no window and `voi` is asked for.
 
     Examples:
         >>> from torchvision.datasets import ImageFolder
@@ -54,8 +58,10 @@ def read_image(file: str | Path | bytes) -> NDArray[Any]:
     else:
         data, name = np.fromfile(file, dtype=np.uint8), str(file)
     start = data[:1024].tobytes()
-    if _starts_as_dicom(start):
-        return _read_dicom(data.tobytes(), name)
+    if starts_as_dicom(start):
+        return read_dicom(data.tobytes(), name, voi=voi)
+    if voi:
+        raise ValueError(f"read_image: voi=True is for DICOM files, got {name}.")
     tags = _tags_of_tiff(data) if start[:4] in (b"II*\0", b"MM\0*") else {}
     pages = _pages_of(data, start, tags)
     if pages > 1:
@@ -80,21 +86,6 @@ def read_image(file: str | Path | bytes) -> NDArray[Any]:
         order = cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGB
         image = cv2.cvtColor(image, order)
     return image
-
-
-def is_dicom(file: Path) -> bool:
-    """Whether a file is of DICOM, as its first bytes tell, also without a preamble."""
-    with file.open("rb") as opened:
-        return _starts_as_dicom(opened.read(132))
-
-
-def _starts_as_dicom(start: bytes) -> bool:
-    # Without a preamble it starts with an element of group 2 or 8.
-    group, element = start[:2], start[2:4]
-    known = (b"\x00\x00", b"\x01\x00", b"\x05\x00", b"\x08\x00", b"\x16\x00")
-    return start[128:132] == b"DICM" or (
-        group in (b"\x02\x00", b"\x08\x00") and element in known
-    )
 
 
 # Tags of TIFF files, and a value of the second.
@@ -131,80 +122,6 @@ def _pages_of(data: NDArray[Any], start: bytes, tags: dict[int, int]) -> int:
             return int(getattr(file, "n_frames", 1))
     except OSError:
         return 1  # OpenCV says what is wrong
-
-
-def _read_dicom(data: bytes, name: str) -> NDArray[Any]:
-    try:
-        import pydicom
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"read_image: {name} is a DICOM file; pip install lightly-dira[medical]"
-        ) from error
-    try:
-        file = pydicom.dcmread(io.BytesIO(data), force=True)
-        frames = int(file.get("NumberOfFrames") or 1)
-        if "PixelData" not in file or frames != 1:
-            held = frames if "PixelData" in file else 0
-            raise ValueError(
-                f"expected a DICOM file with one image, got {name} with {held}: "
-                "separate its frames with pydicom"
-            )
-        pixels, with_units = dicom_pixels(file)
-    except Exception as error:
-        raise ValueError(f"read_image: {name} cannot be read: {error}.") from error
-    if with_units or pixels.dtype.kind != "u" or pixels.ndim != 2:
-        return pixels
-    missing = pixels.dtype.itemsize * 8 - file.BitsStored
-    shifted: NDArray[Any] = pixels << missing
-    if file.PhotometricInterpretation == "MONOCHROME1":
-        shifted |= (1 << missing) - 1  # the inverse of all bits
-    return shifted
-
-
-def dicom_pixels(file: Any) -> tuple[NDArray[Any], bool]:
-    """Returns the pixels of a DICOM file, and whether they have units.
-
-    Those that have, such as the Hounsfield units of CT, are float32. White is high:
-    MONOCHROME1 is inverted, among the values that its bits can hold. Its padding, which
-    is not a part of the image, becomes black.
-    """
-    from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
-
-    pixels: NDArray[Any] = file.pixel_array
-    photometric = file.get("PhotometricInterpretation", "")
-    if photometric == "PALETTE COLOR":
-        return np.asarray(apply_color_lut(pixels, file)), False
-    if "ModalityLUTSequence" in file:
-        values = np.asarray(apply_modality_lut(pixels, file), dtype=np.float32)
-        if photometric == "MONOCHROME1":
-            values = values.max() + values.min() - values
-        return values, True
-    if photometric == "MONOCHROME1":
-        padding = file.get("PixelPaddingValue")
-        outside = None if padding is None else pixels == padding
-        unsigned = pixels.dtype.kind == "u"
-        top = pixels.dtype.type((1 << file.BitsStored) - 1) if unsigned else None
-        pixels = ~pixels if top is None else top - pixels
-        if outside is not None:
-            pixels[outside] = 0 if unsigned else pixels.min()
-    slope, intercept = _rescaling_of(file)
-    if (slope, intercept) == (1.0, 0.0):
-        return pixels, False
-    return pixels.astype(np.float32) * slope + np.float32(intercept), True
-
-
-def _rescaling_of(file: Any) -> tuple[float, float]:
-    """Returns slope and intercept, which enhanced files keep in functional groups."""
-    places = [file]
-    for name in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
-        for group in file.get(name) or ():
-            places += group.get("PixelValueTransformationSequence") or ()
-    found = []
-    for tag, default in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0)):
-        values = (place.get(tag) for place in places)
-        known = [value for value in values if value not in (None, "")]
-        found.append(float(known[-1]) if known else default)
-    return found[0], found[1]
 
 
 def _warn_if_cut_off(image: NDArray[Any], name: str) -> None:

@@ -1,0 +1,155 @@
+"""What the steps of a base transform are given, and what becomes of their outputs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lightly_dira.data.pixels import (
+    SMALLEST,
+    Window,
+    check_finite,
+    limits_of,
+    scale,
+    to_array,
+    to_pixels,
+    to_target,
+    to_tensor,
+    values_of,
+    without_alpha,
+)
+from lightly_dira.transforms.alignment import Draws, as_array
+from lightly_dira.transforms.monai_steps import (
+    keys_of,
+    puts_channels_first,
+    with_metadata_of,
+)
+from lightly_dira.transforms.preview import orthogonal_slices
+from lightly_dira.transforms.volume_pipeline import VolumePipeline
+
+
+class Boundary:
+    """Between the user's images or volumes, the steps, and finished tensors.
+
+    Images go to the steps as PIL has them if that loses nothing, else as arrays (H, W)
+    or (H, W, C) in [0, 1]. Volumes are tensors (C, D, H, W), alone or in a dictionary
+    of MONAI's, and keep their units if there is no window: the steps may scale them.
+
+    Args:
+        transform: The base transform.
+        window: Values that become black and white.
+        spatial_dims: 2 for images, 3 for volumes.
+        colour: Whether the base transform normalises three channels.
+        expand: Whether a grey view becomes one of three channels.
+    """
+
+    def __init__(
+        self,
+        transform: Any,
+        window: Window | None,
+        spatial_dims: int,
+        *,
+        colour: bool = False,
+        expand: bool = False,
+    ) -> None:
+        """Looks for the key of the dictionaries that the base transform takes."""
+        self.window = window
+        self.spatial_dims = spatial_dims
+        self.colour = colour
+        self.expand = expand
+        self.crops_before_scaling = isinstance(transform, VolumePipeline)
+        keys = dict.fromkeys(keys_of(transform))
+        self.key = "image" if "image" in keys else next(iter(keys), None)
+        self.finds_channels = puts_channels_first(transform)
+
+    def enter(self, image: Any) -> Any:
+        """Returns what the steps of the base transform are given."""
+        if self.spatial_dims == 2:
+            return self._enter_image(image)
+        if self.crops_before_scaling:
+            values = values_of(image, 3)
+            check_finite(values)
+            plain = values.dtype == np.uint8 and self.window is None
+            # White is decided for the whole volume, not for each crop of it.
+            return values, None if plain else limits_of(values, self.window)
+        if isinstance(image, Mapping):
+            if self.key is None or self.key not in image:
+                raise ValueError(
+                    "DiRATransform: the base transform takes no dictionary with the "
+                    f"keys {', '.join(map(str, image))}; it takes "
+                    f"{self.key or 'arrays'}."
+                )
+            return {**image, self.key: self.enter(image[self.key])}
+        # MONAI's own steps may read files, and scale the values that are in them.
+        if isinstance(image, (str, os.PathLike)):
+            return image
+        values = values_of(image, 3)
+        check_finite(values)
+        if self.window is not None:
+            values = scale(values, self.window)
+        if self.finds_channels and np.ndim(image) == 3:
+            values = values[0]
+        return with_metadata_of(image, torch.from_numpy(np.ascontiguousarray(values)))
+
+    def _enter_image(self, image: Any) -> Any:
+        if isinstance(image, Image.Image):
+            image = without_alpha(image)
+            plain = image.mode in ("L", "RGB") and min(image.size) >= SMALLEST[2]
+            if plain and self.window is None:
+                colour = self.colour and image.mode == "L"
+                return image.convert("RGB") if colour else image
+        array = to_array(to_pixels(image, self.window))
+        if not self.colour:
+            return array
+        array = np.atleast_3d(array)
+        return array[..., :3] if array.shape[2] > 2 else array[..., [0, 0, 0]]
+
+    def enter_whole(self, image: Any) -> Any:
+        """Returns what a base transform without known steps is given."""
+        if self.spatial_dims == 2 or self.window is None:
+            return image
+        voxels = to_pixels(image, self.window, 3)
+        return voxels[0] if np.ndim(image) == 3 else voxels
+
+    def tensor(self, view: Any) -> Tensor:
+        """Returns a view as a tensor."""
+        return to_tensor(self._image_in(view), self.spatial_dims)
+
+    def finish(self, view: Any) -> Tensor:
+        """Returns a finished view."""
+        tensor = self.tensor(view)
+        return tensor.expand(3, -1, -1) if self.expand and len(tensor) == 1 else tensor
+
+    def target(self, clean: Any, channels: int) -> Tensor:
+        """Returns a target."""
+        return to_target(self._image_in(clean), channels, self.spatial_dims)
+
+    def distort(self, distortion: Any, view: Any, draws: Draws) -> Any:
+        """Returns a distorted view."""
+        if isinstance(view, Mapping):
+            distorted = self.distort(distortion, view[self.key], draws)
+            return {**view, self.key: distorted}
+        image = view
+        if self.spatial_dims == 3 and getattr(view, "dtype", None) != torch.uint8:
+            image = self.tensor(view)
+        if isinstance(image, Tensor) and image.ndim != self.spatial_dims + 1:
+            return view  # a stack of patches
+        (array,) = draws.apply(distortion, as_array(image))
+        if isinstance(image, Image.Image):
+            return Image.fromarray(array)
+        if isinstance(image, Tensor):
+            return with_metadata_of(view, torch.from_numpy(array).movedim(-1, 0))
+        return array
+
+    def picture(self, view: Tensor) -> Tensor:
+        """Returns a view as an image to be shown: of a volume its middle slices."""
+        return view if self.spatial_dims == 2 else orthogonal_slices(view[None])[0]
+
+    def _image_in(self, output: Any) -> Any:
+        return output[self.key] if isinstance(output, Mapping) else output
