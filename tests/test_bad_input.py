@@ -24,8 +24,8 @@ from torchvision.models import resnet18
 from torchvision.transforms import v2
 
 from lightly_dira import DiRATransform, RestorationHead
-from lightly_dira.data.image_files import read_image
 from lightly_dira.data import pixels
+from lightly_dira.data.image_files import read_image
 from lightly_dira.data.pixels import to_pixels
 from lightly_dira.evaluation.manifest import Manifest
 from lightly_dira.evaluation.read_tables import read_table
