@@ -538,7 +538,10 @@ _NO_TARGET = (
     "DiRA: the batch carries no restoration target. Wrap the dataset's transform: "
     "DiRATransform(transform), and pass the loader's batch unchanged: a new list of "
     "its views loses the target. Lightly's MultiViewCollate makes such a list: "
-    "leave `collate_fn` out of the DataLoader, whose default works. "
+    "leave `collate_fn` out of the DataLoader, whose default works. So do MONAI's "
+    "Compose, Dataset and CacheDataset, and MONAI's DataLoader joins the views of all "
+    "images: hide them in a dictionary, `Dataset(data, lambda item: {'views': "
+    "transform(item)})`. "
     "DistributedDataParallel with `device_ids` makes such lists of what its `forward` "
     "is called with: call `dira` outside of it, or use DiRAMixin."
 )

@@ -172,6 +172,8 @@ def to_tensor(view: Any, spatial_dims: int = 2) -> Tensor:
         white = 255.0 if tensor.dtype == torch.uint8 else white_of(tensor.numpy())
         return tensor.to(torch.float32) / white
     array = np.asarray(view)
+    if getattr(view, "mode", None) == "F" and array.max() > 1:
+        array = array / np.float32(255)  # the scale that PIL converts them with
     if array.ndim == spatial_dims:
         array = array[None]
     elif spatial_dims == 2:
@@ -184,8 +186,16 @@ def to_tensor(view: Any, spatial_dims: int = 2) -> Tensor:
     )
 
 
-def to_target(clean: Any, channels: int, spatial_dims: int = 2) -> Tensor:
+def to_target(
+    clean: Any, channels: int, spatial_dims: int = 2, *, hint: str = ""
+) -> Tensor:
     """Returns a clean view as a restoration target, (channels, ...) in [0, 1].
+
+    Args:
+        clean: The view.
+        channels: Channels of the target.
+        spatial_dims: 2 or 3.
+        hint: What else may be wrong if values lie outside [0, 1].
 
     Raises:
         ValueError: If it is not a single image, has values outside [0, 1] or the wrong
@@ -220,7 +230,7 @@ def to_target(clean: Any, channels: int, spatial_dims: int = 2) -> Tensor:
     if not -1e-3 <= low <= high <= 1 + 1e-3:
         raise ValueError(
             "DiRATransform: targets are pixels in [0, 1], but the clean view reaches "
-            f"from {low:.4g} to {high:.4g}. {_CURES[spatial_dims]}"
+            f"from {low:.4g} to {high:.4g}. {hint or _CURES[spatial_dims]}"
         )
     inside = 0 <= low <= high <= 1
     return target.float() if inside else target.float().clamp(0, 1)

@@ -175,7 +175,8 @@ class Step(nn.Module):
         if is_of_monai(self.transform):
             return self._run_monai(draws, *images)
         call = self.transform
-        if self.kind not in WHOLE:
+        # Steps of the user's own get what the data set gives, as without DiRA.
+        if any(map(is_of_library, type(call).__mro__)):
             images = tuple(map(_as_torchvision, images))
             own = name_of(call) if is_of_library(type(call)) else ""
             if isinstance(images[0], Tensor) and own in _FOR_TENSORS:

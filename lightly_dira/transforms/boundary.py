@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision import tv_tensors
 
+from lightly_dira.core.user_warnings import warn
 from lightly_dira.data.pixels import (
     SMALLEST,
     Window,
@@ -33,6 +35,9 @@ from lightly_dira.transforms.monai_steps import (
 from lightly_dira.transforms.preview import orthogonal_slices
 from lightly_dira.transforms.volume_pipeline import VolumePipeline
 
+# So many images must be white in succession, from the first on.
+_LOOKED_AT = 4
+
 
 class Boundary:
     """Between the user's images or volumes, the steps, and finished tensors.
@@ -47,6 +52,7 @@ class Boundary:
         spatial_dims: 2 for images, 3 for volumes.
         colour: Whether the base transform normalises three channels.
         expand: Whether a grey view becomes one of three channels.
+        hint: What may be wrong if a target lies outside [0, 1].
     """
 
     def __init__(
@@ -57,20 +63,24 @@ class Boundary:
         *,
         colour: bool = False,
         expand: bool = False,
+        hint: str = "",
     ) -> None:
         """Looks for the key of the dictionaries that the base transform takes."""
         self.window = window
         self.spatial_dims = spatial_dims
         self.colour = colour
         self.expand = expand
+        self.hint = hint
         self.crops_before_scaling = isinstance(transform, VolumePipeline)
         keys = dict.fromkeys(keys_of(transform))
         self.key = "image" if "image" in keys else next(iter(keys), None)
         self.finds_channels = puts_channels_first(transform)
+        self._white_images = 0
 
     def enter(self, image: Any) -> Any:
         """Returns what the steps of the base transform are given."""
         if self.spatial_dims == 2:
+            self._look_for_clipping(image)
             return self._enter_image(image)
         if self.crops_before_scaling:
             values = values_of(image, 3)
@@ -104,18 +114,47 @@ class Boundary:
             if plain and self.window is None:
                 colour = self.colour and image.mode == "L"
                 return image.convert("RGB") if colour else image
-        array = to_array(to_pixels(image, self.window))
-        if not self.colour:
-            return array
-        array = np.atleast_3d(array)
-        return array[..., :3] if array.shape[2] > 2 else array[..., [0, 0, 0]]
+        pixels = to_pixels(image, self.window)
+        if self.colour:
+            if len(pixels) > 4:
+                raise ValueError(
+                    "DiRATransform: the base transform normalises three channels, and "
+                    f"the image has {len(pixels)}. Leave its normalisation out (in "
+                    "Lightly: normalize=None), or give numbers for all channels."
+                )
+            pixels = pixels[:3] if len(pixels) > 2 else pixels[[0, 0, 0]]
+        if isinstance(image, Tensor):
+            return torch.from_numpy(pixels)
+        return to_array(pixels)
+
+    def _look_for_clipping(self, image: Any) -> None:
+        """Warns if the first images look as PIL makes RGB of 16 bits."""
+        number = self._white_images
+        if not 0 <= number < _LOOKED_AT or getattr(image, "mode", None) != "RGB":
+            return
+        red, green, blue = np.reshape(image.histogram(), (3, 256))
+        same = (red == green).all() and (red == blue).all()
+        white = same and red[255] > 0.5 * red.sum()
+        self._white_images = number + 1 if white else -1
+        if self._white_images == _LOOKED_AT:
+            warn(
+                "DiRATransform: most pixels of the first images are white and grey, as "
+                "where LightlyDataset or ImageFolder reads files of 16 bits: PIL clips "
+                "them to 8. Read such files by `lightly_dira.data.ImageFiles`."
+            )
 
     def enter_whole(self, image: Any) -> Any:
         """Returns what a base transform without known steps is given."""
-        if self.spatial_dims == 2 or self.window is None:
+        if self.spatial_dims == 2:
+            self._look_for_clipping(image)
+        if self.window is None:
             return image
-        voxels = to_pixels(image, self.window, 3)
-        return voxels[0] if np.ndim(image) == 3 else voxels
+        pixels = to_pixels(image, self.window, self.spatial_dims)
+        if self.spatial_dims == 3:
+            return pixels[0] if np.ndim(image) == 3 else pixels
+        # PIL has no colour of more than 8 bits.
+        array = isinstance(image, np.ndarray)
+        return to_array(pixels) if array else tv_tensors.Image(torch.from_numpy(pixels))
 
     def tensor(self, view: Any) -> Tensor:
         """Returns a view as a tensor."""
@@ -128,7 +167,8 @@ class Boundary:
 
     def target(self, clean: Any, channels: int) -> Tensor:
         """Returns a target."""
-        return to_target(self._image_in(clean), channels, self.spatial_dims)
+        clean = self._image_in(clean)
+        return to_target(clean, channels, self.spatial_dims, hint=self.hint)
 
     def distort(self, distortion: Any, view: Any, draws: Draws) -> Any:
         """Returns a distorted view."""
@@ -152,4 +192,13 @@ class Boundary:
         return view if self.spatial_dims == 2 else orthogonal_slices(view[None])[0]
 
     def _image_in(self, output: Any) -> Any:
-        return output[self.key] if isinstance(output, Mapping) else output
+        if not isinstance(output, Mapping):
+            return output
+        if self.key not in output:
+            raise ValueError(
+                "DiRATransform: expected images from the base transform, got a "
+                f"dictionary with the keys {', '.join(map(str, output))}. Take the "
+                "images out of it: DiRATransform(lambda image: [view[key] for view in "
+                "transform(image)])."
+            )
+        return output[self.key]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -9,10 +10,12 @@ from typing import Any
 
 import albumentations as A
 import numpy as np
+import torch
 from lightly.transforms.multi_view_transform import MultiViewTransform
 from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
+from torchvision.utils import make_grid
 
 from lightly_dira.core.user_warnings import warn
 from lightly_dira.data.pixels import MOST_CHANNELS, Window
@@ -21,7 +24,10 @@ from lightly_dira.transforms.boundary import Boundary
 from lightly_dira.transforms.dira_views import DiRAViews
 from lightly_dira.transforms.kinds import SAYABLE
 from lightly_dira.transforms.mixtures import published_mixture, published_volume_mixture
-from lightly_dira.transforms.monai_steps import scales_by_fixed_numbers
+from lightly_dira.transforms.monai_steps import (
+    is_of_monai,
+    scales_by_fixed_numbers,
+)
 from lightly_dira.transforms.preview import draw_preview
 from lightly_dira.transforms.published_pipeline import PublishedPipeline
 from lightly_dira.transforms.taking_apart import (
@@ -218,8 +224,24 @@ class DiRATransform:
             )
         self._opaque = isinstance(self._call, Step) and self._call.kind == "unknown"
         self._normalisation = find_normalisation(self.transform)
-        if not (self._opaque or whole):
-            self._warn_of_unknown_steps()
+        if self._opaque:
+            warn(
+                f"DiRATransform: {name_of(self.transform)} is left whole, so that its "
+                "finished views are restored, with any blur and change of colours. To "
+                "restore clean images, give the steps of each view: "
+                "DiRATransform([compose, compose])."
+            )
+        unknown = [] if self._opaque or whole else self._unknown_steps()
+        hint = ""
+        if unknown:
+            hint = f'kinds={{"{unknown[-1]}": "photometric"}}), or "geometric".'
+            hint = f"Say what it does: DiRATransform(transform, {hint}"
+            warn(
+                f"DiRATransform: the effect of {', '.join(unknown)} on an image "
+                "is not known, so it is applied to the target as well, with any change "
+                f"of colours or holes. {hint}"
+            )
+            hint = f"Targets pass through {', '.join(unknown)}, too. {hint}"
         known = self._normalisation
         self._boundary = Boundary(
             self.transform,
@@ -228,6 +250,7 @@ class DiRATransform:
             colour=known is not None and len(known[0]) == 3,
             # Grey views of the published pipeline become RGB.
             expand=isinstance(self.transform, PublishedPipeline),
+            hint=hint,
         )
 
     def __call__(self, image: Any, *extras: Any) -> DiRAViews:
@@ -247,6 +270,15 @@ class DiRATransform:
         """
         with _turns[0]:
             return self._views_of(image, extras)
+
+    def set_random_state(self, seed: int | None = None, state: Any = None) -> Any:
+        """Passes what MONAI's loaders say on to a base transform that is left whole.
+
+        All other draws follow PyTorch's generators, which those loaders seed as well.
+        """
+        if self._opaque and is_of_monai(self.transform):
+            self.transform.set_random_state(seed=seed, state=state)
+        return self
 
     def _views_of(self, image: Any, extras: tuple[Any, ...]) -> DiRAViews:
         if self._opaque:
@@ -281,6 +313,13 @@ class DiRATransform:
             if target_view is not None
             or getattr(sample.target, "ndim", 3) <= self.spatial_dims + 1
         }
+        if not targets:
+            shapes = [tuple(getattr(s.view, "shape", ())) for s in samples.values()]
+            raise ValueError(
+                f"DiRATransform: none of the views, of shapes {shapes}, is an image "
+                "(C, H, W) that could be restored. Steps that return batches of one, "
+                "as kornia's: make them with keepdim=True."
+            )
         views = map(self._finish, outputs)
         return DiRAViews(views, targets, target_view=target_view)
 
@@ -305,19 +344,19 @@ class DiRATransform:
         return draw_preview([self(image) for _ in range(n)], self._shown)
 
     def _shown(self, view: Tensor) -> Tensor:
-        return self._boundary.picture(self._denormalised(view))
+        if view.ndim > self.spatial_dims + 1:  # a stack of patches
+            parts = torch.stack([self._shown(part) for part in view])
+            grid: Tensor = make_grid(parts, nrow=math.isqrt(len(parts)))
+            return grid
+        shown = self._denormalised(view)
+        known = self._normalisation
+        if known is not None and known[0].max() > 1:  # of values up to 255
+            shown = shown / 255
+        return self._boundary.picture(shown)
 
-    def _warn_of_unknown_steps(self) -> None:
+    def _unknown_steps(self) -> list[str]:
         kinds = {name_of(s.transform): s.kind for s in steps_in(self._call)}
-        unknown = [name for name, kind in kinds.items() if kind == "unknown"]
-        if unknown:
-            first = unknown[0]
-            warn(
-                f"DiRATransform: the effect of {', '.join(unknown)} on an image "
-                "is not known, so it is applied to the target as well, with any change "
-                "of colours or holes. Say what it does: DiRATransform(transform, "
-                f'kinds={{"{first}": "photometric"}}), or "geometric".'
-            )
+        return [name for name, kind in kinds.items() if kind == "unknown"]
 
     def _finished(self, output: Any, draws: Draws) -> Any:
         """Makes samples of finished views, and leaves all else as it is."""

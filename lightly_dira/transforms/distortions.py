@@ -51,7 +51,12 @@ class _Painting(Blocks):
             blocks.append((*starts, *stops))
             if self.py_random.random() < self.stop:
                 break
-        return {"rectangles": blocks}
+        # Draws that `apply` made would shift those of the steps behind it.
+        drawn = self.fill == "noise"
+        return {
+            "rectangles": blocks,
+            "seed": int(self.random_generator.integers(2**62)) if drawn else None,
+        }
 
     def _interval(self, size: int, sides: tuple[int, ...]) -> tuple[int, int]:
         margin = min(round(self.margin * size), (size - 1) // 2)
@@ -59,11 +64,11 @@ class _Painting(Blocks):
         start = draw(self.py_random, margin, size - margin - length)
         return start, start + length
 
-    def _filling(self, image: NDArray[Any]) -> NDArray[Any]:
+    def _filling(self, image: NDArray[Any], seed: int | None) -> NDArray[Any]:
         """Returns an image of the same kind with nothing but the filling."""
-        if self.fill == "black":
+        if seed is None:
             return np.zeros_like(image)
-        noise = self.random_generator.random(image.shape, np.float32)
+        noise = np.random.default_rng(seed).random(image.shape, np.float32)
         top = 1 if image.dtype.kind == "f" else np.iinfo(image.dtype).max
         filling: NDArray[Any] = (noise * top).astype(image.dtype)
         return filling
@@ -110,12 +115,17 @@ class InPainting(_Painting):
     default_side = (10 / 224, 70 / 224)
 
     def apply(
-        self, img: NDArray[Any], rectangles: list[Block], **params: Any
+        self,
+        img: NDArray[Any],
+        rectangles: list[Block],
+        seed: int | None,
+        **params: Any,
     ) -> NDArray[Any]:
         """Returns a copy with filled blocks."""
         img = img.copy()
-        for block in rectangles:
-            img[area_of(block)] = self._filling(img[area_of(block)])
+        for number, block in enumerate(rectangles):
+            own = None if seed is None else seed + number
+            img[area_of(block)] = self._filling(img[area_of(block)], own)
         return img
 
 
@@ -156,10 +166,14 @@ class OutPainting(_Painting):
     default_side = (154 / 224, 174 / 224)
 
     def apply(
-        self, img: NDArray[Any], rectangles: list[Block], **params: Any
+        self,
+        img: NDArray[Any],
+        rectangles: list[Block],
+        seed: int | None,
+        **params: Any,
     ) -> NDArray[Any]:
         """Returns a filled image with windows of the given one."""
-        out = self._filling(img)
+        out = self._filling(img, seed)
         for block in rectangles:
             out[area_of(block)] = img[area_of(block)]
         return out

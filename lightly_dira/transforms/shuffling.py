@@ -142,12 +142,19 @@ class PixelShuffling(Blocks):
         random = self.random_generator
         lengths = random.integers(low, high, shape, endpoint=True)
         starts = random.integers(0, np.subtract(sizes, lengths), endpoint=True)
-        return {"starts": starts, "lengths": lengths}
+        seed = int(random.integers(2**62))
+        return {"starts": starts, "lengths": lengths, "seed": seed}
 
     def apply(
-        self, img: NDArray[Any], starts: NDArray[Any], lengths: NDArray[Any], **_: Any
+        self,
+        img: NDArray[Any],
+        starts: NDArray[Any],
+        lengths: NDArray[Any],
+        seed: int,
+        **_: Any,
     ) -> NDArray[Any]:
         """Returns a copy with shuffled blocks."""
+        random = np.random.default_rng(seed)
         sizes = img.shape[: starts.shape[1]]
         pixels = img.reshape(math.prod(sizes), -1)
         # All blocks of one shape at once: blocks are many, shapes few.
@@ -162,7 +169,7 @@ class PixelShuffling(Blocks):
             within = np.ravel_multi_index(tuple(corners + inside), sizes)
             numbers.append(np.broadcast_to(block[:, None], within.shape).ravel())
             places.append(within.ravel())
-            sources.append(self.random_generator.permuted(within, axis=1).ravel())
+            sources.append(random.permuted(within, axis=1).ravel())
         order = np.argsort(np.concatenate(numbers), kind="stable")
         taken = np.arange(len(pixels))
         # NumPy keeps the last of several values for one pixel.
