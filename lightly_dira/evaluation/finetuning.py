@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from lightly_dira.core.extras import extra
 from lightly_dira.core.user_warnings import warn
 from lightly_dira.evaluation.networks import Classifier, UNet
-from lightly_dira.evaluation.probes import pooled
+from lightly_dira.evaluation.probes import coarsest_level, pooled
 from lightly_dira.evaluation.scores import (
     classification_scores,
     segmentation_scores,
@@ -76,7 +76,8 @@ def finetune_classifier(
     """
     images, labels = next(iter(DataLoader(train, batch_size=2)))
     with torch.no_grad(), evaluating(backbone):
-        width = pooled(backbone(images.to(_device(backbone)))).shape[1]
+        output = backbone(images.to(_device(backbone)))
+        width = pooled(output, images.shape[2:], coarsest_level(backbone)).shape[1]
     several = labels.ndim == 2
     with torch.random.fork_rng():
         torch.manual_seed(seed)

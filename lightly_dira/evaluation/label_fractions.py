@@ -53,7 +53,7 @@ def label_fractions(
             "label_fractions: fractions must be above 0 and at most 1, got "
             f"{fractions}."
         )
-    strata = _strata(np.asarray(labels))
+    strata = strata_of(np.asarray(labels))
     groups = np.arange(len(strata)) if patients is None else np.asarray(patients)
     if len(groups) != len(strata):
         raise ValueError(
@@ -81,7 +81,7 @@ def label_fractions(
     }
 
 
-def _strata(labels: NDArray[Any]) -> NDArray[np.int64]:
+def strata_of(labels: NDArray[Any]) -> NDArray[np.int64]:
     """Numbers each image's stratum: its class or rarest finding, from the rarest."""
     if labels.ndim == 1:
         _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)

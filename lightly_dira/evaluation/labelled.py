@@ -103,14 +103,29 @@ class LabelledImages(Dataset[tuple[Any, Any, str]]):
         return self._read(self.images[index])
 
     def mask(self, index: int) -> NDArray[Any]:
-        """Returns the class of each pixel of an image."""
+        """Returns the class of each pixel of an image.
+
+        Raises:
+            ValueError: If there is no mask, or it holds fractions, negative numbers or
+                255, which would be a class of its own.
+        """
         if self.masks is None:
             raise ValueError("LabelledImages: these images have no masks.")
         mask = self.masks[index]
         if isinstance(mask, (str, Path)) and self.spatial_dims == 2:
             white = np.asarray(self._read(mask) > 0)
             return white if white.ndim == 2 else np.asarray(white.any(axis=2))
-        return self._read(mask)
+        classes = self._read(mask)
+        wrong = classes[
+            (classes < 0) | (classes >= 255) | (classes != np.trunc(classes))
+        ]
+        if wrong.size:
+            raise ValueError(
+                f"LabelledImages: the mask of image {index} holds {wrong.flat[0]}, but "
+                "its values are classes: 0, 1, 2 and so on, below 255. White masks: "
+                "`masks > 0`; probabilities: `masks > 0.5`."
+            )
+        return classes
 
     def subset(self, indices: Any) -> LabelledImages:
         """Returns the images chosen by their indices or by a Boolean mask."""
@@ -143,7 +158,9 @@ class LabelledImages(Dataset[tuple[Any, Any, str]]):
 
     def _read(self, image: Any) -> NDArray[Any]:
         if not isinstance(image, (str, Path)):
-            return np.asarray(image)
+            array = np.asarray(image)
+            one = self.spatial_dims == 2 and array.shape[2:] == (1,)
+            return array[..., 0] if one else array
         return read_image(image) if self.spatial_dims == 2 else read_volume(image)
 
 
@@ -239,6 +256,12 @@ class Samples(Dataset[tuple[Tensor, Tensor]]):
             target = torch.as_tensor(self.data.labels[index]).long()
         else:
             mask = torch.from_numpy(self.data.mask(index).astype(np.int64))
+            sides = pixels.shape[:2] if len(self.size) == 2 else pixels.shape[-3:]
+            if mask.shape != sides:
+                raise ValueError(
+                    f"Samples: image {index} has {sides} pixels, and its mask "
+                    f"{tuple(mask.shape)}. Resample the mask to its image."
+                )
             target = resize_mask(mask, self.size)
         if self.augment is None:
             return image, target

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightly_dira.evaluation.probes import pooled
+from lightly_dira.evaluation.probes import coarsest_level, pooled
 from lightly_dira.features.pyramid import FeaturePyramid
 from lightly_dira.models.restoration_head import RestorationHead, head_for
 
@@ -35,10 +35,13 @@ class Classifier(nn.Module):
         super().__init__()
         self.backbone = copy.deepcopy(backbone)
         self.classify = nn.Linear(features, outputs)
+        self._level = coarsest_level(self.backbone)
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns logits."""
-        logits: Tensor = self.classify(pooled(self.backbone(images)))
+        output = self.backbone(images)
+        features = pooled(output, images.shape[2:], self._level)
+        logits: Tensor = self.classify(features)
         return logits
 
 

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,8 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from lightly_dira.core.extras import extra
 from lightly_dira.evaluation.scores import classification_scores
+from lightly_dira.features.dry_pass import find_levels
+from lightly_dira.features.maps_and_tokens import Level
 from lightly_dira.features.tensors_in_outputs import tensors_in
 from lightly_dira.training.modes import evaluating
 
@@ -36,8 +40,9 @@ def encode(
     """Runs a frozen encoder over images.
 
     Args:
-        backbone: Any network of images, run in evaluation mode. Maps are averaged over
-            their positions. If there are several outputs, the last one is used.
+        backbone: Any network of images, run in evaluation mode. Maps, with their
+            channels first or last, and tokens are averaged over positions. If there
+            are several outputs, the last one is used.
         data: Items `(image, target, ...)`, such as `Samples`.
         batch_size: Images in a pass.
         num_workers: Processes that load images.
@@ -58,16 +63,36 @@ def encode(
     device = next((p.device for p in backbone.parameters()), torch.device("cpu"))
     loader = DataLoader(data, batch_size=batch_size, num_workers=num_workers)
     features, targets = [], []
+    level = coarsest_level(backbone)
     with evaluating(backbone):
         for images, target, *_ in loader:
-            features.append(pooled(backbone(images.to(device))).cpu())
+            output = backbone(images.to(device))
+            features.append(pooled(output, images.shape[2:], level).cpu())
             targets.append(target)
     return TensorDataset(torch.cat(features), torch.cat(targets))
 
 
-def pooled(output: Any) -> Tensor:
-    """Turns whatever a backbone outputs into one vector for each image."""
+def coarsest_level(backbone: nn.Module) -> Level | None:
+    """Returns how the coarsest map of a backbone is laid out, if it has maps."""
+    try:
+        return find_levels(backbone)[0][-1]
+    except ValueError:
+        return None
+
+
+def pooled(output: Any, size: Sequence[int], level: Level | None) -> Tensor:
+    """Turns whatever a backbone outputs into one vector for each image.
+
+    Args:
+        output: What it has output; of several tensors the last one counts.
+        size: (H, W) or (D, H, W) of the images.
+        level: See `coarsest_level`. Maps with their channels last and tokens are
+            averaged over positions if they are laid out like it.
+    """
     last: Tensor = list(tensors_in(output))[-1]
+    if last.ndim > 2 and level is not None:
+        with contextlib.suppress(RuntimeError):
+            last = level.as_map(last, size)
     return last.float().flatten(2).mean(dim=2) if last.ndim > 3 else last.flatten(1)
 
 

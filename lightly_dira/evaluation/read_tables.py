@@ -47,7 +47,8 @@ def read_table(
         mask: Column of the masks' paths; white (anything but 0) is class 1.
         patient: Column of the patients.
         split: Column of "train", "val" and "test". Without one, 70, 10 and 20 % of the
-            patients (of the images, if patients are unknown) are drawn for them.
+            patients (of the images, if patients are unknown) are drawn for them, with
+            classes in their proportions.
         uncertain: How to treat findings of -1, with which CheXpert [0] marks uncertain
             reports: "zeros" or "ones" replaces them, "drop" leaves out their rows. Each
             of the three also turns empty cells, which are findings that a report does
@@ -90,12 +91,19 @@ def read_table(
     elif labels is not None:
         values, names = rows[labels].to_numpy(dtype=np.int64), tuple(labels)
     patients = None if patient is None else rows[patient].to_numpy()
-    groups = np.arange(len(rows)) if patients is None else patients
+    # An image that is listed twice is in one split, too.
+    files = rows[image].map(os.path.normpath).to_numpy()
+    groups = files if patients is None else patients
     if split is not None and (other := set(rows[split]) - {"train", "val", "test"}):
         raise ValueError(
             f"read_table: splits must be train, val or test, got {sorted(other)} in "
             f"column {split} of {table}. Rename them."
         )
+    splits = (
+        draw_splits(groups, seed, labels=values)
+        if split is None
+        else rows[split].to_numpy()
+    )
     paths = [
         _paths(folder, rows[column], allow_outside)
         for column in (image, mask)
@@ -108,7 +116,7 @@ def read_table(
         labels=values,
         masks=None if mask is None else paths[1],
         patients=patients,
-        splits=draw_splits(groups, seed) if split is None else rows[split].to_numpy(),
+        splits=splits,
         names=rows[image].tolist(),
         label_names=names,
     )
@@ -157,8 +165,11 @@ def read_chestxray14(
     labels = findings.reindex(columns=list(CHESTXRAY14), fill_value=0).to_numpy()
     patients = entries["Patient ID"].astype(str).to_numpy()
     images = entries["Image Index"]
-    splits = draw_splits(patients, seed, val=0.1, test=0.0)
-    splits[images.isin(official["test"]).to_numpy()] = "test"
+    splits = np.full(len(images), "test", dtype=object)
+    rest = ~images.isin(official["test"]).to_numpy()
+    splits[rest] = draw_splits(
+        patients[rest], seed, labels=labels[rest], val=0.1, test=0.0
+    )
     boxes = box_labels = None
     if found := sorted(folder.rglob("BBox_List_2017.csv")):
         # The columns are headed "Bbox [x", "y", "w" and "h]".
@@ -202,13 +213,14 @@ def _with_findings(
     rows: pd.DataFrame, columns: list[str], uncertain: str | None
 ) -> pd.DataFrame:
     """Returns the rows with findings that are 0 or 1."""
+    rows = rows.assign(**{name: rows[name].str.strip() for name in columns})
     known: dict[str, Any] = {"0": "0", "1": "1", "0.0": "0", "1.0": "1"}
     if uncertain is not None:
         certain = {"zeros": "0", "ones": "1"}.get(uncertain)
         known |= {"-1": certain, "-1.0": certain, "": "0"}
         if uncertain == "drop":
             rows = rows[~rows[columns].isin(["-1", "-1.0"]).any(axis=1)]
-    found = rows[columns].map(str.strip)
+    found = rows[columns]
     if wrong := sorted(set(np.unique(found.to_numpy())) - set(known)):
         raise ValueError(
             f"read_table: findings must be 0 or 1, got {', '.join(map(repr, wrong))}. "

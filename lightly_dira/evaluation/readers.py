@@ -99,12 +99,20 @@ def read_npz(
         ) from error
     if "train_images" in arrays:
         splits = [s for s in ("train", "val", "test") if f"{s}_images" in arrays]
-        labels = np.concatenate([arrays[f"{split}_labels"] for split in splits])
+        missing = [split for split in splits if f"{split}_labels" not in arrays]
+        labels: NDArray[Any] | None = None
+        if not missing:
+            labels = np.concatenate([arrays[f"{split}_labels"] for split in splits])
+            labels = labels[:, 0] if labels.shape[1:] == (1,) else labels
+        elif len(missing) < len(splits):
+            raise ValueError(
+                f"read_npz: {path} has labels, but not of {' and '.join(missing)}."
+            )
         joined = np.concatenate([arrays[f"{split}_images"] for split in splits])
         _check_dimensions(joined, spatial_dims, path)
         return LabelledImages(
             joined,
-            labels=labels[:, 0] if labels.shape[1] == 1 else labels,
+            labels=labels,
             splits=np.repeat(splits, [len(arrays[f"{s}_images"]) for s in splits]),
             spatial_dims=spatial_dims,
         )

@@ -48,6 +48,13 @@ def classification_scores(
     """
     scores = {}
     if targets.ndim == 1:
+        classes = max(2, int(targets.max(initial=0)) + 1)
+        if probabilities.ndim != 2 or probabilities.shape[1] < classes:
+            raise ValueError(
+                f"classification_scores: {classes} classes need probabilities (N, "
+                f"{classes}), got {probabilities.shape}. Of the probability p of one "
+                "finding: np.stack([1 - p, p], axis=1)."
+            )
         predicted = probabilities.argmax(axis=1)
         scores["accuracy"] = float(accuracy_score(targets, predicted))
         recall = balanced_accuracy_score(targets, predicted)
@@ -81,6 +88,9 @@ def segmentation_scores(masks: Tensor, predicted: Tensor) -> dict[str, float]:
         masks: True class of each pixel, (N, H, W) integers, or (N, D, H, W).
         predicted: Predicted class of each pixel, integers of the same shape.
 
+    Raises:
+        ValueError: If the shapes differ, or classes are not whole numbers.
+
     Returns:
         "dice" and "iou", each in [0, 1], averaged over classes, then over images.
 
@@ -91,6 +101,7 @@ def segmentation_scores(masks: Tensor, predicted: Tensor) -> dict[str, float]:
         >>> segmentation_scores(masks, torch.tensor([[[0, 0], [1, 1]]]))["dice"]
         0.800000011920929
     """
+    masks, predicted = _classes_of("segmentation_scores", masks, predicted)
     classes = int(max(masks.max(), predicted.max(), torch.tensor(1))) + 1
     settings: dict[str, Any] = dict(num_classes=classes, include_background=False)
     settings |= dict(input_format="index")
@@ -107,6 +118,19 @@ def segmentation_scores(masks: Tensor, predicted: Tensor) -> dict[str, float]:
         name: float(torch.where(present, values, torch.nan).nanmean(dim=1).nanmean())
         for name, values in (("dice", dice), ("iou", iou))
     }
+
+
+def _classes_of(who: str, *masks: Tensor) -> tuple[Tensor, ...]:
+    """Returns masks as 64-bit integers."""
+    if len({mask.shape for mask in masks}) > 1:
+        shapes = " and ".join(str(tuple(mask.shape)) for mask in masks)
+        raise ValueError(f"{who}: expected masks of one shape, got {shapes}.")
+    if any(mask.is_floating_point() for mask in masks):
+        raise ValueError(
+            f"{who}: expected classes, integers, got floats. Of logits or "
+            "probabilities take the class: `values.argmax(dim=1)`."
+        )
+    return tuple(mask.long() for mask in masks)
 
 
 def surface_scores(
@@ -146,6 +170,7 @@ def surface_scores(
     with extra("volumes"):
         from monai.metrics.hausdorff_distance import compute_hausdorff_distance
         from monai.metrics.surface_distance import compute_average_surface_distance
+    masks, predicted = _classes_of("surface_scores", masks, predicted)
     between = [1.0] * (masks.ndim - 1) if spacing is None else [*map(float, spacing)]
     worst = (torch.tensor(masks.shape[1:]) * torch.tensor(between)).norm()
     classes = int(max(masks.max(), predicted.max(), torch.tensor(1))) + 1

@@ -1,21 +1,79 @@
-"""Drawing train, validation and test splits, by patient."""
+"""Drawing train, validation and test splits, by patient and in proportion."""
 
 from __future__ import annotations
 
+import itertools
+import warnings
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lightly_dira.core.extras import extra
+from lightly_dira.evaluation.label_fractions import strata_of
+
+with extra("evaluation"):
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+# Parts that are drawn, of which some are held out.
+_PARTS = 10
+
 
 def draw_splits(
-    groups: NDArray[Any], seed: int, *, val: float = 0.1, test: float = 0.2
+    groups: NDArray[Any],
+    seed: int,
+    *,
+    labels: NDArray[Any] | None = None,
+    val: float = 0.1,
+    test: float = 0.2,
 ) -> NDArray[Any]:
-    """Draws a split for each group."""
+    """Draws a split for each image, by scikit-learn's stratified parts.
+
+    Args:
+        groups: A name for each image, (N,): those of one name get the same split.
+        seed: Seed of the draw.
+        labels: A class for each image, (N,), or 0 or 1 for each finding, (N, L). Splits
+            hold the classes in their proportions, as far as groups allow, and those
+            that are held out hold every class if parts of a tenth can.
+        val: Part for validation, in tenths.
+        test: Part for testing, in tenths.
+    """
+    known: Any = np.zeros(len(groups), int) if labels is None else labels
+    strata = strata_of(np.asarray(known))
     names, group_of = np.unique(groups, return_inverse=True)
-    order = np.random.default_rng(seed).permutation(len(names))
-    drawn = np.full(len(names), "train", dtype=object)
-    held_out = round((val + test) * len(names))
-    drawn[order[:held_out]] = "val"
-    drawn[order[: round(test * len(names))]] = "test"
-    return drawn[group_of]
+    parts = min(_PARTS, len(names))
+    drawn = np.full(len(groups), "train", dtype=object)
+    if parts < 2:
+        return drawn
+    # The same for images that are patients of their own, and many times faster.
+    alone = len(names) == len(groups)
+    kind = StratifiedKFold if alone else StratifiedGroupKFold
+    # Classes of fewer images than parts cannot be spread over them.
+    spread = strata if np.bincount(strata).max() >= parts else np.zeros_like(strata)
+    folds = kind(parts, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        found = folds.split(strata, spread, None if alone else group_of)
+        left = [part for _, part in found]
+    tested = round(test * parts)
+    for name, count in (
+        ("test", tested),
+        ("val", round((val + test) * parts) - tested),
+    ):
+        chosen = min(
+            itertools.combinations(range(len(left)), count),
+            key=lambda numbers: _distance([left[n] for n in numbers], strata),
+        )
+        for number in sorted(chosen, reverse=True):
+            drawn[left.pop(number)] = name
+    return drawn
+
+
+def _distance(parts: list[NDArray[Any]], strata: NDArray[Any]) -> tuple[int, float]:
+    """Returns how many classes are missing, and how far the proportions are off."""
+    counts = np.bincount(strata)
+    own = np.zeros_like(counts)
+    for part in parts:
+        own += np.bincount(strata[part], minlength=len(counts))
+    off = own / max(1, own.sum()) - counts / counts.sum()
+    return int((own == 0).sum()), round(float(np.abs(off).sum()), 9)

@@ -35,7 +35,7 @@ def summarise(
         >>> summarise(rows, ["stage"]).round(2).values.tolist()
         [['di', 2, 0.6, -0.67, 1.87]]
     """
-    grouped = rows.groupby(list(by), sort=False)["value"]
+    grouped = rows.groupby(list(by), sort=False, dropna=False)["value"]
     table = grouped.agg(runs="count", mean="mean", error="sem").reset_index()
     half = stats.t.ppf((1 + confidence) / 2, table["runs"] - 1) * table.pop("error")
     return table.assign(low=table["mean"] - half, high=table["mean"] + half)
@@ -90,7 +90,7 @@ def compare_paired(
         [[3.0, 0.11, 0.003]]
     """
     found = []
-    for key, group in rows.groupby(list(by), sort=False):
+    for key, group in rows.groupby(list(by), sort=False, dropna=False):
         both = group[group[column].isin([first, second])]
         if both.duplicated([pair, column]).any():
             raise ValueError(

@@ -57,7 +57,12 @@ def export_encoder(backbone: nn.Module, like: nn.Module | str) -> dict[str, Tens
         )
     source, target = backbone.state_dict(), model.state_dict()
     pairs = pair_names(source, target, into=type(model).__name__)
-    weights = {new: copied(source[old]) for new, old in pairs.items()}
+    # The model's own state dict also holds versions, which MNASNet asks for.
+    weights = model.state_dict()
+    for name in [*weights]:
+        if name not in pairs:
+            del weights[name]
+    weights.update({new: copied(source[old]) for new, old in pairs.items()})
     _check_same_maps(backbone, model, weights)
     return weights
 
