@@ -14,6 +14,8 @@ from lightly_dira.data.pixels import Stored
 
 # What the place of a slice in its volume is known by.
 _PLACES = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+# What a window for displays is stated by.
+_WINDOW = ("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence")
 # Slices may lie this far from where even spacing puts them, in parts of the spacing.
 _UNEVEN = 0.1
 
@@ -88,7 +90,7 @@ def _values_of(file: Any) -> NDArray[Any]:
 
 def _as_displayed(file: Any) -> NDArray[np.float32]:
     """Returns pixels in [0, 1] by the file's own window, or table, for displays."""
-    from pydicom.pixels.processing import apply_modality_lut, apply_voi, apply_windowing
+    from pydicom.pixels.processing import apply_modality_lut, apply_windowing
 
     pixels: NDArray[Any] = file.pixel_array
     for group in _functional_groups(file):
@@ -100,8 +102,7 @@ def _as_displayed(file: Any) -> NDArray[np.float32]:
         slope, intercept = _rescaling_of(file)
         values = pixels * slope + intercept
     if tables := file.get("VOILUTSequence"):
-        top = (1 << int(tables[0].LUTDescriptor[2])) - 1
-        shown = apply_voi(np.rint(values).astype(np.int64), file) / top
+        shown = _by_table(values, tables[0])
     elif file.get("WindowWidth") not in (None, ""):
         with np.errstate(over="ignore"):
             low, high = apply_windowing(np.array([-1e30, 1e30]), file)
@@ -116,6 +117,18 @@ def _as_displayed(file: Any) -> NDArray[np.float32]:
     if (padding := file.get("PixelPaddingValue")) is not None:
         shown[pixels == padding] = 0
     return np.asarray(shown, dtype=np.float32)
+
+
+def _by_table(values: NDArray[Any], table: Any) -> NDArray[Any]:
+    """Looks values up. pydicom's own function wraps numbers in tables of 8 bits."""
+    count, first, bits = map(int, table.LUTDescriptor)
+    entries = table.LUTData
+    if isinstance(entries, bytes):
+        count = count or 1 << 16
+        entries = np.frombuffer(entries, "u1" if len(entries) == count else "<u2")
+    numbers = np.rint(values - first).clip(0, len(entries) - 1).astype(np.int64)
+    looked_up: NDArray[Any] = np.asarray(entries)[numbers] / ((1 << bits) - 1)
+    return looked_up
 
 
 def _functional_groups(file: Any) -> list[Any]:
@@ -136,7 +149,9 @@ def _rescaling_of(file: Any) -> tuple[float, float]:
     return found[0], found[1]
 
 
-def read_series(folder: Path) -> tuple[NDArray[Any], tuple[float, ...]]:
+def read_series(
+    folder: Path, *, voi: bool = False
+) -> tuple[NDArray[Any], tuple[float, ...]]:
     """Returns the volume of a series, and its spacing; see `read_volume`."""
     with extra("medical"):
         import pydicom
@@ -182,7 +197,13 @@ def read_series(folder: Path) -> tuple[NDArray[Any], tuple[float, ...]]:
     places = np.array([place for place, _, _ in placed])
     between = float(np.median(np.diff(places)))
     _check_straight(placed, normal, folder)
-    slices_of = [_slice_of(file, path) for _, path, file in placed]
+    windows = {str([file.get(name) for name in _WINDOW]) for _, _, file in placed}
+    if voi and len(windows) > 1:
+        raise ValueError(
+            f"read_volume: the slices in {folder} state {len(windows)} windows, and a "
+            'volume has one. Leave voi at False and choose it: window="percentiles".'
+        )
+    slices_of = [_slice_of(file, path, voi) for _, path, file in placed]
     rows, columns = (float(side) for side in first.PixelSpacing)
     volume, spacing = _oriented(
         np.stack(slices_of), (normal, down, across), (between, rows, columns)
@@ -192,9 +213,9 @@ def read_series(folder: Path) -> tuple[NDArray[Any], tuple[float, ...]]:
     return volume if white is None else Stored.of(volume, white), spacing
 
 
-def _slice_of(file: Any, path: Path) -> NDArray[Any]:
+def _slice_of(file: Any, path: Path, voi: bool) -> NDArray[Any]:
     try:
-        pixels = _values_of(file)
+        pixels = _as_displayed(file) if voi else _values_of(file)
     except Exception as error:
         raise ValueError(f"read_volume: {path} cannot be read: {error}.") from error
     if pixels.ndim != 2:

@@ -78,6 +78,7 @@ class ImageFiles(_Files):
         folder_or_paths: str | Path | Iterable[str | Path],
         transform: Callable[[Any], Any] | None = None,
         *,
+        voi: bool = False,
         manifest: Any = None,
     ) -> None:
         """Lists the images.
@@ -86,6 +87,7 @@ class ImageFiles(_Files):
             folder_or_paths: A folder, which is searched with all its subfolders, or
                 paths of files.
             transform: Applied to each image, for example a `DiRATransform`.
+            voi: Whether to apply the windows that DICOM files state for displays.
             manifest: A `lightly_dira.evaluation.manifest.Manifest` that every file is
                 compared with when it is read.
 
@@ -95,7 +97,7 @@ class ImageFiles(_Files):
         """
         paths, names = _listed("ImageFiles", folder_or_paths, _images_in)
         super().__init__(paths, names, transform)
-        self.manifest = manifest
+        self.voi, self.manifest = voi, manifest
 
     def _read(self, path: Path) -> Any:
         if self.manifest is not None:
@@ -103,7 +105,7 @@ class ImageFiles(_Files):
         if path.suffix.lower() == ".npy":
             pixels = _load_array(path)
         else:
-            pixels = read_image(path)
+            pixels = read_image(path, voi=self.voi and is_dicom(path))
         return Image.fromarray(pixels) if _is_plain(pixels) else pixels
 
 
@@ -137,6 +139,7 @@ class VolumeFiles(_Files):
         transform: Callable[[Any], Any] | None = None,
         *,
         spacing: tuple[float, float, float] | None = None,
+        voi: bool = False,
         manifest: Any = None,
     ) -> None:
         """Lists the volumes.
@@ -146,6 +149,7 @@ class VolumeFiles(_Files):
                 paths of files and of folders of DICOM series.
             transform: Applied to each volume.
             spacing: Millimetres between voxels, as in `read_volume`.
+            voi: Whether to apply the window that a DICOM series states for displays.
             manifest: As in `ImageFiles`.
 
         Raises:
@@ -154,13 +158,14 @@ class VolumeFiles(_Files):
         """
         paths, names = _listed("VolumeFiles", folder_or_paths, _volumes_in)
         super().__init__(paths, names, transform)
-        self.spacing, self.manifest = spacing, manifest
+        self.spacing, self.voi, self.manifest = spacing, voi, manifest
 
     def _read(self, path: Path) -> Any:
         if self.manifest is not None:
             files = sorted(path.iterdir()) if path.is_dir() else [path]
             self.manifest.check(file for file in files if not _is_hidden(file.name))
-        return read_volume(path, spacing=self.spacing)
+        voi = self.voi and path.is_dir()
+        return read_volume(path, spacing=self.spacing, voi=voi)
 
 
 def _listed(

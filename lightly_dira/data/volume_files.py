@@ -21,7 +21,10 @@ _MILLIMETRES = {"micron": 1e-3, "meter": 1e3}
 
 
 def read_volume(
-    file: str | Path, *, spacing: tuple[float, float, float] | None = None
+    file: str | Path,
+    *,
+    spacing: tuple[float, float, float] | None = None,
+    voi: bool = False,
 ) -> NDArray[Any]:
     """Reads a volume as (D, H, W), with its own values.
 
@@ -30,6 +33,8 @@ def read_volume(
             file: `.npy`, or `.npz` with one array.
         spacing: Millimetres between voxels along D, H and W, to which the volume is
             resampled (linear); not for NumPy files, which do not state theirs.
+        voi: Whether to apply the window that a DICOM series states for displays, as in
+            `read_image`.
 
     Returns:
         (D, H, W), float32 if it was scaled or resampled, else of the file's own type.
@@ -57,7 +62,9 @@ def read_volume(
     if not path.exists():
         raise FileNotFoundError(f"read_volume: there is no {path}.")
     if path.is_dir():
-        volume, own = read_series(path)
+        volume, own = read_series(path, voi=voi)
+    elif voi:
+        raise ValueError(f"read_volume: voi=True is for DICOM series, got {path}.")
     elif path.suffix in (".npy", ".npz"):
         if spacing is not None:
             raise ValueError(
@@ -127,7 +134,9 @@ def load_canonical(path: str | Path, *, reader: str) -> tuple[Any, NDArray[Any]]
         "Read are NIfTI files, folders with the DICOM files of one series, .npy and "
         ".npz. Convert others first, for example with SimpleITK"
     )
-    if Path(path).is_file() and is_dicom(Path(path)):
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{reader}: there is no file {path}.")
+    if is_dicom(Path(path)):
         raise ValueError(f"{reader}: {path} is a single DICOM file. {cure}.")
     try:
         loaded = nibabel.load(path)
@@ -135,9 +144,7 @@ def load_canonical(path: str | Path, *, reader: str) -> tuple[Any, NDArray[Any]]
             raise ValueError(f"it is {type(loaded).__name__}, not values on a grid")
         image = nibabel.as_closest_canonical(loaded)  # type: ignore[no-untyped-call]
         return image, np.asanyarray(image.dataobj)
-    except FileNotFoundError:
-        raise
-    except (nibabel.filebasedimages.ImageFileError, *DAMAGED) as error:
+    except Exception as error:  # of many kinds, by format
         raise ValueError(
             f"{reader}: {path} is not a NIfTI file, or is damaged ({error}). {cure}."
         ) from error

@@ -150,6 +150,7 @@ CONTAINERS = """
     OneOf OneOrOther SomeOf Sequential ReplayCompose SelectiveChannelTransform
     BaseCompose
     """.split()
+AUTOMATIC = ["AutoAugment", "RandAugment", "TrivialAugmentWide"]
 SEVERAL = {"CutMix", "MixUp", "FiveCrop", "TenCrop", "Mosaic"}
 
 
@@ -166,6 +167,40 @@ def cases() -> list:
     ]
 
 
+def as_it_takes(transform, library):
+    """Returns how a conversion wants its images."""
+    if library is A:
+        return lambda array: array
+    of_pil = ("PILToTensor", "ToTensor", "ToImage", "ToPureTensor", "ToRGB", "RGB")
+    if type(transform).__name__ in of_pil:
+        return Image.fromarray
+    return lambda array: torch.from_numpy(array / np.float32(255)).movedim(2, 0)
+
+
+def check_values(step: Step, make) -> None:
+    """Nothing moves: values are the same up to a scale, or to a line if normalised."""
+    given = picture(0.5), picture()
+    out = step(Sample(*map(make, given), Draws(), None))
+    found = [
+        np.asarray(i.movedim(0, -1) if isinstance(i, torch.Tensor) else i, float)
+        for i in (out.view, out.target)
+    ]
+    for values, expected in zip(found, given, strict=True):
+        assert values.shape == expected.shape
+        for channel in range(3):
+            own, right = values[..., channel].ravel(), expected[..., channel].ravel()
+            assert np.corrcoef(own, right)[0, 1] > 0.9999
+    if step.kind == "conversion":
+        for values, expected in zip(found, given, strict=True):
+            scaled = values / values.max() * expected.max()
+            np.testing.assert_allclose(scaled, expected, atol=1.01)
+    else:
+        scale = found[0].max() / given[0].max()
+        assert not np.allclose(found[0], given[0] * scale, atol=1e-3)
+        scaled = found[1] / found[1].max() * given[1].max()
+        np.testing.assert_allclose(scaled, given[1], atol=1e-3)
+
+
 @pytest.mark.parametrize(("library", "cls"), cases())
 def test_measured(library, cls: type) -> None:
     """Pixels change and the target does not, or both are moved alike."""
@@ -173,12 +208,12 @@ def test_measured(library, cls: type) -> None:
     kind = kind_of(transform, {})
     assert kind != "unknown"
     step = Step(transform, kind)
+    if kind in ("conversion", "normalisation"):
+        return check_values(step, as_it_takes(transform, library))
     moved = changed = 0
     tensors = cls.__name__ in ("RandomErasing", "GaussianNoise") and library is not A
     how = "array" if library is A else "tensor" if tensors else "pil"
     for value in range(8):
-        if kind in ("conversion", "normalisation"):
-            return
         view, target = run(step, value, how)
         if kind == "photometric":
             assert np.array_equal(target, picture())
@@ -193,8 +228,8 @@ def test_measured(library, cls: type) -> None:
             assert np.quantile(difference, 0.99) < 8
             same = view.shape == picture().shape
             moved += not (same and np.array_equal(target, picture()))
-        else:
-            assert kind == "mixed"
+        else:  # measured below
+            assert cls.__name__ in AUTOMATIC
     if kind == "photometric":
         assert changed or cls.__name__ in ("NoOp", "Identity", "RGB", "ToRGB")
     if kind == "geometric":
@@ -202,7 +237,7 @@ def test_measured(library, cls: type) -> None:
 
 
 @pytest.mark.parametrize("library", [v1, v2], ids=["v1", "v2"])
-@pytest.mark.parametrize("name", ["AutoAugment", "RandAugment", "TrivialAugmentWide"])
+@pytest.mark.parametrize("name", AUTOMATIC)
 def test_automatic_augmentations_only_move_the_target(library, name: str) -> None:
     """Found: their colours entered the target, by up to 0.88 of the range."""
     bright = picture()[..., :1] > 60

@@ -6,48 +6,17 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import cv2
 import numpy as np
-import pydicom
 import pytest
 import torch
 from lightly.transforms import DINOTransform, MAETransform
 from monai import transforms as mt
 from monai.data import MetaTensor
 from PIL import Image
-from pydicom.data import get_testdata_file
 from torchvision.transforms import v2
 
 from lightly_dira import DiRATransform
-from lightly_dira.data.resizing import resize_area
-from lightly_dira.transforms import read_image, read_volume
-
-SIZES = [
-    (155, 32), (155, 64), (1024, 224), (1023, 224), (700, 224), (301, 100), (64, 32),
-    (65, 32), (127, 32), (129, 64), (512, 128), (513, 128), (200, 199), (97, 48),
-    (255, 64), (257, 64), (333, 111), (2047, 256), (90, 45), (33, 32),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("old", "new"), SIZES)
-def test_a_picture_of_a_mask_is_its_mask(old: int, new: int) -> None:
-    """Found: up to 7 rows at the bottom and the right were cut off, then stretched."""
-    for edge in (0.1, 0.5, 0.9):
-        image = np.zeros((old, old), np.float32)
-        cut = round(edge * old)
-        image[cut:] = 1
-        right = (old - cut) * new / old
-        for turned in (image, image.T):
-            small = resize_area(np.ascontiguousarray(turned), new, new)
-            along = small[:, 0] if turned is image else small[0]
-            assert along.sum() == pytest.approx(right, abs=0.1)
-            assert small.sum() == pytest.approx(right * new, rel=0.02)
-
-
-def test_the_case_of_the_brain() -> None:
-    image = np.zeros((155, 155), "float32")
-    image[139:] = 1
-    assert resize_area(image, 32, 32)[:, 0].sum() == pytest.approx(3.30, abs=0.05)
+from lightly_dira.transforms import read_volume
 
 
 class TestStepsOfTheUsersOwn:
@@ -98,185 +67,12 @@ def test_bicubic_steps_of_sixteen_bits(kind, window) -> None:
         assert 0 <= target.min() <= target.max() <= 1
 
 
-class TestAlpha:
-    def file(self, path: Path, channels: int, dtype=np.uint8) -> Path:
-        pixels = np.zeros((40, 40, channels), dtype)
-        pixels[10:20, 10:20, :3] = np.iinfo(dtype).max
-        pixels[..., 3:] = np.iinfo(dtype).max
-        assert cv2.imwrite(str(path), pixels)
-        return path
-
-    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-    def test_read(self, dtype, tmp_path: Path) -> None:
-        image = read_image(self.file(tmp_path / "a.png", 4, dtype))
-        assert image.shape == (40, 40, 3)
-        assert len(DiRATransform(input_size=32)(image)[0]) == 3
-
-    def test_grey_beside_alpha(self, tmp_path: Path) -> None:
-        Image.fromarray(np.full((40, 40), 7, np.uint8)).convert("LA").save(
-            tmp_path / "a.png"
-        )
-        image = read_image(tmp_path / "a.png")
-        assert image.shape == (40, 40)
-        assert (image == 7).all()
-
-    def test_masks(self, tmp_path: Path) -> None:
-        """Found: 4,096 pixels instead of 100."""
-        from lightly_dira.evaluation.labelled import LabelledImages
-
-        path = self.file(tmp_path / "mask.png", 4)
-        data = LabelledImages([path], masks=[path])
-        assert data.mask(0).sum() == 100
-
-    @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "CMYK", "P"])
-    def test_modes_of_pil(self, mode: str) -> None:
-        grey = Image.fromarray(np.full((40, 40), 100, np.uint8))
-        image = grey.convert("P").convert("PA") if mode == "PA" else grey.convert(mode)
-        views = DiRATransform(input_size=32, distortion=None)(image)
-        assert len(views[0]) == 3
-        torch.testing.assert_close(
-            views.target, torch.full((1, 32, 32), 100 / 255), atol=0.01, rtol=0
-        )
-
-
 def test_other_byte_order() -> None:
     image = np.linspace(0, 65535, 40 * 40).reshape(40, 40).astype(">u2")
     ours = DiRATransform(v2.Compose([v2.CenterCrop(32)]), distortion=None)
     torch.testing.assert_close(
         ours(image).target, ours(image.astype("u2")).target, rtol=0, atol=0
     )
-
-
-class TestPages:
-    def images(self, count: int = 2) -> list[Image.Image]:
-        return [
-            Image.fromarray(np.full((40, 40), 99 * n, np.uint8)) for n in range(count)
-        ]
-
-    @pytest.mark.parametrize("suffix", ["tif", "gif", "png", "webp"])
-    def test_several_are_refused(self, suffix: str, tmp_path: Path) -> None:
-        """Found: the first was returned, in silence."""
-        first, *rest = self.images()
-        path = tmp_path / f"a.{suffix}"
-        first.save(path, save_all=True, append_images=rest)
-        with pytest.raises(ValueError, match=r"a\.\w+ holds 2 pages or frames"):
-            read_image(path)
-        first.save(path)
-        assert read_image(path).shape[:2] == (40, 40)
-
-    def test_cmyk(self, tmp_path: Path) -> None:
-        image = Image.new("CMYK", (40, 40), (0, 255, 255, 0))
-        image.save(tmp_path / "a.tif")
-        assert read_image(tmp_path / "a.tif").shape == (40, 40, 3)
-        np.testing.assert_array_equal(
-            read_image(tmp_path / "a.tif"), np.asarray(image.convert("RGB"))
-        )
-
-
-class TestDicom:
-    def save(self, path: Path, pixels, **tags) -> Path:
-        file = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
-        for name in ("RescaleSlope", "RescaleIntercept", "PixelPaddingValue"):
-            if name in file:
-                delattr(file, name)
-        file.PixelData = pixels.tobytes()
-        file.Rows, file.Columns = pixels.shape
-        file.BitsAllocated = 8 * pixels.dtype.itemsize
-        file.PixelRepresentation = int(pixels.dtype.kind == "i")
-        for name, value in tags.items():
-            setattr(file, name, value)
-        if "PixelPaddingValue" in tags:
-            file["PixelPaddingValue"].VR = "US"
-        file.save_as(path)
-        return path
-
-    pixels = np.random.default_rng(0).integers(0, 4096, (32, 40), dtype=np.uint16)
-
-    def test_polarity_with_units(self, tmp_path: Path) -> None:
-        """Found: with a rescale tag, MONOCHROME1 was not inverted."""
-        tags = dict(BitsStored=12, HighBit=11, RescaleSlope=2, RescaleIntercept=-5)
-        plain, inverted = (
-            read_image(self.save(tmp_path / f"{kind}.dcm", pixels, **tags,
-                                 PhotometricInterpretation=kind))
-            for kind, pixels in (("MONOCHROME2", self.pixels),
-                                 ("MONOCHROME1", 4095 - self.pixels))
-        )  # fmt: skip
-        np.testing.assert_array_equal(plain, inverted)
-
-    def test_an_intercept_alone(self, tmp_path: Path) -> None:
-        path = self.save(
-            tmp_path / "a.dcm", self.pixels, BitsStored=12, RescaleIntercept=-1024
-        )
-        np.testing.assert_array_equal(read_image(path), self.pixels - 1024.0)
-
-    @pytest.mark.parametrize("tag", ["RescaleSlope", "NumberOfFrames"])
-    def test_empty_tags(self, tag: str, tmp_path: Path) -> None:
-        path = self.save(tmp_path / "a.dcm", self.pixels, BitsStored=16, **{tag: None})
-        np.testing.assert_array_equal(read_image(path), self.pixels)
-
-    def test_palette(self) -> None:
-        """Found: the indices were returned as grey values."""
-        image = read_image(get_testdata_file("examples_palette.dcm"))
-        assert image.shape[2] == 3
-
-    def test_padding_stays_black(self, tmp_path: Path) -> None:
-        pixels = self.pixels.copy()
-        pixels[:4] = 0
-        path = self.save(
-            tmp_path / "a.dcm",
-            pixels,
-            BitsStored=12,
-            PhotometricInterpretation="MONOCHROME1",
-            PixelPaddingValue=0,
-        )
-        image = read_image(path)
-        assert image[:4].max() == 0
-        assert image[4:].mean() > 1_500
-
-    def test_without_a_preamble(self, tmp_path: Path) -> None:
-        path = self.save(tmp_path / "a.dcm", self.pixels, BitsStored=16)
-        data = path.read_bytes()
-        (tmp_path / "b").write_bytes(data[132:])
-        np.testing.assert_array_equal(read_image(tmp_path / "b"), self.pixels)
-
-    def test_errors_name_the_file(self, tmp_path: Path) -> None:
-        path = self.save(tmp_path / "cut.dcm", self.pixels, BitsStored=16)
-        file = pydicom.dcmread(path)
-        file.PixelData = file.PixelData[:-200]
-        file.save_as(path)
-        with pytest.raises(ValueError, match=r"cut\.dcm cannot be read"):
-            read_image(path)
-
-    def series(self, folder: Path, change) -> Path:
-        folder.mkdir(exist_ok=True)
-        for number in range(5):
-            place = {
-                "ImagePositionPatient": [0.0, 0.0, 2.0 * number],
-                "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
-                "PixelSpacing": [1.0, 1.0],
-            }
-            change(number, place)
-            path = folder / f"{number}.dcm"
-            self.save(path, self.pixels, BitsStored=16, **place)
-        return folder
-
-    def test_a_straight_series(self, tmp_path: Path) -> None:
-        folder = self.series(tmp_path / "a", lambda number, place: None)
-        assert read_volume(folder).shape == (5, 32, 40)
-
-    @pytest.mark.parametrize(
-        ("change", "message"),
-        [
-            # Found: sheared, shifted or stretched, in silence.
-            (lambda n, p: p["ImagePositionPatient"].__setitem__(1, 0.6 * n), "sheared"),
-            (lambda n, p: p["ImagePositionPatient"].__setitem__(0, 9 * (n > 3)), "mm"),
-            (lambda n, p: p.update(PixelSpacing=[1.0 + (n > 2), 1.0]), "different"),
-            (lambda n, p: p.update(PixelSpacing=None), "PixelSpacing"),
-        ],
-    )  # fmt: skip
-    def test_series_that_are_not(self, change, message: str, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match=message):
-            read_volume(self.series(tmp_path / "a", change))
 
 
 class TestNifti:

@@ -10,6 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 from nibabel.orientations import axcodes2ornt, ornt_transform
+from pydicom.data import get_testdata_file
 from pydicom.pixels.utils import set_pixel_data
 from scipy.ndimage import map_coordinates
 
@@ -190,3 +191,31 @@ class TestNumPy:
         nibabel.save(image, tmp_path / "time.nii.gz")
         with pytest.raises(ValueError, match=r"three dimensions.*one point in time"):
             read_volume(tmp_path / "time.nii.gz")
+
+
+class TestOtherFormats:
+    """Found: errors that did not say what is read."""
+
+    @pytest.mark.parametrize("name", ["v.mha", "v.nrrd", "v.vtk"])
+    def test_are_refused(self, name: str, tmp_path: Path) -> None:
+        (tmp_path / name).write_bytes(b"ObjectType = Image\nNDims = 3\n" * 9)
+        with pytest.raises(ValueError, match=rf"{name} .*Read are NIfTI.*SimpleITK"):
+            read_volume(tmp_path / name)
+
+    def test_a_single_dicom_file(self) -> None:
+        path = get_testdata_file("CT_small.dcm")
+        with pytest.raises(ValueError, match=r"single DICOM file.*folders with"):
+            read_volume(path)
+
+    def test_values_without_a_grid(self) -> None:
+        path = Path(nibabel.__file__).parent / "tests/data/row_major.dconn.nii"
+        with pytest.raises(ValueError, match="Cifti2Image, not values on a grid"):
+            read_volume(path)
+
+    def test_microns(self, tmp_path: Path) -> None:
+        """Found: 500 microns were taken for 500 mm."""
+        image = nibabel.Nifti1Image(volume(), np.diag([500.0, 500, 500, 1]))
+        image.header.set_xyzt_units("micron")
+        nibabel.save(image, tmp_path / "v.nii")
+        read = read_volume(tmp_path / "v.nii", spacing=(0.5, 0.5, 1.0))
+        assert read.shape == (8, 7, 3)

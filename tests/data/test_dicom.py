@@ -1,0 +1,200 @@
+"""DICOM files: values, units, polarity, windows, series."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pydicom
+import pytest
+from pydicom import Dataset, Sequence
+from pydicom.data import get_testdata_file
+
+from lightly_dira import DiRATransform
+from lightly_dira.data import ImageFiles
+from lightly_dira.data.pixels import Stored, to_pixels
+from lightly_dira.transforms import read_image, read_volume
+
+
+class TestDicom:
+    def save(self, path: Path, pixels, **tags) -> Path:
+        file = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
+        for name in ("RescaleSlope", "RescaleIntercept", "PixelPaddingValue"):
+            if name in file:
+                delattr(file, name)
+        file.PixelData = pixels.tobytes()
+        file.Rows, file.Columns = pixels.shape
+        file.BitsAllocated = 8 * pixels.dtype.itemsize
+        file.PixelRepresentation = int(pixels.dtype.kind == "i")
+        for name, value in tags.items():
+            setattr(file, name, value)
+        if "PixelPaddingValue" in tags:
+            file["PixelPaddingValue"].VR = "US"
+        file.save_as(path)
+        return path
+
+    pixels = np.random.default_rng(0).integers(0, 4096, (32, 40), dtype=np.uint16)
+
+    def test_polarity_with_units(self, tmp_path: Path) -> None:
+        """Found: with a rescale tag, MONOCHROME1 was not inverted."""
+        tags = dict(BitsStored=12, HighBit=11, RescaleSlope=2, RescaleIntercept=-5)
+        plain, inverted = (
+            read_image(self.save(tmp_path / f"{kind}.dcm", pixels, **tags,
+                                 PhotometricInterpretation=kind))
+            for kind, pixels in (("MONOCHROME2", self.pixels),
+                                 ("MONOCHROME1", 4095 - self.pixels))
+        )  # fmt: skip
+        np.testing.assert_array_equal(plain, inverted)
+
+    def test_an_intercept_alone(self, tmp_path: Path) -> None:
+        path = self.save(
+            tmp_path / "a.dcm", self.pixels, BitsStored=12, RescaleIntercept=-1024
+        )
+        np.testing.assert_array_equal(read_image(path), self.pixels - 1024.0)
+
+    @pytest.mark.parametrize("tag", ["RescaleSlope", "NumberOfFrames"])
+    def test_empty_tags(self, tag: str, tmp_path: Path) -> None:
+        path = self.save(tmp_path / "a.dcm", self.pixels, BitsStored=16, **{tag: None})
+        np.testing.assert_array_equal(read_image(path), self.pixels)
+
+    def test_palette(self) -> None:
+        """Found: the indices were returned as grey values."""
+        image = read_image(get_testdata_file("examples_palette.dcm"))
+        assert image.shape[2] == 3
+
+    def test_padding_stays_black(self, tmp_path: Path) -> None:
+        pixels = self.pixels.copy()
+        pixels[:4] = 0
+        path = self.save(
+            tmp_path / "a.dcm",
+            pixels,
+            BitsStored=12,
+            PhotometricInterpretation="MONOCHROME1",
+            PixelPaddingValue=0,
+        )
+        image = read_image(path)
+        assert image[:4].max() == 0
+        assert image[4:].mean() > 1_500
+
+    def test_without_a_preamble(self, tmp_path: Path) -> None:
+        path = self.save(tmp_path / "a.dcm", self.pixels, BitsStored=16)
+        data = path.read_bytes()
+        (tmp_path / "b").write_bytes(data[132:])
+        np.testing.assert_array_equal(read_image(tmp_path / "b"), self.pixels)
+
+    def test_errors_name_the_file(self, tmp_path: Path) -> None:
+        path = self.save(tmp_path / "cut.dcm", self.pixels, BitsStored=16)
+        file = pydicom.dcmread(path)
+        file.PixelData = file.PixelData[:-200]
+        file.save_as(path)
+        with pytest.raises(ValueError, match=r"cut\.dcm cannot be read"):
+            read_image(path)
+
+    def series(self, folder: Path, change) -> Path:
+        folder.mkdir(exist_ok=True)
+        for number in range(5):
+            place = {
+                "ImagePositionPatient": [0.0, 0.0, 2.0 * number],
+                "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
+                "PixelSpacing": [1.0, 1.0],
+            }
+            change(number, place)
+            path = folder / f"{number}.dcm"
+            self.save(path, self.pixels, BitsStored=16, **place)
+        return folder
+
+    def test_a_straight_series(self, tmp_path: Path) -> None:
+        folder = self.series(tmp_path / "a", lambda number, place: None)
+        assert read_volume(folder).shape == (5, 32, 40)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            # Found: sheared, shifted or stretched, in silence.
+            (lambda n, p: p["ImagePositionPatient"].__setitem__(1, 0.6 * n), "sheared"),
+            (lambda n, p: p["ImagePositionPatient"].__setitem__(0, 9 * (n > 3)), "mm"),
+            (lambda n, p: p.update(PixelSpacing=[1.0 + (n > 2), 1.0]), "different"),
+            (lambda n, p: p.update(PixelSpacing=None), "PixelSpacing"),
+        ],
+    )  # fmt: skip
+    def test_series_that_are_not(self, change, message: str, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=message):
+            read_volume(self.series(tmp_path / "a", change))
+
+    def test_one_rule_for_bits(self, tmp_path: Path) -> None:
+        """Found: images of 12 bits were multiplied by 16, and volumes were not."""
+        tags = dict(BitsStored=12, HighBit=11, RescaleSlope=None, RescaleIntercept=None)
+        image = read_image(self.save(tmp_path / "a.dcm", self.pixels, **tags))
+        folder = tmp_path / "series"
+        folder.mkdir()
+        for number in range(3):
+            self.save(
+                folder / f"{number}.dcm",
+                self.pixels,
+                **tags,
+                ImagePositionPatient=[0, 0, number],
+                ImageOrientationPatient=[1, 0, 0, 0, 1, 0],
+                PixelSpacing=[1, 1],
+            )
+        volume = read_volume(folder)
+        np.testing.assert_array_equal(image, self.pixels)
+        np.testing.assert_array_equal(volume[1], self.pixels)
+        for values, dims in ((image, 2), (volume, 3)):
+            # White is known, and a window is in the file's own units.
+            pixels = to_pixels(values, None, dims)
+            np.testing.assert_allclose(pixels, to_pixels(values, (0, 4095), dims))
+            assert pixels.max() > 0.99
+        dataset = ImageFiles(tmp_path / "series", DiRATransform(input_size=32))
+        assert dataset[0][0].target.max() > 0.8
+
+    def test_arithmetic_forgets_white(self) -> None:
+        stored = Stored.of(self.pixels.copy(), 4095)
+        assert stored[2:, ::-1].T.copy().white == 4095
+        assert type(stored * 2) is np.ndarray
+        assert to_pixels(stored).max() == pytest.approx(self.pixels.max() / 4095)
+
+    @pytest.mark.parametrize("kind", ["MONOCHROME1", "MONOCHROME2"])
+    def test_the_window_for_displays(self, kind: str, tmp_path: Path) -> None:
+        tags = dict(BitsStored=12, HighBit=11, PhotometricInterpretation=kind)
+        tags |= dict(RescaleSlope=2, RescaleIntercept=-1000)
+        tags |= dict(WindowCenter=[500, 9], WindowWidth=[1001, 3])
+        path = self.save(tmp_path / "a.dcm", self.pixels, **tags)
+        shown = read_image(path, voi=True)
+        values = self.pixels * 2.0 - 1000
+        right = ((values - 499.5) / 1000 + 0.5).clip(0, 1)
+        right = right if kind == "MONOCHROME2" else 1 - right
+        np.testing.assert_allclose(shown, right, atol=1e-6)
+        assert shown.dtype == np.float32
+        (image, *_) = ImageFiles([path], voi=True)[0]
+        np.testing.assert_array_equal(image, shown)
+
+    def test_a_table_for_displays(self, tmp_path: Path) -> None:
+        table = Dataset()
+        table.add_new("LUTDescriptor", "US", [4096, 0, 8])
+        curve = (255 * np.sqrt(np.arange(4096) / 4095)).astype(np.uint8)
+        table.add_new("LUTData", "US", curve.astype(int).tolist())
+        tags = dict(BitsStored=12, HighBit=11, VOILUTSequence=Sequence([table]))
+        path = self.save(tmp_path / "a.dcm", self.pixels, **tags)
+        np.testing.assert_allclose(
+            read_image(path, voi=True), curve[self.pixels] / 255, atol=1e-6
+        )
+
+    def test_no_window_for_displays(self, tmp_path: Path) -> None:
+        path = self.save(tmp_path / "a.dcm", self.pixels, BitsStored=12)
+        with pytest.raises(ValueError, match=r'a\.dcm .*window="percentiles"'):
+            read_image(path, voi=True)
+        cv2.imwrite(str(tmp_path / "a.png"), self.pixels)
+        with pytest.raises(ValueError, match=r"for DICOM files, got .*a\.png"):
+            read_image(tmp_path / "a.png", voi=True)
+
+    def test_windows_of_a_series(self, tmp_path: Path) -> None:
+        def change(number, tags):
+            tags.update(WindowCenter=100 + number, WindowWidth=200)
+
+        folder = self.series(tmp_path / "a", change)
+        with pytest.raises(ValueError, match="state 5 windows, and a volume has one"):
+            read_volume(folder, voi=True)
+        same = self.series(tmp_path / "b", lambda _, tags: change(0, tags))
+        volume = read_volume(same, voi=True)
+        assert 0 <= volume.min() < volume.max() <= 1

@@ -1,0 +1,81 @@
+"""Image files of every kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lightly_dira import DiRATransform
+from lightly_dira.transforms import read_image
+
+
+class TestAlpha:
+    def file(self, path: Path, channels: int, dtype=np.uint8) -> Path:
+        pixels = np.zeros((40, 40, channels), dtype)
+        pixels[10:20, 10:20, :3] = np.iinfo(dtype).max
+        pixels[..., 3:] = np.iinfo(dtype).max
+        assert cv2.imwrite(str(path), pixels)
+        return path
+
+    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+    def test_read(self, dtype, tmp_path: Path) -> None:
+        image = read_image(self.file(tmp_path / "a.png", 4, dtype))
+        assert image.shape == (40, 40, 3)
+        assert len(DiRATransform(input_size=32)(image)[0]) == 3
+
+    def test_grey_beside_alpha(self, tmp_path: Path) -> None:
+        Image.fromarray(np.full((40, 40), 7, np.uint8)).convert("LA").save(
+            tmp_path / "a.png"
+        )
+        image = read_image(tmp_path / "a.png")
+        assert image.shape == (40, 40)
+        assert (image == 7).all()
+
+    def test_masks(self, tmp_path: Path) -> None:
+        """Found: 4,096 pixels instead of 100."""
+        from lightly_dira.evaluation.labelled import LabelledImages
+
+        path = self.file(tmp_path / "mask.png", 4)
+        data = LabelledImages([path], masks=[path])
+        assert data.mask(0).sum() == 100
+
+    @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "CMYK", "P"])
+    def test_modes_of_pil(self, mode: str) -> None:
+        grey = Image.fromarray(np.full((40, 40), 100, np.uint8))
+        image = grey.convert("P").convert("PA") if mode == "PA" else grey.convert(mode)
+        views = DiRATransform(input_size=32, distortion=None)(image)
+        assert len(views[0]) == 3
+        torch.testing.assert_close(
+            views.target, torch.full((1, 32, 32), 100 / 255), atol=0.01, rtol=0
+        )
+
+
+class TestPages:
+    def images(self, count: int = 2) -> list[Image.Image]:
+        return [
+            Image.fromarray(np.full((40, 40), 99 * n, np.uint8)) for n in range(count)
+        ]
+
+    @pytest.mark.parametrize("suffix", ["tif", "gif", "png", "webp"])
+    def test_several_are_refused(self, suffix: str, tmp_path: Path) -> None:
+        """Found: the first was returned, in silence."""
+        first, *rest = self.images()
+        path = tmp_path / f"a.{suffix}"
+        first.save(path, save_all=True, append_images=rest)
+        with pytest.raises(ValueError, match=r"a\.\w+ holds 2 pages or frames"):
+            read_image(path)
+        first.save(path)
+        assert read_image(path).shape[:2] == (40, 40)
+
+    def test_cmyk(self, tmp_path: Path) -> None:
+        image = Image.new("CMYK", (40, 40), (0, 255, 255, 0))
+        image.save(tmp_path / "a.tif")
+        assert read_image(tmp_path / "a.tif").shape == (40, 40, 3)
+        np.testing.assert_array_equal(
+            read_image(tmp_path / "a.tif"), np.asarray(image.convert("RGB"))
+        )
