@@ -53,3 +53,34 @@ class TestLabelledImages:
         data = LabelledImages(np.zeros((1, 32, 32), np.uint8))
         with pytest.raises(ValueError, match="'mask' is not among what is known"):
             Samples(data, 32, "mask")
+
+
+class TestMasks:
+    """Found: each of these was scored in silence."""
+
+    images = np.zeros((1, 32, 32), np.uint8)
+
+    @pytest.mark.parametrize("value", [0.4, 255, -1, np.nan])
+    def test_of_what_are_not_classes(self, value: float) -> None:
+        masks = np.zeros((1, 32, 32), np.float32)
+        masks[0, 3, 4] = value
+        data = LabelledImages(self.images, masks=masks)
+        with pytest.raises(ValueError, match=r"image 0 holds .*values are classes"):
+            Samples(data, 16, "mask")[0]
+
+    @pytest.mark.parametrize("dims", [2, 3])
+    def test_of_another_size(self, dims: int) -> None:
+        images = np.zeros((1,) + (32,) * dims, np.uint8)
+        masks = np.zeros((1,) + (16,) * dims, np.uint8)
+        data = LabelledImages(images, masks=masks, spatial_dims=dims)
+        with pytest.raises(ValueError, match=r"image 0 has .* and its mask"):
+            Samples(data, 16, "mask")[0]
+
+    def test_with_an_axis_of_one(self) -> None:
+        grey = np.full((1, 32, 32, 1), 7, np.uint8)
+        data = LabelledImages(grey, masks=grey > 0)
+        image, mask = Samples(data, 16, "mask")[0]
+        assert image.shape == (3, 16, 16)
+        assert mask.shape == (16, 16)
+        assert mask.all()
+        assert data[0][0].mode == "L"

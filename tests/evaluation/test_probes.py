@@ -3,7 +3,9 @@ from __future__ import annotations
 import copy
 
 import pytest
+import timm
 import torch
+import torchvision
 from lightly.utils.benchmarking import knn_predict
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -12,7 +14,9 @@ from small import bars, small_encoder
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from lightly_dira.evaluation.finetuning import finetune_classifier
 from lightly_dira.evaluation.labelled import Samples
+from lightly_dira.evaluation.networks import Classifier
 from lightly_dira.evaluation.probes import encode, knn_probe, linear_probe
 
 
@@ -77,3 +81,42 @@ class TestProbes:
         with torch.no_grad():
             expected = backbone.eval()(whole).flatten(1)
         torch.testing.assert_close(encoded.tensors[0], expected)
+
+
+class TestLayouts:
+    """Found: maps with their channels last were averaged over width and channels."""
+
+    images = TensorDataset(torch.rand(2, 3, 64, 64), torch.arange(2))
+
+    def test_channels_last(self) -> None:
+        swin = torchvision.models.swin_t().features.eval()
+        encoded = encode(swin, self.images).tensors[0]
+        with torch.no_grad():
+            expected = swin(self.images.tensors[0]).mean(dim=(1, 2))
+        assert encoded.shape == (2, 768)
+        torch.testing.assert_close(encoded, expected)
+
+    def test_tokens(self) -> None:
+        vit = timm.create_model("vit_tiny_patch16_224", img_size=64).eval()
+        vit.forward = vit.forward_features
+        encoded = encode(vit, self.images).tensors[0]
+        with torch.no_grad():
+            tokens = vit(self.images.tensors[0])
+        torch.testing.assert_close(encoded, tokens[:, 1:].mean(dim=1))
+
+    def test_classifiers(self) -> None:
+        model = Classifier(torchvision.models.swin_t().features, 768, 2).eval()
+        with torch.no_grad():
+            assert model(self.images.tensors[0]).shape == (2, 2)
+        tuned = finetune_classifier(
+            torchvision.models.swin_t().features,
+            self.images,
+            self.images,
+            steps=10,
+            batch_size=2,
+        )
+        assert tuned.classify.in_features == 768
+
+    def test_a_network_without_maps(self) -> None:
+        flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 5))
+        assert encode(flat, self.images).tensors[0].shape == (2, 5)

@@ -237,3 +237,59 @@ class TestReaders:
         assert not rows["train"] & rows["val"]
         assert not rows["train"] & rows["test"]
         assert not rows["val"] & rows["test"]
+
+
+class TestOddLayouts:
+    """Found: each was an error that did not say what to do, or a leak."""
+
+    images = np.zeros((6, 32, 32), np.uint8)
+
+    @pytest.mark.parametrize("shape", [(6,), (6, 1), (6, 3), None])
+    def test_labels_of_medmnist(self, shape, tmp_path) -> None:
+        arrays = {f"{split}_images": self.images for split in ("train", "test")}
+        if shape is not None:
+            labels = np.arange(np.prod(shape)).reshape(shape) % 2
+            arrays |= {f"{split}_labels": labels for split in ("train", "test")}
+        np.savez(tmp_path / "a.npz", **arrays)
+        data = read_npz(tmp_path / "a.npz")
+        assert len(data.split("test")) == 6
+        if shape is None:
+            assert data.labels is None
+        else:
+            assert data.labels.shape == ((12, 3) if shape[1:] == (3,) else (12,))
+
+    def test_labels_of_one_split_alone(self, tmp_path) -> None:
+        arrays = {f"{split}_images": self.images for split in ("train", "test")}
+        np.savez(tmp_path / "a.npz", **arrays, train_labels=np.zeros(6))
+        with pytest.raises(ValueError, match="has labels, but not of test"):
+            read_npz(tmp_path / "a.npz")
+
+    @pytest.mark.parametrize("key", ["images", "train_images"])
+    def test_an_axis_of_one(self, key: str, tmp_path) -> None:
+        masks = {"masks": self.images[..., None]} if key == "images" else {}
+        np.savez(tmp_path / "a.npz", **{key: self.images[..., None]}, **masks)
+        data = read_npz(tmp_path / "a.npz")
+        assert data[0][0].size == (32, 32)
+        if masks:
+            assert Samples(data, 16, "mask")[0][1].shape == (16, 16)
+
+    def test_a_space_before_a_number(self, tmp_path) -> None:
+        (tmp_path / "a.csv").write_text("image,x\na.png, 1\nb.png, -1\nc.png,0 \n")
+        for name in "abc":
+            Image.new("L", (32, 32)).save(tmp_path / f"{name}.png")
+        data = read_table(tmp_path / "a.csv", tmp_path, labels=["x"], uncertain="ones")
+        assert data.labels.ravel().tolist() == [1, 1, 0]
+        data = read_table(tmp_path / "a.csv", tmp_path, labels=["x"], uncertain="drop")
+        assert data.labels.ravel().tolist() == [1, 0]
+
+    def test_an_image_that_is_listed_twice(self, tmp_path) -> None:
+        """Found: it was trained on and tested on."""
+        rows = ["image,label"]
+        for number in range(20):
+            Image.new("L", (32, 32)).save(tmp_path / f"{number}.png")
+            rows += [f"{number}.png,{number % 2}", f"./{number}.png,{number % 2}"]
+        (tmp_path / "a.csv").write_text("\n".join(rows))
+        for seed in range(5):
+            data = read_table(tmp_path / "a.csv", tmp_path, seed=seed)
+            splits = data.splits.reshape(20, 2)
+            assert (splits[:, 0] == splits[:, 1]).all()

@@ -5,7 +5,11 @@ import pytest
 import torch
 from sklearn.metrics import f1_score, jaccard_score, roc_auc_score
 
-from lightly_dira.evaluation.scores import classification_scores, segmentation_scores
+from lightly_dira.evaluation.scores import (
+    classification_scores,
+    segmentation_scores,
+    surface_scores,
+)
 
 
 class TestScores:
@@ -62,3 +66,25 @@ class TestScores:
         assert segmentation_scores(masks, masks) == {"dice": 1.0, "iou": 1.0}
         nothing = segmentation_scores(masks, torch.zeros_like(masks))
         assert nothing == {"dice": 0.0, "iou": 0.0}
+
+    @pytest.mark.parametrize("shape", [(4, 1), (4,), (4, 2)])
+    def test_probabilities_of_too_few_classes(self, shape) -> None:
+        """Found: of one column, class 0 was scored."""
+        with pytest.raises(ValueError, match=r"3 classes need .*\(N, 3\)"):
+            classification_scores(np.array([0, 1, 2, 1]), np.full(shape, 0.5))
+        with pytest.raises(ValueError, match=r"np\.stack\(\[1 - p, p\]"):
+            classification_scores(np.array([0, 1]), np.full((2, 1), 0.5))
+
+    @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.bool])
+    def test_masks_of_any_integers(self, dtype) -> None:
+        masks = (torch.arange(64).reshape(1, 8, 8) % 3 == 1).to(dtype)
+        assert segmentation_scores(masks, masks) == {"dice": 1.0, "iou": 1.0}
+        assert surface_scores(masks, masks)["hausdorff 95"] == 0
+
+    def test_masks_that_cannot_be_scored(self) -> None:
+        masks = torch.zeros(1, 8, 8, dtype=torch.long)
+        for score in (segmentation_scores, surface_scores):
+            with pytest.raises(ValueError, match="expected classes, integers"):
+                score(masks, masks.float())
+            with pytest.raises(ValueError, match=r"\(1, 8, 8\) and \(1, 4, 8\)"):
+                score(masks, masks[:, :4])

@@ -62,3 +62,17 @@ class TestStatistics:
     def test_ambiguous_rows(self, rows) -> None:
         with pytest.raises(ValueError, match="several values for one stage and seed"):
             compare_paired(rows.assign(x=0), "stage", "dira", "di", by=["x"])
+
+
+def test_groups_without_a_name_are_kept() -> None:
+    """Found: rows with NaN in a column of `by` were dropped."""
+    rows = pd.DataFrame(
+        {
+            "stage": ["di", "dira"] * 4,
+            "fraction": [None] * 4 + [0.1] * 4,
+            "seed": [0, 0, 1, 1] * 2,
+            "value": np.arange(8.0),
+        }
+    )
+    assert len(summarise(rows, ["stage", "fraction"])) == 4
+    assert len(compare_paired(rows, "stage", "dira", "di", by=["fraction"])) == 2

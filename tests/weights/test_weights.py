@@ -555,3 +555,18 @@ def test_pretrained_weights_are_kept_to_the_last_bit(name: str) -> None:
     after = backbone.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[key], before[key]) for key in before)
+
+
+def test_modules_that_ask_for_a_version(tmp_path) -> None:
+    """Found: MNASNet refuses weights that do not carry the version of its layout."""
+    trained = torchvision.models.mnasnet0_5()
+    fresh = torchvision.models.mnasnet0_5()
+    fresh.load_state_dict(export_encoder(trained, like=fresh), strict=False)
+    save_pretrained(tmp_path, trained)
+    again = torchvision.models.mnasnet0_5()
+    from_pretrained(tmp_path, again)
+    for model in (fresh, again):
+        for ours, theirs in zip(
+            model.layers.parameters(), trained.layers.parameters(), strict=True
+        ):
+            assert torch.equal(ours, theirs)
