@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import albumentations as A
@@ -14,7 +14,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
+from torchvision import transforms as v1
 from torchvision import tv_tensors
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from lightly_dira.data.pixels import to_tensor
@@ -85,7 +87,7 @@ def _applied(transform: Any, key: str, image: NDArray[Any]) -> Any:
         ) from error
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Sample:
     """A view and its target, which go through the base transform together."""
 
@@ -93,6 +95,8 @@ class Sample:
     target: Any
     draws: Draws
     distort: Callable[[Any, Draws], Any] | None
+    # Whether it has more than the 8 bits of PIL's colours.
+    deep: bool = False
 
     def distorted(self) -> Sample:
         """Distorts the view, unless it is distorted already."""
@@ -111,7 +115,7 @@ class Sample:
                 "MONAI's ScaleIntensityRange as the first step."
             )
         view = self.distort(self.view, self.draws)
-        return Sample(view, self.target, self.draws, None)
+        return dataclasses.replace(self, view=view, distort=None)
 
 
 class Step(nn.Module):
@@ -151,6 +155,8 @@ class Step(nn.Module):
         """Transforms the sample's view and, depending on the kind, its target."""
         if self.after_distortion:
             sample = sample.distorted()
+        if sample.deep and type(self.transform) in (v1.ToPILImage, v2.ToPILImage):
+            return sample  # which steps take as tensors, too
         view_only = self.after_geometry or self.kind in ("photometric", "normalisation")
         same = sample.view is sample.target and self.kind != "mixed"
         shared = self.kind in WHOLE or same
@@ -163,7 +169,7 @@ class Step(nn.Module):
             out, other = self._run(extras, sample.draws, *images)
             view, rest = _split(out)
             target, _ = _split(other)
-        sample = Sample(view, target, sample.draws, sample.distort)
+        sample = dataclasses.replace(sample, view=view, target=target)
         return (sample, *rest) if rest else sample
 
     def _run(self, extras: tuple[Any, ...], draws: Draws, *images: Any) -> list[Any]:
@@ -318,4 +324,5 @@ _FOR_TENSORS: dict[str, Callable[[Any], Callable[..., Any]]] = {
     "PILToTensor": lambda _: lambda image: image,
     "GaussianBlur": lambda b: _blur_for_tensors(b) if hasattr(b, "sigmas") else b,
     "RandomSolarization": _solarize_for_tensors,
+    "Jigsaw": lambda jigsaw: lambda image: jigsaw(F.to_pil_image(image)),
 }

@@ -291,7 +291,8 @@ class DiRATransform:
             outputs = [self._finished(output, draws) for output in outputs]
         else:
             image = self._boundary.enter(image)
-            sample = Sample(image, image, Draws(), self._distort)
+            deep = getattr(image, "dtype", None) in (np.float32, torch.float32)
+            sample = Sample(image, image, Draws(), self._distort, deep)
             outputs = self._call(sample, *extras)
             if not isinstance(outputs, list):
                 outputs = [outputs]

@@ -116,6 +116,41 @@ class TestEveryLightlyTransform:
         assert all(tensor.dtype == torch.float64 for tensor in flatten(moved))
 
 
+def ramp(low: float, high: float) -> np.ndarray:
+    """Smooth, with more levels than 8 bits have."""
+    y, x = np.mgrid[:300, :300] / 299
+    return low + (high - low) * (0.5 + 0.5 * np.sin(5 * x + 3) * np.cos(4 * y))
+
+
+IMAGES = {
+    "8-bit RGB": (picture(), {}),
+    "16-bit grey": (ramp(0, 65535).astype(np.uint16), {}),
+    "CT, a window": (ramp(-1500, 1500).astype(np.float32), {"window": (-1000, 400)}),
+    "CT, percentiles": (ramp(-1500, 1500).astype(np.int16), {"window": "percentiles"}),
+}
+
+
+@pytest.mark.parametrize("kind", list(IMAGES))
+@pytest.mark.parametrize("name", CLASSES)
+def test_every_lightly_transform_takes_images_of_medicine(name: str, kind: str) -> None:
+    image, options = IMAGES[kind]
+    transform = DiRATransform(build(name), **options)
+    seed()
+    views = transform(image, *arguments(name)[1:])
+    assert views.target.shape[1:] == views.view.shape[1:]
+    for target in views.targets:
+        assert 0 <= target.min() <= target.max() <= 1
+    if kind != "8-bit RGB":
+        most = max(views.targets, key=lambda target: target.numel())
+        levels = len((255 * most).unique())
+        # A whole view has far more levels than 8 bits; small ones have fewer pixels.
+        assert levels > min(300, most.numel() // 8)
+    whole = DiRATransform(build(name), distortion=None, **options)
+    seed()
+    same = whole(image, *arguments(name)[1:])
+    torch.testing.assert_close(same.target, views.target)
+
+
 @pytest.mark.skipif(
     not hasattr(transforms, "DetConSTransform"), reason="came with Lightly 1.5.15"
 )
