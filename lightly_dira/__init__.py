@@ -7,7 +7,7 @@ from lightly_dira.dira import DiRA
 from lightly_dira.loss import DiRALoss, DiRALossComponents
 from lightly_dira.models.patch_discriminator import PatchDiscriminator
 from lightly_dira.models.restoration_head import RestorationHead
-from lightly_dira.transforms.dira_views import DiRAViews
+from lightly_dira.views import DiRAViews
 
 if TYPE_CHECKING:
     from lightly_dira.transforms.dira_transform import DiRATransform

@@ -32,7 +32,7 @@ from lightly_dira.training.optimizer_follower import OptimizerFollower
 from lightly_dira.training.randomness import same_randomness
 from lightly_dira.training.schedule import Ramp, Schedule
 from lightly_dira.training.trial import check_last_layer, try_critic
-from lightly_dira.transforms.dira_views import DiRAViews, find_views
+from lightly_dira.views import DiRAViews, find_views
 
 
 class DiRA(OptimizerFollower):

@@ -10,7 +10,6 @@ python examples/pytorch/mae.py [--data FOLDER] [--epochs N]
 import argparse
 
 import torch
-from lightly.data import LightlyDataset
 from lightly.loss import NTXentLoss
 from lightly.models import utils
 from lightly.models.modules import (
@@ -23,7 +22,8 @@ from lightly.transforms import MAETransform
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from lightly_dira import DiRA
+from lightly_dira import DiRA, DiRATransform
+from lightly_dira.data import ImageFiles
 from lightly_dira.evaluation.data import MNI152Slices
 from lightly_dira.models import fill_masked_patches
 
@@ -95,9 +95,10 @@ model = MAE(vit)
 device = "cuda" if torch.cuda.is_available() else "cpu"
 model.to(device)
 
-transform = MAETransform(input_size=options.input_size)
+# Not distorted: masks do that. It takes images of any bits.
+transform = DiRATransform(MAETransform(input_size=options.input_size), distortion=None)
 if options.data:
-    dataset = LightlyDataset(options.data, transform=transform)
+    dataset = ImageFiles(options.data, transform)
 else:
     dataset = MNI152Slices("train", transform)
 

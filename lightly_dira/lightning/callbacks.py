@@ -16,8 +16,8 @@ from lightly_dira.core.user_warnings import warn
 from lightly_dira.dira import DiRA
 from lightly_dira.training.modes import evaluating
 from lightly_dira.training.randomness import same_randomness
-from lightly_dira.transforms.dira_views import DiRAViews, find_views
 from lightly_dira.transforms.preview import orthogonal_slices
+from lightly_dira.views import DiRAViews, find_views
 
 
 class _HeldOutCallback(Callback):

@@ -17,7 +17,7 @@ from lightly_dira.lightning.stages import Stages
 from lightly_dira.training.optimizer_groups import held_by
 from lightly_dira.training.schedule import Schedule
 from lightly_dira.training.state import buffers_of, load_buffers
-from lightly_dira.transforms.dira_views import find_views
+from lightly_dira.views import find_views
 
 # Names that Lightly's examples give to the backbone that is trained.
 _BACKBONES = (

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightly_dira.core.user_warnings import warn
 from lightly_dira.loss import DiRALossComponents
-from lightly_dira.transforms.dira_views import DiRAViews
+from lightly_dira.views import DiRAViews
 
 
 def in_several_processes() -> bool:

@@ -12,16 +12,14 @@ augmentation (`RandAugment`) only. Say what your own steps do:
 through them as well, and a warning says so. Any other callable is left whole: its
 finished view is the target, and a distorted copy of it is the view.
 
-Images are PIL images, arrays or tensors of 1 to 4 channels, 8 or 16 bits or float; 16
+Images are PIL images, arrays or tensors of 1 to 32 channels, 8 or 16 bits or float; 16
 bits keep their precision. CT numbers need a window, and so do types that do not tell
 which value is white (8 bits in wider integers, signed integers):
 
 ::
 
-    DiRATransform(MoCoV2Transform(), window=(-1000, 400))
-    dataset = ImageFolder(
-        folder, DiRATransform(), loader=lightly_dira.transforms.read_image
-    )
+    transform = DiRATransform(MoCoV2Transform(), window=(-1000, 400))
+    dataset = lightly_dira.data.ImageFiles(folder, transform)
     DiRATransform().preview(image).savefig("preview.png")  # look before you train
 
 Images from other machines or hospitals differ in their grey levels. Random curves of
@@ -56,7 +54,7 @@ from typing import Any
 # Imported on first use, since importing albumentations takes a second.
 _HOMES = {
     "DiRATransform": ".dira_transform",
-    "DiRAViews": ".dira_views",
+    "DiRAViews": "lightly_dira.views",
     "InPainting": ".distortions",
     "NonLinearIntensity": ".grey_curves",
     "OutPainting": ".distortions",

@@ -21,7 +21,6 @@ from lightly_dira.core.user_warnings import warn
 from lightly_dira.data.pixels import MOST_CHANNELS, Window
 from lightly_dira.transforms.alignment import Draws, Sample, Step, name_of
 from lightly_dira.transforms.boundary import Boundary
-from lightly_dira.transforms.dira_views import DiRAViews
 from lightly_dira.transforms.kinds import SAYABLE
 from lightly_dira.transforms.mixtures import published_mixture, published_volume_mixture
 from lightly_dira.transforms.monai_steps import (
@@ -37,6 +36,7 @@ from lightly_dira.transforms.taking_apart import (
     take_apart,
 )
 from lightly_dira.transforms.volume_pipeline import VolumePipeline
+from lightly_dira.views import DiRAViews
 
 
 class DiRATransform:
@@ -74,7 +74,7 @@ class DiRATransform:
 
     Shape:
         - image: a PIL image, an array (H, W) or (H, W, C) or a tensor (C, H, W), of 1
-          to 4 channels, 8 or 16 bits or float, and at least 16 x 16 pixels.
+          to 32 channels, 8 or 16 bits or float, and at least 16 x 16 pixels.
         - output: `DiRAViews` of float (C, H, W), with targets (target_channels, H, W)
           in [0, 1].
         - volume (spatial_dims=3): an array or a tensor (D, H, W) or (C, D, H, W); with

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightly_dira.transforms.dira_views import DiRAViews
+from lightly_dira.views import DiRAViews
 
 
 def draw_preview(

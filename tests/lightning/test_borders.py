@@ -23,7 +23,7 @@ from lightly_dira import DiRA, DiRAViews
 from lightly_dira.lightning import CollapseWatch, DiRAMixin, RestorationLogger
 from lightly_dira.training import Schedule
 from lightly_dira.training.modes import evaluating
-from lightly_dira.transforms.dira_views import find_views
+from lightly_dira.views import find_views
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pytorch_lightning")
 

@@ -19,7 +19,7 @@ from torch.utils.data._utils.pin_memory import pin_memory
 from torchvision.transforms import v2
 
 from lightly_dira import DiRATransform, DiRAViews
-from lightly_dira.transforms.dira_views import find_views
+from lightly_dira.views import find_views
 
 
 def make(count: int = 2, batch: tuple[int, ...] = (4,)) -> DiRAViews:
