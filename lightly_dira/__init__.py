@@ -3,6 +3,7 @@
 import os
 from typing import TYPE_CHECKING, Any
 
+from lightly_dira.adversary import Adversary
 from lightly_dira.dira import DiRA
 from lightly_dira.loss import DiRALoss, DiRALossComponents
 from lightly_dira.models.patch_discriminator import PatchDiscriminator
@@ -18,6 +19,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 __version__ = "0.1.0"
 
 __all__ = [
+    "Adversary",
     "DiRA",
     "DiRALoss",
     "DiRALossComponents",

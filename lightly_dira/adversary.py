@@ -1,215 +1,170 @@
-"""What the discriminator learns, and what restored images learn from it."""
+"""Adversary: the third part of DiRA for hosts that restore by themselves."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
-import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
+from torch.optim import Optimizer
 
-from lightly_dira.training.known_gradients import mean_with_gradients
+from lightly_dira.features.restoring_host import RestoringHost
+from lightly_dira.loss import DiRALoss
+from lightly_dira.training.checks import check_loss, check_restored, why_not_reached
+from lightly_dira.training.schedule import Schedule
+from lightly_dira.wrapper import Wrapper
 
 
-class Adversary(NamedTuple):
-    """Penalties on logits: of real images, of restored ones, and for not fooling D.
+class Adversary(Wrapper):
+    """Adds the adversary to a method that restores by itself [0].
+
+    Such hosts are Lightly's MAE and SimMIM, Models Genesis, and U-Nets. The loss is the
+    host's own, with its restoration. Call the wrapper with it, with the whole images
+    that the host made and with the clean ones; `fill_masked_patches` makes whole images
+    of MAE's predictions. It returns ``L + w_adv L_advG + L_D`` (see `DiRALoss`), whose
+    single backward pass trains both. Optimiser, scaling, state and resuming are those
+    of `DiRA`; the host's parameters alone are in the user's optimiser.
+
+    Until ``adversarial_start`` the stage is "dir", and the loss is returned unchanged;
+    then it is "dira". `components.restorative` measures the distance of the images,
+    which is not trained.
+
+    - [0]: DiRA, 2022, https://arxiv.org/abs/2204.10437
 
     Attributes:
-        real: Penalty of D for the logits of clean images.
-        restored: Penalty of D for the logits of restored images.
-        fooled: Penalty of restored images that are taken for restored ones.
-        gradient: Weight of D's gradient penalty.
+        discriminator: The critic D, a `PatchDiscriminator`.
+        loss: The `DiRALoss`, for the adversary's weight and form.
+        components: The terms of the last call, detached, as `DiRALossComponents`.
+        steps: Steps of the user's optimiser since wrapping.
+
+    Examples:
+        >>> import torch
+        >>> from torch import nn
+        >>> from lightly_dira import Adversary
+        >>> host = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 1, 1))
+        >>> optimizer = torch.optim.SGD(host.parameters(), lr=0.1)
+        >>> adversary = Adversary(host, optimizer)
+        >>>
+        >>> clean = torch.rand(2, 1, 32, 32)
+        >>> restored = host(clean + 0.1 * torch.randn_like(clean))
+        >>> loss = nn.functional.mse_loss(restored, clean)
+        >>> loss = adversary(loss, restored, clean)
+        >>> loss.backward()
+        >>> optimizer.step()
+        >>> adversary.stage, adversary.steps
+        ('dira', 1)
     """
 
-    real: Callable[[Tensor], Tensor]
-    restored: Callable[[Tensor], Tensor]
-    fooled: Callable[[Tensor], Tensor]
-    gradient: float = 0.0
+    def __init__(
+        self,
+        host: nn.Module,
+        optimizer: Optimizer | None = None,
+        *,
+        discriminator: nn.Module | None = None,
+        loss: DiRALoss | None = None,
+        criterion: nn.Module | None = None,
+        target_channels: int = 1,
+        discriminator_lr: float = 2e-4,
+        conditional: bool = False,
+        adversarial_start: float = 0,
+        schedule: Schedule | None = None,
+    ) -> None:
+        """Makes the critic, if it is not given.
 
+        Args:
+            host: The network that restores, or a part of it that is trained. For
+                ``DiRALoss(balanced=True)`` its attribute `last_layer` names the weights
+                of the layer that makes the images.
+            optimizer: The optimiser that holds the host's parameters. Without one, call
+                `attach` before training.
+            discriminator: Maps images to logits; by default a `PatchDiscriminator`.
+            loss: By default `DiRALoss()`, with the published weights.
+            criterion: As in `DiRA`.
+            target_channels: Channels of the images.
+            discriminator_lr: Learning rate of the discriminator's Adam, above 0.
+            conditional: Whether the critic also sees what was to be restored.
+            adversarial_start: Steps of the optimiser before the adversary starts.
+            schedule: Its adversarial and discriminative factors, in place of it.
 
-ADVERSARIES = {
-    "least_squares": Adversary(
-        real=lambda d: (d - 1).square(),
-        restored=lambda d: d.square(),
-        fooled=lambda d: (d - 1).square(),
-    ),
-    "cross_entropy": Adversary(
-        real=lambda d: F.softplus(-d),
-        restored=lambda d: F.softplus(d),
-        fooled=lambda d: F.softplus(-d),
-    ),
-    "hinge": Adversary(
-        real=lambda d: F.relu(1 - d),
-        restored=lambda d: F.relu(1 + d),
-        fooled=lambda d: -d,
-    ),
-    "wasserstein": Adversary(
-        real=lambda d: -d,
-        restored=lambda d: d,
-        fooled=lambda d: -d,
-        gradient=10.0,
-    ),
-}
-
-
-def reference_terms(
-    adversary: Adversary,
-    restored: Tensor,
-    target: Tensor,
-    discriminator: nn.Module,
-    condition: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Returns L_advG and L_D as the formulas have them, to be differentiated."""
-    weights: dict[str, Tensor] = dict(discriminator.named_parameters())
-    constant = {name: weight.detach() for name, weight in weights.items()}
-    fooled = adversary.fooled(judge(discriminator, constant, restored, condition))
-    real = adversary.real(judge(discriminator, weights, target, condition))
-    apart = restored.detach()
-    fake = adversary.restored(judge(discriminator, weights, apart, condition))
-    own = 0.5 * (real.mean() + fake.mean())
-    if adversary.gradient:
-        penalty = gradient_penalty(discriminator, weights, apart, target, condition)
-        own = own + 0.5 * adversary.gradient * penalty.mean()
-    return fooled.mean(), own
-
-
-def terms_differentiated_at_once(
-    adversary: Adversary,
-    restored: Tensor,
-    target: Tensor,
-    discriminator: nn.Module,
-    condition: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Returns L_advG and L_D, whose gradients are already known.
-
-    D's weights are constants in L_advG and x' is one in L_D, so that D's passes depend
-    on nothing else that is trained. Their gradients are therefore taken here: one pass
-    of x' serves both terms, and no value of D's layers is kept until the encoder's
-    backward pass.
-    """
-    constant = restored.detach().requires_grad_(restored.requires_grad)
-    weights = dict(discriminator.named_parameters())
-    held = {n: w.detach().requires_grad_(w.requires_grad) for n, w in weights.items()}
-
-    fake = judge(discriminator, held, constant, condition)
-    fooled = adversary.fooled(fake)
-    adversarial = mean_with_gradients(fooled, [constant], [restored], retain_graph=True)
-    leaves, sources = list(held.values()), list(weights.values())
-    own = 0.5 * mean_with_gradients(adversary.restored(fake), leaves, sources)
-    del fake, fooled
-    real = adversary.real(judge(discriminator, held, target, condition))
-    own = own + 0.5 * mean_with_gradients(real, leaves, sources)
-    if adversary.gradient:
-        apart = restored.detach()
-        penalty = gradient_penalty(discriminator, held, apart, target, condition)
-        penalty = mean_with_gradients(penalty, leaves, sources)
-        own = own + 0.5 * adversary.gradient * penalty
-    return adversarial, own
-
-
-def gradient_penalty(
-    discriminator: nn.Module,
-    weights: dict[str, Tensor],
-    restored: Tensor,
-    target: Tensor,
-    condition: Tensor | None = None,
-) -> Tensor:
-    """Returns (|grad D(z)| - 1)^2 for a random z between x' and x, of each image [0].
-
-    D(z) is the mean of the image's logits. The gradient is taken by the image, not by
-    the condition. It is computed in full precision, also within autocast.
-
-    - [0]: Improved training of Wasserstein GANs, 2017,
-      https://arxiv.org/abs/1704.00028
-    """
-    place = torch.rand(len(target), *[1] * (target.ndim - 1), device=target.device)
-    between = place * target + (1 - place) * restored
-    trained = torch.is_grad_enabled()
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        torch.autocast(target.device.type, enabled=False),
-    ):
-        # Clones of tensors made in inference mode can be differentiated.
-        between = between.detach().clone().requires_grad_()
-        condition = None if condition is None else condition.clone()
-        logits = judge(discriminator, weights, between, condition)
-        total = logits.flatten(1).mean(dim=1).sum()
-        (slope,) = torch.autograd.grad(total, between, create_graph=trained)
-    penalty: Tensor = (slope.flatten(1).norm(dim=1) - 1).square()
-    return penalty
-
-
-def balance(
-    restorative: Tensor,
-    adversarial: Tensor,
-    last_layer: Tensor,
-    *,
-    pixels: int = 1,
-    floor: float = 1e-6,
-) -> Tensor:
-    """Returns |grad L_res| / |grad L_advG|, both by the decoder's last weights [0].
-
-    Args:
-        restorative: The restoration loss with its weight, or a host's own loss.
-        adversarial: The adversarial loss.
-        last_layer: Weights of the last layer.
-        pixels: Pixels of an image.
-        floor: Least divisor, as a fraction of the numerator.
-
-    Returns:
-        A scalar without gradients, at most ``1 / floor``; 0 if a norm is not finite.
-
-    Raises:
-        ValueError: If a term does not depend on the last layer.
-
-    - [0]: VQGAN, 2020, https://arxiv.org/abs/2012.09841 (equation 7)
-    """
-    norms = []
-    for term in (restorative, adversarial):
-        (slope,) = torch.autograd.grad(
-            # Means over many pixels have gradients that vanish in half precision.
-            pixels * term,
-            last_layer,
-            retain_graph=True,
-            allow_unused=True,
-        )
-        if slope is None:
-            raise ValueError(
-                "DiRALoss: the restored images do not depend on the last layer given "
-                "for balanced=True. Pass the weights of the layer that makes them."
+        Raises:
+            TypeError: If the host is not a module or the optimiser is not a
+                `torch.optim.Optimizer`.
+            ValueError: If the optimiser does not hold the host or a number is out of
+                range.
+        """
+        if not isinstance(host, nn.Module):
+            raise TypeError(
+                "Adversary: host must be the torch.nn.Module that restores, got "
+                f"{type(host).__name__}."
             )
-        norms.append(slope.float().norm())
-    ratio = norms[0] / norms[1].clamp_min(floor * norms[0])
-    finite: Tensor = ratio.nan_to_num(0.0, posinf=0.0).detach()
-    return finite
-
-
-def judge(
-    discriminator: nn.Module,
-    weights: dict[str, Tensor],
-    images: Tensor,
-    condition: Tensor | None,
-) -> Tensor:
-    """Returns the logits that the discriminator gives with these weights.
-
-    Raises:
-        TypeError: If it returns anything but a tensor.
-    """
-    if condition is not None:
-        images = torch.cat([images, condition.to(images.dtype)], dim=1)
-    logits = functional_call(discriminator, weights, (images,))
-    if not isinstance(logits, Tensor):
-        raise TypeError(
-            "DiRA: expected a discriminator that returns one tensor of logits, got "
-            f"{type(logits).__name__}. Wrap it in a module that returns the logits "
-            "alone; of MONAI's PatchDiscriminator they are the last item."
+        super().__init__(
+            RestoringHost(host),
+            nn.Identity(),
+            discriminator,
+            loss=loss,
+            criterion=criterion,
+            target_channels=target_channels,
+            discriminator_lr=discriminator_lr,
+            conditional=conditional,
+            starts=(0, adversarial_start),
+            schedule=schedule,
+            optimizer=optimizer,
         )
-    return at_least_float32(logits)
+
+    def forward(
+        self,
+        loss: Tensor,
+        restored: Tensor,
+        target: Tensor,
+        *,
+        view: Tensor | None = None,
+    ) -> Tensor:
+        """Returns the one scalar to call `backward()` on.
+
+        Args:
+            loss: The host's own loss on this batch, a tensor of one element.
+            restored: The whole images that it made, (B, C, H, W).
+            target: The clean images, (B, C, H, W), in the same range.
+            view: What they were made from, which only a conditional critic needs.
+
+        Returns:
+            A scalar; before the adversary starts, the unchanged loss.
+
+        Raises:
+            TypeError: If images are not floating-point tensors.
+            ValueError: If the loss does not have exactly one element, a term is not
+                finite, or the images do not fit together.
+        """
+        check_loss(loss)
+        self._check_followed(loss)
+        self._check_balanced()
+        check_restored(restored, target, self.target_channels)
+        if self._adversary_starts:
+            unreached = why_not_reached(loss, restored, target)
+            if unreached and self.stage == "dira":
+                raise ValueError(unreached)
+            if unreached:
+                self._idle.warn_once(unreached)
+            if self.conditional and view is None:
+                raise ValueError(_CONDITION)
+        target = target.detach().to(restored.device)
+        condition = self._condition([] if view is None else [view])
+        if self.stage == "dira":
+            # The host's loss has its restoration already.
+            factors = self.schedule(self.steps)._replace(restorative=0.0)
+            loss = loss.reshape(())
+            return self._weigh(
+                loss, restored, target, condition, restored.dtype, factors
+            )
+        self._try_critic(target, condition)
+        return self._hand_back(loss, F.mse_loss(restored.detach().float(), target))
+
+    @property
+    def last_layer(self) -> Tensor | None:
+        """The host's attribute of this name: the layer that makes the images."""
+        found: Tensor | None = getattr(self.features.backbone, "last_layer", None)
+        return found
 
 
-def at_least_float32(values: Tensor) -> Tensor:
-    """Returns values in at least 32 bits."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
+_CONDITION = (
+    "Adversary: the critic also sees what was to be restored. Pass it: "
+    "`adversary(loss, restored, clean, view=distorted)`."
+)

@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from lightly_dira.core.user_warnings import warn
 from lightly_dira.features.pyramid import FeaturePyramid, Taken
 from lightly_dira.features.view_change import WHICH_VIEW
 from lightly_dira.features.which_pass import which_view
-from lightly_dira.loss import DiRALoss, DiRALossComponents
-from lightly_dira.parts import make_parts
-from lightly_dira.training.checks import (
-    FiniteTerms,
-    check_comparable,
-    check_loss,
-    check_restored,
-    check_target,
-    needs_scaler,
-    touching,
-    why_not_reached,
-)
+from lightly_dira.loss import DiRALoss
+from lightly_dira.models.restoration_head import head_for
+from lightly_dira.training.checks import check_comparable, check_loss, check_target
 from lightly_dira.training.modes import evaluating
-from lightly_dira.training.optimizer_follower import OptimizerFollower
 from lightly_dira.training.randomness import same_randomness
-from lightly_dira.training.schedule import Ramp, Schedule
-from lightly_dira.training.trial import check_last_layer, try_critic
+from lightly_dira.training.schedule import Schedule
 from lightly_dira.views import DiRAViews, find_views
+from lightly_dira.wrapper import Wrapper, join, starts
 
 
-class DiRA(OptimizerFollower):
+class DiRA(Wrapper):
     """Turns the method that trains `backbone` into its DiRA variant [0].
 
     Call it with the method's loss and the batch that the loss came from. It decodes
@@ -62,10 +49,7 @@ class DiRA(OptimizerFollower):
     ``schedule=`` says more: linear ramps, and parts that end again (see `Schedule`).
 
     A host that restores by itself, such as Lightly's MAE and SimMIM or a U-Net, gets
-    the adversary only: ``DiRA(backbone, optimizer, restores=False)``, then
-    ``dira(loss, restored=images, target=clean)``. The loss is the host's own, with its
-    restoration; `components.restorative` measures the distance of the images, which is
-    not trained. `fill_masked_patches` makes whole images of MAE's predictions.
+    the adversary only: see `Adversary`.
 
     ``state_dict()`` holds the head, the discriminator, the discriminator's Adam, the
     step count, the ramps of a schedule and, if `criterion` is given, its buffers.
@@ -83,7 +67,7 @@ class DiRA(OptimizerFollower):
     Attributes:
         features: The `FeaturePyramid` that watches the backbone.
         head: The decoder g, a `RestorationHead`.
-        discriminator: The adversary D, a `PatchDiscriminator`.
+        discriminator: The adversary D, a `PatchDiscriminator`, or None without one.
         loss: The `DiRALoss`.
         components: The terms of the last call, detached, as `DiRALossComponents`;
             those that have not started are 0. None before the first call.
@@ -116,17 +100,14 @@ class DiRA(OptimizerFollower):
         head: nn.Module | None = None,
         discriminator: nn.Module | None = None,
         loss: DiRALoss | None = None,
+        features: FeaturePyramid | None = None,
         criterion: nn.Module | None = None,
         target_channels: int = 1,
-        input_size: int | tuple[int, ...] | None = None,
-        layers: Sequence[str] | None = None,
         discriminator_lr: float = 2e-4,
-        restorative_start: float = 0,
-        adversarial_start: float = 0,
-        schedule: Schedule | None = None,
-        restores: bool = True,
         conditional: bool = False,
-        last_layer: nn.Parameter | None = None,
+        restorative_start: float = 0,
+        adversarial_start: float | None = 0,
+        schedule: Schedule | None = None,
     ) -> None:
         """Finds the backbone's feature maps and creates the parts that are not given.
 
@@ -138,86 +119,72 @@ class DiRA(OptimizerFollower):
             optimizer: The optimiser that holds the backbone's parameters; the head's
                 are added to it. Without one, call `attach` before training.
             head: Called as `head(features, output_size)`; by default a
-                `RestorationHead` for the maps found.
+                `RestorationHead` for the maps found. For ``DiRALoss(balanced=True)`` a
+                head of your own names the weights of its last layer by an attribute
+                `last_layer`.
             discriminator: Maps images to logits; by default a `PatchDiscriminator`.
             loss: By default `DiRALoss()`, with the published weights.
+            features: A `FeaturePyramid` of the backbone, where it needs to be told
+                which layers to take or the only size that it accepts; `print(
+                dira.features)` shows those found. By default `FeaturePyramid(
+                backbone)`.
             criterion: The method's own loss, if it remembers earlier batches, for
                 example in MoCo's queue. `state_dict()` then also holds its buffers,
                 which Lightly leaves out of its own `state_dict()`.
             target_channels: Channels of the targets, 1 for grey.
-            input_size: Side of the images, (height, width) or (depth, height, width),
-                in pixels, for backbones that accept only one size. Volumes are known
-                by the backbone's convolutions.
-            layers: Names of the modules whose outputs are the feature maps, finest to
-                coarsest, in place of those found; `print(dira.features)` shows them.
             discriminator_lr: Learning rate of the discriminator's Adam, above 0.
-            restorative_start: Steps of the optimiser before the restoration starts.
-            adversarial_start: Steps before the adversary starts. It never starts before
-                the restoration does; `math.inf` leaves it out.
-            schedule: What the weights of the terms are multiplied by at each step, in
-                place of these two starts.
-            restores: Whether DiRA restores. False for a host that restores by itself:
-                no maps are looked for and no decoder is made. `backbone` is then
-                the host, or a part of it that is trained.
             conditional: Whether the critic also sees the distorted view, beside the
                 restored or clean image [1]. Its input then has the channels of both.
-            last_layer: Weights of the decoder's last layer, for
-                ``DiRALoss(balanced=True)`` with a head or a host of your own.
+            restorative_start: Steps of the optimiser before the restoration starts.
+            adversarial_start: Steps before the adversary starts. It never starts before
+                the restoration does. None leaves it out: no critic is made.
+            schedule: What the weights of the terms are multiplied by at each step, in
+                place of these two starts.
 
         Raises:
             TypeError: If the backbone is not a module or the optimiser is not a
                 `torch.optim.Optimizer`.
-            ValueError: If the backbone has no pyramid of feature maps, the optimiser
-                does not hold the backbone or a number is out of range.
+            ValueError: If the backbone has no pyramid of feature maps, the pyramid is
+                that of another network, the optimiser does not hold the backbone or a
+                number is out of range.
         """
         if not isinstance(backbone, nn.Module):
             raise TypeError(
                 "DiRA: backbone must be a torch.nn.Module, usually `model.backbone`; "
                 f"got {type(backbone).__name__}."
             )
-        for name, value in (
-            ("target_channels", target_channels),
-            ("discriminator_lr", discriminator_lr),
-        ):
-            if not value > 0:
-                raise ValueError(f"DiRA: {name} must be above 0, got {value}.")
-        parts = make_parts(
-            backbone,
-            head=head,
-            discriminator=discriminator,
-            target_channels=target_channels,
-            input_size=input_size,
-            layers=layers,
-            restores=restores,
-            conditional=conditional,
-        )
+        if features is None:
+            features = FeaturePyramid(backbone)
+        elif features.backbone is not getattr(backbone, "_orig_mod", backbone):
+            raise ValueError(
+                "DiRA: `features` watches another network than the backbone. Make it "
+                "of this one: FeaturePyramid(backbone, layers=...)."
+            )
+        weight = next(backbone.parameters())
+        with same_randomness(weight.device):
+            if head is None and target_channels > 0:
+                head = head_for(
+                    features.channels,
+                    features.strides,
+                    target_channels,
+                    spatial_dims=features.spatial_dims,
+                )
         super().__init__(
-            *parts,
+            features,
+            nn.Identity() if head is None else head.to(weight.device, weight.dtype),
+            discriminator,
+            loss=loss,
             criterion=criterion,
+            target_channels=target_channels,
             discriminator_lr=discriminator_lr,
+            conditional=conditional,
             starts=(restorative_start, adversarial_start),
             schedule=schedule,
+            optimizer=optimizer,
         )
-        self.loss = loss or DiRALoss()
-        self.target_channels = target_channels
-        self.restores = restores
-        self.conditional = conditional
-        # The tuple keeps PyTorch from registering it a second time.
-        self._last_layer = (last_layer,)
-        self._finite = FiniteTerms()
-        # Shapes of images that the critic has judged before.
-        self._judged: set[tuple[torch.Size, ...]] = set()
-        if optimizer is not None:
-            self.attach(optimizer)
 
     def forward(
-        self,
-        loss: Tensor,
-        batch: Any = None,
-        *,
-        view: Tensor | None = None,
-        restored: Tensor | None = None,
-        target: Tensor | None = None,
+        self, loss: Tensor, batch: Any = None, *, view: Tensor | None = None
     ) -> Tensor:
         """Returns the one scalar to call `backward()` on.
 
@@ -232,29 +199,20 @@ class DiRA(OptimizerFollower):
                 no pass has to be recognised. Its target is that of the view which is
                 the same tensor, which `target_view` of the transform names, or else
                 which has the same values.
-            restored: Of a host that restores by itself (``restores=False``): the whole
-                images that it made, (B, C, H, W). `view` is what they were made from,
-                which only a conditional critic needs.
-            target: The clean images, (B, C, H, W), in the same range as `restored`.
 
         Returns:
-            A scalar; in stage "di" the unchanged loss, of a host also in "dir".
+            A scalar; in stage "di" the unchanged loss.
 
         Raises:
             ValueError: If the loss does not have exactly one element, a term is not
                 finite (on an accelerator this is raised one call later, since DiRA
-                does not wait for the device), the batch has no target or one of the
-                wrong shape, or a host's images are missing.
+                does not wait for the device), or the batch has no target or one of the
+                wrong shape.
             RuntimeError: If the backbone has not seen a view with a target.
         """
         check_loss(loss)
         self._check_followed(loss)
-        if self.loss.balanced and self._adversary_starts:
-            check_last_layer(self.last_layer)
-        if not self.restores:
-            return self._follow_host(loss, restored, target, view)
-        if restored is not None or target is not None:
-            raise ValueError(_RESTORES)
+        self._check_balanced()
         batches = list({id(views): views for views in find_views(batch)}.values())
         if view is not None and len(batches) > 1:
             raise ValueError(_ONE_VIEW)
@@ -268,38 +226,14 @@ class DiRA(OptimizerFollower):
             raise ValueError(_NO_TARGET)
         seen = self._see(batches, view)
         with evaluating(*self._held_out):
-            restored = _join([self._decode(each.taken) for each in seen])
-        target = _join([each.target(restored.device) for each in seen])
+            restored = join([self._decode(each.taken) for each in seen])
+        target = join([each.target(restored.device) for each in seen])
         condition = self._condition([each.taken.images for each in seen])
         precision = seen[0].taken.maps[0].dtype
-        return self._weigh(loss.reshape(()), restored, target, condition, precision)
-
-    def _follow_host(
-        self,
-        loss: Tensor,
-        restored: Tensor | None,
-        target: Tensor | None,
-        view: Tensor | None,
-    ) -> Tensor:
-        """Adds the adversary to the loss of a host that has restored by itself."""
-        if restored is None or target is None:
-            raise ValueError(_HOST)
-        check_restored(restored, target, self.target_channels)
-        if self._adversary_starts:
-            unreached = why_not_reached(loss, restored, target)
-            if unreached and self.stage == "dira":
-                raise ValueError(unreached)
-            if unreached:
-                self._idle.warn_once(unreached)
-            if self.conditional and view is None:
-                raise ValueError(_CONDITION)
-        target = target.detach().to(restored.device)
-        condition = self._condition([] if view is None else [view])
-        if self.stage == "dira":
-            loss = loss.reshape(())
-            return self._weigh(loss, restored, target, condition, restored.dtype)
-        self._try_critic(target, condition)
-        return self._hand_back(loss, F.mse_loss(restored.detach().float(), target))
+        factors = self.schedule(self.steps)
+        return self._weigh(
+            loss.reshape(()), restored, target, condition, precision, factors
+        )
 
     def _see(self, batches: list[DiRAViews], said: Tensor | None) -> list[_Seen]:
         """Returns, of each batch, the view that the backbone saw, and its maps."""
@@ -349,13 +283,13 @@ class DiRA(OptimizerFollower):
     def _try_all(self, batches: list[DiRAViews], said: Tensor | None) -> None:
         """Tries, in the first step of stage "di", all that later stages need."""
         assert isinstance(self.features, FeaturePyramid)
-        if not _starts(self.schedule.restorative):
+        if not starts(self.schedule.restorative):
             return
         if not (self.features.noting and self.features.was_run):
             return
         seen = self._see(batches, said)
-        images = _join([each.taken.images for each in seen])
-        target = _join([each.target(images.device) for each in seen])
+        images = join([each.taken.images for each in seen])
+        target = join([each.target(images.device) for each in seen])
         with torch.no_grad(), evaluating(self.head), same_randomness(images.device):
             for number, maps, own in (each.taken for each in seen):
                 # Of these maps only the shapes were kept.
@@ -366,81 +300,11 @@ class DiRA(OptimizerFollower):
         self._try_critic(target, self._condition([images]))
         self.features.noting = False
 
-    def _condition(self, images: list[Tensor]) -> Tensor | None:
-        """Returns what a conditional critic sees beside the images."""
-        return _join(images).detach() if self.conditional and images else None
-
-    def _try_critic(self, target: Tensor, condition: Tensor | None) -> None:
-        """Tries once, for each size, whether the critic can judge such images."""
-        shapes = tuple(x.shape[1:] for x in (target, condition) if x is not None)
-        if self._adversary_starts and shapes not in self._judged:
-            try_critic(self.discriminator, target, condition)
-            self._judged.add(shapes)
-
-    def _weigh(
-        self,
-        loss: Tensor,
-        restored: Tensor,
-        target: Tensor,
-        condition: Tensor | None,
-        precision: torch.dtype,
-    ) -> Tensor:
-        """Weights the terms and adds them up to one scalar."""
-        adversary = self.discriminator if self.stage == "dira" else None
-        factors = self.schedule(self.steps)
-        if not self.restores:
-            factors = factors._replace(restorative=0.0)
-        if condition is not None:
-            condition = condition.to(restored.device)
-        with evaluating(*self._held_out):
-            components = self.loss.forward_components(
-                loss,
-                restored,
-                target,
-                adversary,
-                factors,
-                condition=condition,
-                last_layer=self.last_layer,
-            )
-        self.components = DiRALossComponents(*(term.detach() for term in components))
-        if adversary is None:
-            self._try_critic(target, condition)
-        self._finite.check(
-            self.components,
-            lambda: self._discriminator_step.is_scaled or needs_scaler(precision),
-        )
-        total = components.total
-        if total.requires_grad:
-            self._discriminator_step.watch(total)
-        return total if adversary is not None else touching(total, self.discriminator)
-
-    @property
-    def _held_out(self) -> list[nn.Module]:
-        """What must not change without gradients, as in validation."""
-        return [] if torch.is_grad_enabled() else [self.head, self.discriminator]
-
-    @property
-    def _adversary_starts(self) -> bool:
-        """Whether the schedule has an adversary, now or later."""
-        return _starts(self.schedule.adversarial)
-
     @property
     def last_layer(self) -> Tensor | None:
-        """Weights of the decoder's last layer, for `DiRALoss(balanced=True)`."""
-        (given,) = self._last_layer
-        return getattr(self.head, "last_layer", None) if given is None else given
-
-    def _hand_back(self, loss: Tensor, distance: Tensor | None = None) -> Tensor:
-        """Returns the method's loss unchanged, before anything is added to it."""
-        factor = self.schedule(self.steps).discriminative
-        value = loss.detach().reshape(())
-        zero = value.new_zeros(())
-        restorative = zero if distance is None else distance
-        self.components = DiRALossComponents(
-            factor * value, value, restorative, zero, zero
-        )
-        loss = loss if factor == 1 else factor * loss
-        return touching(loss, self.head, self.discriminator)
+        """The head's attribute of this name: weights of the decoder's last layer."""
+        found: Tensor | None = getattr(self.head, "last_layer", None)
+        return found
 
     @torch.no_grad()
     def restore(self, images: Tensor) -> Tensor:
@@ -451,16 +315,9 @@ class DiRA(OptimizerFollower):
 
         Returns:
             Restored images, (B, target_channels, H, W), in [0, 1].
-
-        Raises:
-            RuntimeError: If the host restores by itself.
         """
         with evaluating(self.features.backbone, self.head):
             return self._decode(Taken(0, self.features(images), images))
-
-    def extra_repr(self) -> str:
-        """Names stage and steps in the module's repr."""
-        return f"stage={self.stage!r}, steps={self.steps}"
 
     def _decode(self, taken: Taken) -> Tensor:
         features = taken.maps
@@ -489,39 +346,6 @@ class _Seen(NamedTuple):
         """Returns the clean image of the view that was seen, on a device."""
         return self.views.target_on(self.taken.view, device)
 
-
-def _starts(part: Callable[[int], float]) -> bool:
-    """Whether a part of the schedule takes part, now or later."""
-    return not (isinstance(part, Ramp) and math.isinf(part.start))
-
-
-def _join(parts: list[Tensor]) -> Tensor:
-    """Returns one batch of images of several."""
-    if len({part.shape[1:] for part in parts}) > 1:
-        shapes = " and ".join(str(tuple(part.shape)) for part in parts)
-        raise ValueError(
-            f"DiRA: this batch holds several `DiRAViews`, of shapes {shapes}, which "
-            "cannot be restored together. Give them one size, or call `dira` with each "
-            "of them in a step of its own, `dira(loss, batch[name])`."
-        )
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-_RESTORES = (
-    "DiRA: restored= and target= are for hosts that restore by themselves, but this "
-    "wrapper restores: pass the batch, `dira(loss, batch)`, or make it without a "
-    "decoder, `DiRA(backbone, optimizer, restores=False)`."
-)
-
-_HOST = (
-    "DiRA: with restores=False expected the images that the host restored and the "
-    "clean ones, `dira(loss, restored=images, target=clean)`."
-)
-
-_CONDITION = (
-    "DiRA: the critic also sees what was to be restored. Pass it: `dira(loss, "
-    "restored=images, target=clean, view=distorted)`."
-)
 
 _ONE_VIEW = (
     "DiRA: view= names one tensor, but this batch holds several `DiRAViews`. Pass "

@@ -11,8 +11,15 @@ from methods import SimSiam, tiny_backbone
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightly_dira import DiRA, DiRALoss, DiRAViews, PatchDiscriminator, RestorationHead
-from lightly_dira.adversary import balance, gradient_penalty
+from lightly_dira import (
+    Adversary,
+    DiRA,
+    DiRALoss,
+    DiRAViews,
+    PatchDiscriminator,
+    RestorationHead,
+)
+from lightly_dira.loss.adversaries import balance, gradient_penalty
 
 SIZES = {2: (16, 16), 3: (16, 16, 24)}
 
@@ -269,8 +276,8 @@ def test_a_conditional_critic_sees_the_view(dims: int) -> None:
 
 def test_a_conditional_critic_of_a_host() -> None:
     host = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1)).double()
-    options = dict(restores=False, target_channels=3, conditional=True)
-    dira = DiRA(host, torch.optim.SGD(host.parameters(), lr=0.1), **options)
+    options = dict(target_channels=3, conditional=True)
+    dira = Adversary(host, torch.optim.SGD(host.parameters(), lr=0.1), **options)
     assert dira.discriminator.in_channels == 6
     clean = torch.rand(2, 3, 16, 16, dtype=torch.float64)
     view = clean + 1
@@ -287,14 +294,15 @@ def test_a_balanced_host() -> None:
     host = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 3, 1)).double()
     loss = DiRALoss(adversarial_weight=1.0, balanced=True)
     optimizer = torch.optim.SGD(host.parameters(), lr=0.1)
-    options = dict(loss=loss, restores=False, target_channels=3)
+    options = dict(loss=loss, target_channels=3)
     clean = torch.rand(2, 3, 16, 16, dtype=torch.float64)
-    dira = DiRA(host, optimizer, **options)
+    dira = Adversary(host, optimizer, **options)
     restored = host(clean)
     own = F.mse_loss(restored, clean)
-    with pytest.raises(ValueError, match=r"DiRA\(..., last_layer=weight\)"):
+    with pytest.raises(ValueError, match=r"attribute: `head\.last_layer = weight`"):
         dira(own, restored=restored, target=clean)
-    dira = DiRA(host, optimizer, **options, last_layer=host[1].weight)
+    host.last_layer = host[1].weight
+    dira = Adversary(host, optimizer, **options)
     total = dira(own, restored=restored, target=clean)
     (by_own,) = torch.autograd.grad(own, host[1].weight, retain_graph=True)
     (by_both,) = torch.autograd.grad(total, host[1].weight, retain_graph=True)

@@ -22,6 +22,7 @@ from torchvision.transforms import v2
 from lightly_dira import DiRA, DiRATransform, DiRAViews
 from lightly_dira.features import same_image, which_pass
 from lightly_dira.features.pyramid import FeaturePyramid
+from lightly_dira.training import Schedule
 
 
 def frozen_statistics(*modules: nn.Module) -> None:
@@ -656,7 +657,7 @@ class TestOptimisers:
         """Found: forgotten on resuming."""
         model = SimSiam(tiny_backbone(), 16)
         dira = DiRA(model.backbone)
-        dira.start_stages(3, 9)
+        dira.schedule = Schedule.starting(3, 9)
         twin = DiRA(model.backbone)
         twin.load_state_dict(dira.state_dict())
         assert twin.schedule == dira.schedule

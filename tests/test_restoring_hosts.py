@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from lightly_dira import DiRA, DiRALoss, PatchDiscriminator
+from lightly_dira import Adversary, DiRA, DiRALoss, PatchDiscriminator
 from lightly_dira.lightning import DiRAMixin
 from lightly_dira.models import fill_masked_patches
 from lightly_dira.training import Schedule
@@ -121,11 +121,9 @@ def host(request):
     return make().double(), images
 
 
-def wrapped(model: nn.Module, optimizer=None, **options) -> DiRA:
+def wrapped(model: nn.Module, optimizer=None, **options) -> Adversary:
     channels = 1 if isinstance(model, UNetHost) else 3
-    return DiRA(
-        model.backbone, optimizer, restores=False, target_channels=channels, **options
-    )
+    return Adversary(model.backbone, optimizer, target_channels=channels, **options)
 
 
 def sgd(parameters) -> torch.optim.Optimizer:
@@ -253,35 +251,25 @@ class TestErrors:
         model, images = host
         dira = wrapped(model, sgd(model.parameters()))
         loss, restored = model(images(0), 0)
-        with pytest.raises(ValueError, match="expected the images that the host"):
+        with pytest.raises(TypeError, match=r"missing 1 required .* 'target'"):
             dira(loss, images(0))
         with pytest.raises(ValueError, match=r"of one shape .*fill_masked_patches"):
             dira(loss, restored=restored[:2], target=images(0))
         with pytest.raises(ValueError, match=r"of one shape .*fill_masked_patches"):
             dira(loss, restored=restored.flatten(2), target=images(0).flatten(2))
-        with pytest.raises(RuntimeError, match="the host restores images by itself"):
-            dira.restore(images(0))
-        with pytest.raises(ValueError, match="Leave out head, input_size and layers"):
-            wrapped(model, input_size=32)
+        with pytest.raises(TypeError, match="host must be the torch"):
+            Adversary(model.parameters())
 
     def test_channels(self) -> None:
         model = MAE()
-        dira = DiRA(model.backbone, sgd(model.parameters()), restores=False)
+        dira = Adversary(model.backbone, sgd(model.parameters()))
         loss, restored = model(torch.rand(2, 3, 32, 32), 0)
         with pytest.raises(ValueError, match=r"DiRA\(..., target_channels=3\)"):
             dira(loss, restored=restored, target=restored)
 
-    def test_a_wrapper_that_restores(self) -> None:
-        backbone = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 8, 3, 2, 1))
-        dira = DiRA(backbone, sgd(backbone.parameters()))
-        images = torch.rand(2, 3, 16, 16)
-        loss = backbone(images).mean()
-        with pytest.raises(ValueError, match="make it without a decoder"):
-            dira(loss, restored=images, target=images)
-
     def test_a_schedule_and_starts(self) -> None:
         with pytest.raises(ValueError, match="not both"):
-            DiRA(MAE().backbone, schedule=Schedule.joint(), adversarial_start=3)
+            Adversary(MAE().backbone, schedule=Schedule.joint(), adversarial_start=3)
 
 
 def test_dimensions_of_the_critic() -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from lightly_dira import DiRA, DiRALoss, DiRAViews, PatchDiscriminator
+from lightly_dira import Adversary, DiRA, DiRALoss, DiRAViews, PatchDiscriminator
 from lightly_dira.evaluation.labelled import LabelledImages
 from lightly_dira.training import Ramp, Schedule
 from lightly_dira.weights.pretrained import save_pretrained
@@ -131,8 +131,12 @@ class Training:
         )
         restore = settings.restorative_from * steps
         oppose = settings.adversary_from * steps
-        self.dira = DiRA(
-            self.model.backbone,
+        # A host names its last layer itself.
+        kind, network = (
+            (Adversary, self.model) if self.host else (DiRA, self.model.backbone)
+        )
+        self.dira = kind(
+            network,
             self.optimizer,
             discriminator=critic.to(DEVICE),
             loss=DiRALoss(
@@ -146,10 +150,8 @@ class Training:
                 restorative=Ramp(math.inf if self.stage == "di" else restore),
                 adversarial=Ramp(oppose if self.stage == "dira" else math.inf),
             ),
-            restores=not self.host,
             target_channels=channels,
             conditional=settings.conditional,
-            last_layer=self.model.last_layer if self.host else None,
         )
         self.parts = {
             "model": self.model,

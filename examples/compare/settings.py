@@ -13,8 +13,8 @@ import timm
 from discriminative import METHODS
 from restorative import HOSTS
 
-from lightly_dira.adversary import ADVERSARIES
 from lightly_dira.evaluation.protocol import Protocol
+from lightly_dira.loss.adversaries import ADVERSARIES
 
 EXAMPLE = '{"Genesis": {"contrastive_weight": 0.001}}'
 Run = tuple[str, str, int]  # method, stage, seed

@@ -21,7 +21,7 @@ from lightly.transforms import MAETransform
 from torch import nn
 from torchvision.models import VisionTransformer
 
-from lightly_dira import DiRA
+from lightly_dira import Adversary
 from lightly_dira.evaluation.data import MNI152Slices
 from lightly_dira.models import fill_masked_patches
 
@@ -96,8 +96,8 @@ dataloader = torch.utils.data.DataLoader(
 criterion = nn.L1Loss()
 contrast = NTXentLoss()
 optimizer = torch.optim.AdamW(model.parameters(), lr=1.5e-4)
-dira = DiRA(  # DiRA: the first line
-    model.backbone, optimizer, restores=False, target_channels=3
+dira = Adversary(  # DiRA: the first line
+    model.backbone, optimizer, target_channels=3
 )
 
 print("Starting Training")
@@ -114,7 +114,7 @@ for epoch in range(options.epochs):
         restored = fill_masked_patches(  # DiRA: the second line
             images, predictions, idx_mask, model.patch_size
         )
-        loss = dira(loss, restored=restored, target=images)  # DiRA: the third line
+        loss = dira(loss, restored, images)  # DiRA: the third line
         total_loss += loss.detach()
         loss.backward()
         optimizer.step()

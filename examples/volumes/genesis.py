@@ -18,7 +18,7 @@ from lightly.models.modules import SimCLRProjectionHead
 from monai.networks.nets import BasicUNet
 from torch import nn
 
-from lightly_dira import DiRA, DiRATransform
+from lightly_dira import Adversary, DiRATransform
 from lightly_dira.data import VolumeFiles
 from lightly_dira.evaluation.data import MNI152Cubes
 from lightly_dira.transforms import VolumePipeline, models_genesis_mixture
@@ -84,7 +84,7 @@ dataloader = torch.utils.data.DataLoader(
 criterion = nn.MSELoss()
 contrast = NTXentLoss()
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-dira = DiRA(model.backbone, optimizer, restores=False)  # DiRA: the second line
+dira = Adversary(model.backbone, optimizer)  # DiRA: the second line
 
 print("Starting Training")
 for epoch in range(options.epochs):
@@ -96,7 +96,7 @@ for epoch in range(options.epochs):
         clean = targets[0].to(device)
         loss = criterion(restored, clean) + criterion(other, targets[1].to(device))
         loss = 0.5 * loss + 0.01 * contrast(z0, z1)
-        loss = dira(loss, restored=restored, target=clean)  # DiRA: the third line
+        loss = dira(loss, restored, clean)  # DiRA: the third line
         total_loss += loss.detach()
         loss.backward()
         optimizer.step()

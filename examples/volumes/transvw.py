@@ -16,7 +16,7 @@ from monai.networks.nets import BasicUNet
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from lightly_dira import DiRA, DiRATransform
+from lightly_dira import Adversary, DiRATransform
 from lightly_dira.transforms import VolumePipeline
 
 
@@ -86,7 +86,7 @@ dataloader = DataLoader(
 restoration = nn.MSELoss()
 classification = nn.CrossEntropyLoss()
 optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-dira = DiRA(model.backbone, optimizer, restores=False)  # DiRA: the second line
+dira = Adversary(model.backbone, optimizer)  # DiRA: the second line
 
 print("Starting Training")
 for epoch in range(options.epochs):
@@ -96,7 +96,7 @@ for epoch in range(options.epochs):
         restored, word = model(distorted)
         loss = restoration(restored, clean)
         loss = loss + 0.01 * classification(word, labels.to(device))
-        loss = dira(loss, restored=restored, target=clean)  # DiRA: the third line
+        loss = dira(loss, restored, clean)  # DiRA: the third line
         total_loss += loss.detach()
         loss.backward()
         optimizer.step()

@@ -33,6 +33,6 @@ class RestoringHost:
     def __call__(self, images: Tensor) -> NoReturn:
         """Raises a RuntimeError, as there are no maps to return."""
         raise RuntimeError(
-            "DiRA: with restores=False the host restores images by itself: DiRA knows "
-            "no feature maps and has no decoder. Run the host."
+            "Adversary: the host restores images by itself, and no feature maps of it "
+            "are known. Run the host."
         )

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from lightly.utils.debug import std_of_l2_normalized
 from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.utils import make_grid, save_image
 
-from lightly_dira.adversary import judge
+from lightly_dira.adversary import Adversary
 from lightly_dira.core.user_warnings import warn
 from lightly_dira.dira import DiRA
+from lightly_dira.loss.adversaries import judge
 from lightly_dira.training.modes import evaluating
 from lightly_dira.training.randomness import same_randomness
 from lightly_dira.transforms.preview import orthogonal_slices
@@ -80,15 +81,15 @@ class _HeldOutCallback(Callback):
             RuntimeError: If the module has no `dira`, or one that does not restore.
         """
         dira = getattr(pl_module, "dira", None)
+        if isinstance(dira, Adversary):
+            raise RuntimeError(
+                f"{type(self).__name__}: with an `Adversary` the host restores images, "
+                "not DiRA: leave this callback out."
+            )
         if not isinstance(dira, DiRA):
             raise RuntimeError(
                 f"{type(self).__name__}: {type(pl_module).__name__} has no `dira`. Put "
                 "DiRAMixin in front of it."
-            )
-        if not dira.restores:
-            raise RuntimeError(
-                f"{type(self).__name__}: with restores=False the host restores images, "
-                "not DiRA: leave this callback out."
             )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -240,21 +241,13 @@ class CollapseWatch(_HeldOutCallback):
         representation = maps[-1].flatten(2).mean(dim=2)
         std = std_of_l2_normalized(representation) * representation.shape[1] ** 0.5
         condition = seen if dira.conditional else None
-        weights: dict[str, Tensor] = dict(dira.discriminator.named_parameters())
-        logits = [
-            judge(dira.discriminator, weights, x, condition)
-            for x in (views.target, dira.restore(seen))
-        ]
-        # Least squares pulls logits to 1 and 0, the other losses above and below 0.
-        middle = 0.5 if dira.loss.adversary == "least_squares" else 0.0
-        real = (logits[0] > middle).float().mean()
-        restored = (logits[1] < middle).float().mean()
         values: dict[str, Any] = {"std": std}
-        classifies = dira.loss.adversary != "wasserstein"
-        if classifies:
-            values |= {"accuracy_real": real, "accuracy_restored": restored}
-        if dira.stage == "dira":
-            values["adversarial_share"] = _share(dira, views, maps, condition)
+        critic = dira.discriminator
+        if critic is not None and dira.loss.adversary != "wasserstein":
+            values |= _accuracies(dira, critic, views, seen, condition)
+        if critic is not None and dira.stage == "dira":
+            share = _share(dira, critic, views, maps, condition)
+            values["adversarial_share"] = share
         module.log_dict({f"dira/{name}": value for name, value in values.items()})
         if std < self.collapsed:
             self._warn(
@@ -262,7 +255,8 @@ class CollapseWatch(_HeldOutCallback):
                 f"a standard deviation of {std:.4f}, expected 0.1 to 1. Look at "
                 "the method's own loss, its augmentations and the learning rate."
             )
-        if classifies and dira.stage == "dira" and min(real, restored) > self.won:
+        accuracies = [v for name, v in values.items() if name.startswith("accuracy")]
+        if accuracies and dira.stage == "dira" and min(accuracies) > self.won:
             self._warn(
                 "the adversary has won outright: it recognises every patch of clean "
                 "and of restored images. Lower `discriminator_lr`, or start the "
@@ -270,8 +264,33 @@ class CollapseWatch(_HeldOutCallback):
             )
 
 
+def _accuracies(
+    dira: DiRA,
+    critic: nn.Module,
+    views: DiRAViews,
+    seen: Tensor,
+    condition: Tensor | None,
+) -> dict[str, Tensor]:
+    """Returns which part of clean and of restored patches the critic recognises."""
+    weights: dict[str, Tensor] = dict(critic.named_parameters())
+    real, restored = (
+        judge(critic, weights, images, condition)
+        for images in (views.target, dira.restore(seen))
+    )
+    # Least squares pulls logits to 1 and 0, the other losses above and below 0.
+    middle = 0.5 if dira.loss.adversary == "least_squares" else 0.0
+    return {
+        "accuracy_real": (real > middle).float().mean(),
+        "accuracy_restored": (restored < middle).float().mean(),
+    }
+
+
 def _share(
-    dira: DiRA, views: DiRAViews, maps: list[Tensor], condition: Tensor | None
+    dira: DiRA,
+    critic: nn.Module,
+    views: DiRAViews,
+    maps: list[Tensor],
+    condition: Tensor | None,
 ) -> Tensor:
     """Compares the gradients of adversary and restoration at the encoder's maps."""
     maps = [m.detach().requires_grad_() for m in maps]
@@ -282,7 +301,7 @@ def _share(
             restored.new_zeros(()),
             restored,
             views.target,
-            dira.discriminator,
+            critic,
             factors,
             condition=condition,
             last_layer=dira.last_layer,

@@ -11,6 +11,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightly_dira.adversary import Adversary
 from lightly_dira.dira import DiRA
 from lightly_dira.lightning.mid_epoch import PlaceInData
 from lightly_dira.lightning.stages import Stages
@@ -60,9 +61,9 @@ class DiRAMixin(metaclass=_MadeAfterInit):
     - The optimiser that `configure_optimizers` returns, in any form, also trains the
       head; the discriminator's Adam steps after it.
     - A step may say what it called the backbone with: ``{"loss": loss, "view": x}``.
-    - A host that restores by itself (``DiRA(..., restores=False)``) returns what it
-      restored: ``{"loss": loss, "restored": images, "target": clean}``, and the "view"
-      that it made them from, if the critic is conditional.
+    - A host that restores by itself (`configure_dira` returns an `Adversary`) returns
+      what it restored, ``{"loss": loss, "restored": images, "target": clean}``, and the
+      "view" that it made them from, if the critic is conditional.
     - The terms are logged as ``dira/discriminative``, ``dira/restorative``,
       ``dira/adversarial`` and ``dira/discriminator``.
     - Checkpoints hold `self.dira`, buffers that are in no state dict, such as the
@@ -103,7 +104,7 @@ class DiRAMixin(metaclass=_MadeAfterInit):
     adversarial_start_epoch: float | None = None
     schedule_in_epochs: Schedule | None = None
 
-    dira: DiRA
+    dira: DiRA | Adversary
     configure_model: Any
     # The batch before the strategy got it: DistributedDataParallel rebuilds its lists.
     _batch: Any = None
@@ -130,8 +131,8 @@ class DiRAMixin(metaclass=_MadeAfterInit):
         if not usual and not hasattr(configure_model, "makes_dira"):
             cls.configure_model = _then_dira(configure_model)
 
-    def configure_dira(self) -> DiRA:
-        """Makes the `DiRA`, without an optimiser. Override it to choose the parts.
+    def configure_dira(self) -> DiRA | Adversary:
+        """Makes the wrapper, without an optimiser. Override it to choose the parts.
 
         Raises:
             RuntimeError: If no backbone is found.
@@ -232,11 +233,17 @@ class DiRAMixin(metaclass=_MadeAfterInit):
         if isinstance(output, Mapping):
             # Lightning must not keep the graphs of these images.
             output = dict(output)
-            names = ("view",) if self.dira.restores else ("view", "restored", "target")
+            host = isinstance(self.dira, Adversary)
+            names = ("view", "restored", "target") if host else ("view",)
             said = {
                 n: output.pop(n) for n in names if isinstance(output.get(n), Tensor)
             }
-        total = self.dira(loss, views, **said)
+        if isinstance(self.dira, Adversary):
+            if not {"restored", "target"} <= said.keys():
+                raise ValueError(_HOST)
+            total = self.dira(loss, **said)
+        else:
+            total = self.dira(loss, views, **said)
         assert self.dira.components is not None
         terms = self.dira.components._asdict()
         self.log_dict(
@@ -290,6 +297,12 @@ class DiRAMixin(metaclass=_MadeAfterInit):
             # The backbone may be made later, in `setup` or `configure_model`.
             if required:
                 raise
+
+
+_HOST = (
+    "DiRA: with an `Adversary` the training step returns what the host restored and "
+    'the clean images: {"loss": loss, "restored": images, "target": clean}.'
+)
 
 
 def _is_module(base: type) -> bool:

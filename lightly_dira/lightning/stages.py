@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from lightly_dira.lightning.mid_epoch import steps_in_an_epoch, steps_taken_in_epoch
-from lightly_dira.training.optimizer_follower import stages
+from lightly_dira.training.schedule import Schedule
 
 if TYPE_CHECKING:
     from lightly_dira.lightning.mixin import DiRAMixin
@@ -58,11 +58,11 @@ class Stages(Callback):
                 "adversarial_start_epoch, not both."
             )
         if schedule is None:
-            schedule = stages(*(epoch or 0 for epoch in epochs))
+            schedule = Schedule.starting(*(epoch or 0 for epoch in epochs))
         steps = steps_in_an_epoch(trainer)
         begun = module.dira.steps - steps_taken_in_epoch(trainer)
         schedule = schedule.from_epochs(steps, begun, trainer.current_epoch)
-        module.dira.follow_schedule(schedule)
+        module.dira.schedule = schedule
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any

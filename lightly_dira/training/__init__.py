@@ -57,8 +57,7 @@ view, a warning says so, and every step waits for the comparison from then on.)
 - Lightly's `MultiViewCollate`: an error; leave `collate_fn` out, PyTorch's default
   works
 - parts of the loss that start, rise, fall and end: `Schedule` and `Ramp`
-- hosts that restore by themselves: ``DiRA(..., restores=False)``, then
-  ``dira(loss, restored=images, target=clean)``
+- hosts that restore by themselves: `Adversary`
 """
 
 from lightly_dira.training.schedule import Ramp, Schedule

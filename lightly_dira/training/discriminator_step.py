@@ -53,7 +53,9 @@ class DiscriminatorStep:
         """Creates Adam with the published betas."""
         self._named = dict(discriminator.named_parameters())
         self.parameters = list(self._named.values())
-        self.adam = Adam(self.parameters, lr=lr, betas=(0.5, 0.999))
+        # A group may be empty, where there is no adversary.
+        group = {"params": self.parameters}
+        self.adam = Adam([group], lr=lr, betas=(0.5, 0.999))
         self.witnesses: Callable[[], Sequence[list[Parameter]] | None] = lambda: ()
         self.was_left = self.began_empty = self._passed = False
         self._out_of_reach = [*self.parameters, *head.parameters()]

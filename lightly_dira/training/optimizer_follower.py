@@ -28,27 +28,25 @@ from lightly_dira.training.optimizer_groups import (
     replace_parameters,
     without_gradients,
 )
-from lightly_dira.training.schedule import Ramp, Schedule
+from lightly_dira.training.schedule import Schedule
 from lightly_dira.training.state import buffers_of, load_buffers
 
 
 class OptimizerFollower(nn.Module):
     """Trains a head with the user's optimiser, and a discriminator after its steps.
 
-    This part of `DiRA` does not depend on what is restored. It counts the steps of the
-    user's optimiser, changes stages, and keeps what a resumed run needs.
+    This part does not depend on what is restored. It counts the steps of the user's
+    optimiser, changes stages, and keeps what a resumed run needs.
     """
 
     def __init__(
         self,
         features: FeaturePyramid | RestoringHost,
         head: nn.Module,
-        discriminator: nn.Module,
+        discriminator: nn.Module | None,
         *,
         criterion: nn.Module | None,
         discriminator_lr: float,
-        starts: tuple[float, float],
-        schedule: Schedule | None,
     ) -> None:
         """Takes the parts; the arguments are those of `DiRA`."""
         super().__init__()
@@ -59,7 +57,7 @@ class OptimizerFollower(nn.Module):
         self._criterion = (criterion,)
         self.components: DiRALossComponents | None = None
         self._discriminator_step = DiscriminatorStep(
-            discriminator, head, lr=discriminator_lr
+            self._critic, head, lr=discriminator_lr
         )
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
         self._optimizer: Optimizer | None = None
@@ -74,13 +72,27 @@ class OptimizerFollower(nn.Module):
         self._leaves: list[nn.Parameter] = []
         self._clips = False
         self.steps = 0
-        if schedule is not None and any(starts):
-            raise ValueError(
-                "DiRA: give a schedule, or restorative_start and adversarial_start, "
-                "not both."
-            )
-        self.follow_schedule(schedule or stages(*starts))
-        self._schedule_was_set = schedule is not None
+        self.schedule = Schedule()
+
+    @property
+    def _critic(self) -> nn.Module:
+        """The discriminator, or a module without parameters if there is none."""
+        return _NOBODY if self.discriminator is None else self.discriminator
+
+    @property
+    def schedule(self) -> Schedule:
+        """What the weights of the terms are multiplied by at each step.
+
+        It may be set in the middle of a run. `state_dict()` remembers its ramps, and
+        loading it replaces those that the wrapper was created with.
+        """
+        return self._schedule
+
+    @schedule.setter
+    def schedule(self, schedule: Schedule) -> None:
+        self._schedule = schedule
+        self._schedule_was_set = True
+        self._count(self.steps)
 
     @property
     def stage(self) -> str:
@@ -89,36 +101,6 @@ class OptimizerFollower(nn.Module):
         if not factors.restorative:
             return "di"
         return "dira" if factors.adversarial else "dir"
-
-    def start_stages(
-        self, restorative_start: float = 0, adversarial_start: float = 0
-    ) -> None:
-        """Sets when restoration and adversary start, also in the middle of a run.
-
-        It is the simplest form of `follow_schedule`.
-
-        Args:
-            restorative_start: Steps of the optimiser before the restoration starts.
-            adversarial_start: Steps before the adversary starts. It never starts before
-                the restoration does; `math.inf` leaves it out.
-
-        Raises:
-            ValueError: If a number is below 0.
-        """
-        self.follow_schedule(stages(restorative_start, adversarial_start))
-
-    def follow_schedule(self, schedule: Schedule) -> None:
-        """Sets the schedule of the terms' weights, also in the middle of a run.
-
-        `state_dict()` remembers its ramps. Loading it replaces those that the wrapper
-        was created with.
-
-        Args:
-            schedule: What the weights are multiplied by at each step.
-        """
-        self.schedule = schedule
-        self._schedule_was_set = True
-        self._count(self.steps)
 
     def attach(self, optimizer: Optimizer) -> None:
         """Trains the head with this optimiser, and the discriminator after its steps.
@@ -150,11 +132,11 @@ class OptimizerFollower(nn.Module):
         ]
         backbone = self.features.backbone
         add_parameters(optimizer, self.head, beside=backbone.parameters())
-        remove_parameters(optimizer, self.discriminator)
+        remove_parameters(optimizer, self._critic)
         self._optimizer = optimizer
         self._of_head, self._leaves = head, []
         self._of_backbone = {id(p) for p in backbone.parameters()}
-        self._discriminator_step.adopt(self.discriminator, self.head)
+        self._discriminator_step.adopt(self._critic, self.head)
         self._discriminator_step.witnesses = Hook(self._witnesses)
         self._follow_witnesses()
 
@@ -214,7 +196,7 @@ class OptimizerFollower(nn.Module):
         """
         critic = self._discriminator_step.parameters
         known = {id(p) for p in (*self._of_head.values(), *critic)}
-        own = (*self.head.parameters(), *self.discriminator.parameters())
+        own = (*self.head.parameters(), *self._critic.parameters())
         backbone = {id(p) for p in self.features.backbone.parameters()}
         gone, new = self._of_backbone - backbone, backbone - self._of_backbone
         assert self._optimizer is not None
@@ -236,7 +218,7 @@ class OptimizerFollower(nn.Module):
             return self
         for child in rest:
             child._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.discriminator._apply(precise, recurse)  # type: ignore[no-untyped-call]
+        self._critic._apply(precise, recurse)  # type: ignore[no-untyped-call]
         self._discriminator_step.move_state(precise)
         return self
 
@@ -273,14 +255,14 @@ class OptimizerFollower(nn.Module):
             )
         file = io.BytesIO(state.detach().cpu().numpy().tobytes())
         saved = torch.load(file, weights_only=True)
-        self._discriminator_step.load_state(self.discriminator, saved["adam"])
+        self._discriminator_step.load_state(self._critic, saved["adam"])
         (criterion,) = self._criterion
         if criterion is not None:
             load_buffers(criterion, saved["criterion"])
         if isinstance(self.features, FeaturePyramid):
             self.features.change.load_state(saved["view_change"])
         if not saved["ramps"].isnan().all():
-            self.follow_schedule(self.schedule.with_state(saved["ramps"]))
+            self.schedule = self.schedule.with_state(saved["ramps"])
         self._count(int(saved["steps"]))
 
     def _progress(self) -> dict[str, Any]:
@@ -293,7 +275,7 @@ class OptimizerFollower(nn.Module):
             state["view_change"] = self.features.change.state()
         (criterion,) = self._criterion
         state["criterion"] = {} if criterion is None else buffers_of(criterion)
-        state["adam"] = self._discriminator_step.state(self.discriminator)
+        state["adam"] = self._discriminator_step.state(self._critic)
         return state
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -357,7 +339,7 @@ class OptimizerFollower(nn.Module):
 
     def _after_step(self, optimizer: Optimizer, *arguments: object) -> None:
         """Follows a step of the user's optimiser."""
-        parts = {"di": [], "dir": [self.head], "dira": [self.head, self.discriminator]}
+        parts = {"di": [], "dir": [self.head], "dira": [self.head, self._critic]}
         self._idle.stepped(
             optimizer,
             was_run=self.features.was_run,
@@ -381,25 +363,12 @@ class OptimizerFollower(nn.Module):
         if begun and not self._averaged:
             self._averaged = True
             check_moved(self._before, self._versions())
-            check_averaged(self.head if has_head else self.discriminator)
+            check_averaged(self.head if has_head else self._critic)
         self._count(self.steps + 1)
 
 
-def stages(restorative_start: float, adversarial_start: float) -> Schedule:
-    """Returns the schedule of parts that start at these steps.
-
-    Raises:
-        ValueError: If a number is below 0.
-    """
-    if not (restorative_start >= 0 and adversarial_start >= 0):
-        raise ValueError(
-            "DiRA: restorative_start and adversarial_start must be at least 0, got "
-            f"{restorative_start} and {adversarial_start}."
-        )
-    return Schedule(
-        restorative=Ramp(restorative_start), adversarial=Ramp(adversarial_start)
-    )
-
+# Stands in for a discriminator where there is no adversary.
+_NOBODY = nn.Identity()
 
 _REPLACED = (
     "DiRA: parameters of the backbone, the head or the discriminator have been "

@@ -115,6 +115,27 @@ class Schedule:
         return cls()
 
     @classmethod
+    def starting(
+        cls, restorative: float = 0, adversarial: float | None = 0
+    ) -> Schedule:
+        """Parts that start at these steps and do not end.
+
+        Args:
+            restorative: Steps before the restoration starts, at least 0.
+            adversarial: Steps before the adversary starts; None for never.
+
+        Raises:
+            ValueError: If a number is below 0.
+        """
+        never = math.inf if adversarial is None else adversarial
+        if not (restorative >= 0 and never >= 0):
+            raise ValueError(
+                "DiRA: restorative_start and adversarial_start must be at least 0, got "
+                f"{restorative} and {adversarial}."
+            )
+        return cls(restorative=Ramp(restorative), adversarial=Ramp(never))
+
+    @classmethod
     def stepwise(
         cls,
         total_steps: float,

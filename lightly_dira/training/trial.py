@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lightly_dira.adversary import judge
+from lightly_dira.loss.adversaries import judge
 from lightly_dira.training.modes import evaluating
 from lightly_dira.training.randomness import same_randomness
 
@@ -44,7 +44,7 @@ def try_critic(
             f"DiRA: the discriminator cannot judge images of {channels} channels and "
             f"{tuple(images.shape[2:])} pixels: {error} Pass one that can, "
             "DiRA(..., discriminator=PatchDiscriminator(channels, strides=...)), give "
-            "larger images, or leave the adversary out: adversarial_start=math.inf."
+            "larger images, or leave the adversary out: adversarial_start=None."
         ) from error
     if not logits.numel():
         raise ValueError("DiRA: the discriminator returned no logits.")
@@ -59,12 +59,12 @@ def check_last_layer(last_layer: Tensor | None) -> None:
     if last_layer is None:
         raise ValueError(
             "DiRA: balanced=True needs the weights of the decoder's last layer. A "
-            "`RestorationHead` names it; of a head or a host of your own pass it: "
-            "DiRA(..., last_layer=weight)."
+            "`RestorationHead` names them; a head or a host of your own does so by an "
+            "attribute: `head.last_layer = weight`."
         )
     if not last_layer.requires_grad:
         raise ValueError(
             "DiRA: balanced=True compares gradients at the decoder's last layer, but "
-            "its weights are frozen. Set `requires_grad_(True)` on them, pass another "
-            "layer, DiRA(..., last_layer=weight), or choose balanced=False."
+            "its weights are frozen. Set `requires_grad_(True)` on them, name others, "
+            "`head.last_layer = weight`, or choose balanced=False."
         )

@@ -70,7 +70,7 @@ def test_published_arithmetic(benchmark, record) -> None:
     ours = benchmark.pedantic(multiply_adds, (step_of(dira=True),))
     theirs = multiply_adds(lambda: published(list(batch), [batch.target]))
     record("multiply-adds, DiRA-MoCo / published", ours / theirs, "")
-    no_critic = multiply_adds(step_of(dira=True, adversarial_start=math.inf))
+    no_critic = multiply_adds(step_of(dira=True, adversarial_start=None))
     record("multiply-adds, DiRA-MoCo, stage dira / dir", ours / no_critic, "")
 
 
@@ -104,7 +104,7 @@ def test_light_decoder(benchmark, record) -> None:
     """What of DiRA's overhead is left with a lighter decoder, and a lighter critic."""
     decoder = dict(head=RestorationHead(CHANNELS, decoder_channels=LIGHT))
     critic = dict(discriminator=PatchDiscriminator(channels=(32, 64, 128, 256)))
-    no_critic = dict(adversarial_start=math.inf)
+    no_critic = dict(adversarial_start=None)
     steps = {
         "bare": step_of(dira=False),
         "dir": step_of(dira=True, **no_critic),
@@ -152,7 +152,7 @@ def restoration_error(decoder_channels: tuple[int, ...]) -> float:
         "resnet18",
         dira=True,
         head=RestorationHead(channels, decoder_channels=decoder_channels),
-        adversarial_start=math.inf,
+        adversarial_start=None,
     )
     for views, *_ in islice(chain.from_iterable(repeat(loader)), 200):
         step(views)

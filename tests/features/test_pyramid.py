@@ -151,7 +151,7 @@ class TestDiscovery:
             resnet.layer3(resnet.layer2(resnet.layer1(y))),
         )
         assert_maps(maps, [first, last])
-        dira = DiRA(resnet, layers=pyramid.layers)
+        dira = DiRA(resnet, features=pyramid)
         assert dira.features.layers == pyramid.layers
         assert dira.restore(x).shape == (3, 1, 64, 64)
 

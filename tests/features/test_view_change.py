@@ -12,6 +12,7 @@ from torchvision.transforms import v2
 
 from lightly_dira import DiRA, DiRAViews
 from lightly_dira.features.view_change import ViewChange
+from lightly_dira.training import Schedule
 
 MEAN, STD = torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.2, 0.3, 0.4])
 
@@ -128,7 +129,7 @@ class TestInALoop:
         dira, views = self.train(normalised, said=said, start=start)
         twin = DiRA(tiny_backbone(), restorative_start=start)
         twin.load_state_dict(dira.state_dict())
-        twin.start_stages()
+        twin.schedule = Schedule.joint()
         for wrapper in (dira, twin):
             with torch.no_grad():
                 if wrapper is twin or not start:

@@ -24,7 +24,7 @@ def test_found_and_decoded(known: Volumes) -> None:
     assert pyramid.strides == known.strides
     assert pyramid.spatial_dims == 3
     optimizer = torch.optim.SGD(backbone.parameters(), lr=0.0)
-    dira = DiRA(backbone, optimizer, input_size=known.input_size)
+    dira = DiRA(backbone, optimizer, features=pyramid)
     assert dira.head.spatial_dims == dira.discriminator.spatial_dims == 3
     for size in known.sizes:
         views = torch.rand(2, 2, dira.features.image_shape[0], *size)

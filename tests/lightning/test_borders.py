@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision.utils import save_image
 
-from lightly_dira import DiRA, DiRAViews
+from lightly_dira import Adversary, DiRA, DiRAViews
 from lightly_dira.lightning import CollapseWatch, DiRAMixin, RestorationLogger
 from lightly_dira.training import Schedule
 from lightly_dira.training.modes import evaluating
@@ -416,10 +416,9 @@ class TestHosts:
         """Found: the mixin had no way to say what it sees."""
 
         class DiRAHost(DiRAMixin, Host):
-            def configure_dira(self) -> DiRA:
-                return DiRA(
+            def configure_dira(self) -> Adversary:
+                return Adversary(
                     self.backbone,
-                    restores=False,
                     target_channels=3,
                     conditional=True,
                     adversarial_start=start,
@@ -436,8 +435,8 @@ class TestHosts:
         """Found: at the end of the tenth epoch."""
 
         class DiRAHost(DiRAMixin, Host):
-            def configure_dira(self) -> DiRA:
-                return DiRA(self.backbone, restores=False, target_channels=3)
+            def configure_dira(self) -> Adversary:
+                return Adversary(self.backbone, target_channels=3)
 
         model = DiRAHost()
         settings = dict(max_epochs=1, callbacks=[callback(every_n_epochs=10)])

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-import math
 
 import pytest
 import pytorch_lightning as pl
@@ -22,10 +21,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightly_dira import DiRA, DiRALoss
+from lightly_dira import Adversary, DiRA, DiRALoss
 from lightly_dira.lightning.callbacks import CollapseWatch, RestorationLogger
 from lightly_dira.lightning.mixin import DiRAMixin
 from lightly_dira.training.modes import evaluating
+from lightly_dira.training.schedule import Schedule
 from lightly_dira.training.state import buffers_of, load_buffers
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pytorch_lightning")
@@ -169,7 +169,7 @@ class TestStages:
     def test_in_steps(self, tmp_path) -> None:
         class Staged(DiRASimSiam):
             def configure_dira(self) -> DiRA:
-                return DiRA(self.backbone, adversarial_start=math.inf)
+                return DiRA(self.backbone, adversarial_start=None)
 
         model = Staged()
         trainer(tmp_path).fit(model, loader())
@@ -237,7 +237,7 @@ def test_resuming_is_as_if_never_interrupted(kind, stages, tmp_path) -> None:
     class Staged(kind):
         def configure_dira(self) -> DiRA:
             dira = DiRA(self.backbone)
-            dira.start_stages(*stages)
+            dira.schedule = Schedule.starting(*stages)
             return dira
 
     def run(epochs: int, checkpoint=None):
@@ -397,8 +397,8 @@ class TestCallbacks:
 
     def test_hosts_that_restore(self, tmp_path) -> None:
         class Host(DiRAMixin, SimSiam):
-            def configure_dira(self) -> DiRA:
-                return DiRA(self.backbone, restores=False, target_channels=3)
+            def configure_dira(self) -> Adversary:
+                return Adversary(self.backbone, target_channels=3)
 
             def training_step(self, batch, index):
                 views = batch[0]

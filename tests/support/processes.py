@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler
 
-from lightly_dira import DiRA, DiRAViews
+from lightly_dira import Adversary, DiRA, DiRAViews
 
 STEPS = 6
 STAGES = dict(restorative_start=2, adversarial_start=4)
@@ -102,7 +102,11 @@ def run(rank: int, world: int, criterion: str, wrapped: str) -> dict[str, list]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model: Any = Loss(criterion).double()
-    dira: Any = DiRA(model.backbone, **STAGES, restores=criterion != "of a host")
+    dira: Any
+    if criterion == "of a host":
+        dira = Adversary(model.backbone, adversarial_start=STAGES["adversarial_start"])
+    else:
+        dira = DiRA(model.backbone, **STAGES)
     frozen(model, dira)
     call_model, call_dira = model, dira
     if world > 1:

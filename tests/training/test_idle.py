@@ -11,7 +11,7 @@ from methods import SimSiam, tiny_backbone
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightly_dira import DiRA, DiRALoss, DiRAViews
+from lightly_dira import Adversary, DiRA, DiRALoss, DiRAViews
 
 
 def make_views(batch: int = 2, size: int = 32) -> DiRAViews:
@@ -80,7 +80,7 @@ class TestIdle:
     def test_forgotten_by_a_host(self) -> None:
         host = nn.Conv2d(3, 3, 3, padding=1)
         optimizer = torch.optim.SGD(host.parameters(), lr=0.1)
-        dira = DiRA(host, optimizer, restores=False, target_channels=3)
+        dira = Adversary(host, optimizer, target_channels=3)
 
         def step(_: int) -> None:
             images = torch.rand(2, 3, 16, 16)
@@ -424,8 +424,8 @@ class TestNoFalseAlarm:
     def test_a_host(self, start: int) -> None:
         host = nn.Conv2d(3, 3, 3, padding=1)
         optimizer = torch.optim.SGD(host.parameters(), lr=0.1)
-        options = dict(restores=False, target_channels=3, adversarial_start=start)
-        dira = DiRA(host, optimizer, **options)
+        options = dict(target_channels=3, adversarial_start=start)
+        dira = Adversary(host, optimizer, **options)
 
         def step(_: int) -> None:
             clean = torch.rand(2, 3, 16, 16)
@@ -448,9 +448,9 @@ def test_a_host_whose_images_are_cut_off() -> None:
     """Found: the adversary's gradient never reached it, in silence."""
     host = nn.Conv2d(3, 3, 3, padding=1)
     optimizer = torch.optim.SGD(host.parameters(), lr=0.1)
-    options = dict(restores=False, target_channels=3)
+    options = dict(target_channels=3)
     for start in (0, 5):
-        dira = DiRA(host, optimizer, **options, adversarial_start=start)
+        dira = Adversary(host, optimizer, **options, adversarial_start=start)
         clean = torch.rand(2, 3, 16, 16)
         restored = host(clean)
         loss = F.mse_loss(restored, clean)
@@ -470,5 +470,5 @@ def test_a_host_whose_images_are_cut_off() -> None:
         with torch.no_grad():
             dira(host(clean).mean(), restored=host(clean), target=clean)
         dira(loss, restored=restored, target=clean).backward()
-    without = DiRA(host, optimizer, **options, loss=DiRALoss(adversarial_weight=0))
+    without = Adversary(host, optimizer, **options, loss=DiRALoss(adversarial_weight=0))
     without(F.mse_loss(host(clean), clean), restored=host(clean), target=clean)

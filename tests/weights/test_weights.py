@@ -293,7 +293,7 @@ class TestSmpUnet:
     def test_other_layers(self) -> None:
         names = ["relu", "layer1.0", "layer2.0", "layer3.0", "layer4.0"]
         backbone = torchvision.models.resnet18()
-        dira = DiRA(backbone, layers=names)
+        dira = DiRA(backbone, features=FeaturePyramid(backbone, layers=names))
         with pytest.raises(ValueError, match="outputs differ"):
             to_smp_unet(trained(backbone), trained(dira.head), layers=names)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightly_dira.adversary import (
+from lightly_dira.loss.adversaries import (
     ADVERSARIES,
     at_least_float32,
     balance,
@@ -286,7 +286,7 @@ class DiRALoss(nn.Module):
 
 _NO_LAST_LAYER = (
     "DiRALoss: balanced=True needs the weights of the decoder's last layer. A "
-    "`RestorationHead` names it; otherwise pass it: DiRA(..., last_layer=weight), or "
+    "`RestorationHead` names them, `head.last_layer`; pass them: "
     "forward_components(..., last_layer=weight)."
 )
 

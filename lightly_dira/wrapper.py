@@ -1,0 +1,220 @@
+"""What `DiRA` and `Adversary` share: one scalar of weighted terms, and a critic."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lightly_dira.features.pyramid import FeaturePyramid
+from lightly_dira.features.restoring_host import RestoringHost
+from lightly_dira.loss import DiRALoss, DiRALossComponents
+from lightly_dira.models.patch_discriminator import PatchDiscriminator
+from lightly_dira.training.checks import FiniteTerms, needs_scaler, touching
+from lightly_dira.training.modes import evaluating
+from lightly_dira.training.optimizer_follower import OptimizerFollower
+from lightly_dira.training.randomness import same_randomness
+from lightly_dira.training.schedule import Factors, Ramp, Schedule
+from lightly_dira.training.trial import check_last_layer, try_critic
+
+_NEVER = Ramp(math.inf)
+
+
+class Wrapper(OptimizerFollower):
+    """Joins a method's loss with the terms of restored images, whoever restored them.
+
+    Args:
+        features: What watches the network that the optimiser trains.
+        head: What the optimiser trains besides.
+        discriminator: The critic; by default a `PatchDiscriminator`.
+        loss: By default `DiRALoss()`.
+        criterion: The method's own loss, if it has buffers to be saved.
+        target_channels: Channels of the images.
+        discriminator_lr: Learning rate of the critic's Adam.
+        conditional: Whether the critic also sees what was to be restored.
+        starts: Steps before restoration and adversary start; None for no adversary.
+        schedule: In place of the starts.
+        optimizer: The optimiser to follow, if it is there already.
+    """
+
+    def __init__(
+        self,
+        features: FeaturePyramid | RestoringHost,
+        head: nn.Module,
+        discriminator: nn.Module | None,
+        *,
+        loss: DiRALoss | None,
+        criterion: nn.Module | None,
+        target_channels: int,
+        discriminator_lr: float,
+        conditional: bool,
+        starts: tuple[float, float | None],
+        schedule: Schedule | None,
+        optimizer: Optimizer | None,
+    ) -> None:
+        """Makes the critic, unless there is none."""
+        for name, value in (
+            ("target_channels", target_channels),
+            ("discriminator_lr", discriminator_lr),
+        ):
+            if not value > 0:
+                raise ValueError(f"DiRA: {name} must be above 0, got {value}.")
+        restorative, adversarial = starts
+        if schedule is not None and (restorative or adversarial):
+            raise ValueError(
+                "DiRA: give a schedule, or restorative_start and adversarial_start, "
+                "not both."
+            )
+        if adversarial is not None:
+            discriminator = _on_device_of(
+                features, discriminator, target_channels, conditional
+            )
+        elif discriminator is not None:
+            raise ValueError(
+                "DiRA: adversarial_start=None leaves the adversary out, but a "
+                "discriminator is given. Leave one of the two out."
+            )
+        super().__init__(
+            features,
+            head,
+            discriminator,
+            criterion=criterion,
+            discriminator_lr=discriminator_lr,
+        )
+        self.loss = loss or DiRALoss()
+        self.target_channels = target_channels
+        self.conditional = conditional
+        self._finite = FiniteTerms()
+        # Shapes of images that the critic has judged before.
+        self._judged: set[tuple[torch.Size, ...]] = set()
+        chosen = schedule or Schedule.starting(restorative, adversarial)
+        if adversarial is None:
+            chosen = dataclasses.replace(chosen, adversarial=_NEVER)
+        self.schedule = chosen
+        self._schedule_was_set = schedule is not None
+        if optimizer is not None:
+            self.attach(optimizer)
+
+    @property
+    def last_layer(self) -> Tensor | None:
+        """Weights of the layer that makes the images, for `DiRALoss(balanced=True)`.
+
+        A head or a host of your own names them by an attribute of this name.
+        """
+        raise NotImplementedError
+
+    @property
+    def _held_out(self) -> list[nn.Module]:
+        """What must not change without gradients, as in validation."""
+        return [] if torch.is_grad_enabled() else [self.head, self._critic]
+
+    @property
+    def _adversary_starts(self) -> bool:
+        """Whether the schedule has an adversary, now or later."""
+        return self.discriminator is not None and starts(self.schedule.adversarial)
+
+    def _check_balanced(self) -> None:
+        if self.loss.balanced and self._adversary_starts:
+            check_last_layer(self.last_layer)
+
+    def _condition(self, images: list[Tensor]) -> Tensor | None:
+        """Returns what a conditional critic sees beside the images."""
+        return join(images).detach() if self.conditional and images else None
+
+    def _try_critic(self, target: Tensor, condition: Tensor | None) -> None:
+        """Tries once, for each size, whether the critic can judge such images."""
+        shapes = tuple(x.shape[1:] for x in (target, condition) if x is not None)
+        if self._adversary_starts and shapes not in self._judged:
+            try_critic(self._critic, target, condition)
+            self._judged.add(shapes)
+
+    def _weigh(
+        self,
+        loss: Tensor,
+        restored: Tensor,
+        target: Tensor,
+        condition: Tensor | None,
+        precision: torch.dtype,
+        factors: Factors,
+    ) -> Tensor:
+        """Weights the terms and adds them up to one scalar."""
+        adversary = self.discriminator if self.stage == "dira" else None
+        if condition is not None:
+            condition = condition.to(restored.device)
+        with evaluating(*self._held_out):
+            components = self.loss.forward_components(
+                loss,
+                restored,
+                target,
+                adversary,
+                factors,
+                condition=condition,
+                last_layer=self.last_layer,
+            )
+        self.components = DiRALossComponents(*(term.detach() for term in components))
+        if adversary is None:
+            self._try_critic(target, condition)
+        self._finite.check(
+            self.components,
+            lambda: self._discriminator_step.is_scaled or needs_scaler(precision),
+        )
+        total = components.total
+        if total.requires_grad:
+            self._discriminator_step.watch(total)
+        return total if adversary is not None else touching(total, self._critic)
+
+    def _hand_back(self, loss: Tensor, distance: Tensor | None = None) -> Tensor:
+        """Returns the method's loss unchanged, before anything is added to it."""
+        factor = self.schedule(self.steps).discriminative
+        value = loss.detach().reshape(())
+        zero = value.new_zeros(())
+        restorative = zero if distance is None else distance
+        self.components = DiRALossComponents(
+            factor * value, value, restorative, zero, zero
+        )
+        loss = loss if factor == 1 else factor * loss
+        return touching(loss, self.head, self._critic)
+
+    def extra_repr(self) -> str:
+        """Names stage and steps in the module's repr."""
+        return f"stage={self.stage!r}, steps={self.steps}"
+
+
+def _on_device_of(
+    features: FeaturePyramid | RestoringHost,
+    discriminator: nn.Module | None,
+    target_channels: int,
+    conditional: bool,
+) -> nn.Module:
+    """Makes the critic, unless it is given, without a change of the random state."""
+    weight = next(features.backbone.parameters())
+    if discriminator is None:
+        seen = features.image_channels if conditional else 0
+        with same_randomness(weight.device):
+            discriminator = PatchDiscriminator(
+                target_channels + seen, spatial_dims=features.spatial_dims
+            )
+    # Losses and Adam's step are computed in at least 32 bits.
+    precise = torch.promote_types(weight.dtype, torch.float32)
+    return discriminator.to(weight.device, precise)
+
+
+def starts(part: Callable[[int], float]) -> bool:
+    """Whether a part of the schedule takes part, now or later."""
+    return not (isinstance(part, Ramp) and math.isinf(part.start))
+
+
+def join(parts: list[Tensor]) -> Tensor:
+    """Returns one batch of images of several."""
+    if len({part.shape[1:] for part in parts}) > 1:
+        shapes = " and ".join(str(tuple(part.shape)) for part in parts)
+        raise ValueError(
+            f"DiRA: this batch holds several `DiRAViews`, of shapes {shapes}, which "
+            "cannot be restored together. Give them one size, or call `dira` with each "
+            "of them in a step of its own, `dira(loss, batch[name])`."
+        )
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
