@@ -8,8 +8,8 @@ from torch.optim import Optimizer
 
 from lightly_dira.features.restoring_host import RestoringHost
 from lightly_dira.loss import DiRALoss
+from lightly_dira.loss.schedule import Schedule
 from lightly_dira.training.checks import check_loss, check_restored, why_not_reached
-from lightly_dira.training.schedule import Schedule
 from lightly_dira.wrapper import Wrapper
 
 

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightly_dira.core.modes import evaluating
+from lightly_dira.core.randomness import same_randomness
 from lightly_dira.core.user_warnings import warn
 from lightly_dira.features.pyramid import FeaturePyramid, Taken
 from lightly_dira.features.view_change import WHICH_VIEW
 from lightly_dira.features.which_pass import which_view
 from lightly_dira.loss import DiRALoss
+from lightly_dira.loss.schedule import Schedule
 from lightly_dira.models.restoration_head import head_for
 from lightly_dira.training.checks import check_comparable, check_loss, check_target
-from lightly_dira.training.modes import evaluating
-from lightly_dira.training.randomness import same_randomness
-from lightly_dira.training.schedule import Schedule
 from lightly_dira.views import DiRAViews, find_views
 from lightly_dira.wrapper import Wrapper, join, starts
 

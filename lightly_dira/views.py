@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data._utils.collate import collate, default_collate_fn_map
 
-from lightly_dira.features.same_image import moved
+from lightly_dira.core.tensors import moved
 
 
 class DiRAViews(list[Tensor]):

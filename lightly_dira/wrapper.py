@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightly_dira.core.modes import evaluating
+from lightly_dira.core.randomness import same_randomness
 from lightly_dira.features.pyramid import FeaturePyramid
 from lightly_dira.features.restoring_host import RestoringHost
 from lightly_dira.loss import DiRALoss, DiRALossComponents
+from lightly_dira.loss.schedule import Factors, Ramp, Schedule
 from lightly_dira.models.patch_discriminator import PatchDiscriminator
 from lightly_dira.training.checks import FiniteTerms, needs_scaler, touching
-from lightly_dira.training.modes import evaluating
 from lightly_dira.training.optimizer_follower import OptimizerFollower
-from lightly_dira.training.randomness import same_randomness
-from lightly_dira.training.schedule import Factors, Ramp, Schedule
 from lightly_dira.training.trial import check_last_layer, try_critic
 
 _NEVER = Ramp(math.inf)

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from lightly_dira.core.extras import extra
+from lightly_dira.core.modes import evaluating
 from lightly_dira.features.pyramid import FeaturePyramid
-from lightly_dira.training.modes import evaluating
 
 with extra("evaluation"):
     from sklearn.linear_model import LogisticRegression

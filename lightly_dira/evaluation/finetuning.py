@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from lightly_dira.core.extras import extra
+from lightly_dira.core.modes import evaluating
 from lightly_dira.core.user_warnings import warn
 from lightly_dira.evaluation.networks import Classifier, UNet
 from lightly_dira.evaluation.probes import coarsest_level, pooled
@@ -22,7 +23,6 @@ from lightly_dira.evaluation.scores import (
     surface_scores,
 )
 from lightly_dira.models.restoration_head import RestorationHead
-from lightly_dira.training.modes import evaluating
 
 with extra("evaluation"):
     from segmentation_models_pytorch.losses import DiceLoss

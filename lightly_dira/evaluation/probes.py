@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from lightly_dira.core.extras import extra
+from lightly_dira.core.modes import evaluating
+from lightly_dira.core.tensors import tensors_in
 from lightly_dira.evaluation.scores import classification_scores
 from lightly_dira.features.dry_pass import find_levels
 from lightly_dira.features.maps_and_tokens import Level
-from lightly_dira.features.tensors_in_outputs import tensors_in
-from lightly_dira.training.modes import evaluating
 
 with extra("evaluation"):
     from sklearn.linear_model import LogisticRegression

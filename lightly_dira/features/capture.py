@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightly_dira.core.hooks import Hook, remove_handles
 from lightly_dira.core.private_torch import in_backward
-from lightly_dira.features.hooks import Hook, remove_handles
+from lightly_dira.core.tensors import tensors_in
 from lightly_dira.features.maps_and_tokens import Level
-from lightly_dira.features.tensors_in_outputs import tensors_in
 from lightly_dira.features.which_pass import Pass
 
 # How many passes to remember: those that are never decoded must not pile up.

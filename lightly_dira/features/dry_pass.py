@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightly_dira.core.modes import evaluating
+from lightly_dira.core.randomness import same_randomness
+from lightly_dira.core.tensors import tensors_in
 from lightly_dira.features.levels import Output, levels_of, pixel_of, table_of
 from lightly_dira.features.maps_and_tokens import BATCH, Level
-from lightly_dira.features.tensors_in_outputs import tensors_in
-from lightly_dira.training.modes import evaluating
-from lightly_dira.training.randomness import same_randomness
 
 # Sizes of the images of the dry pass, in pixels, tried in this order after those that
 # the backbone states itself. If height and width differ, every shape shows which of

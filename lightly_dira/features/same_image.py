@@ -5,19 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lightly_dira.core.tensors import moved
+
 # Standardised images up to this mean squared difference, from 0 (equal) to 2
 # (unrelated), count as the same: half precision causes less, a distortion more.
 SAME_IMAGE = 1e-3
 # Pixels along each side that are compared with an image on another device.
 _SAMPLED = 32
-
-
-def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """Returns a tensor on a device, without waiting for what the device is doing."""
-    if device.type == "cuda" and tensor.device.type == "cpu":
-        # A copy from memory that is not page-locked would wait for the stream.
-        tensor = tensor if tensor.is_pinned() else tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
 
 
 def is_waited_for(images: Tensor) -> bool:

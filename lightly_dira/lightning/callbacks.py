@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torchvision.utils import make_grid, save_image
 
 from lightly_dira.adversary import Adversary
+from lightly_dira.core.modes import evaluating
+from lightly_dira.core.randomness import same_randomness
 from lightly_dira.core.user_warnings import warn
 from lightly_dira.dira import DiRA
 from lightly_dira.loss.adversaries import judge
-from lightly_dira.training.modes import evaluating
-from lightly_dira.training.randomness import same_randomness
 from lightly_dira.transforms.preview import orthogonal_slices
 from lightly_dira.views import DiRAViews, find_views
 

@@ -18,9 +18,9 @@ from pytorch_lightning.__version__ import version
 from torch.utils._pytree import tree_leaves
 
 from lightly_dira.core.private_torch import drop_workers
+from lightly_dira.core.randomness import random_state, set_random_state
 from lightly_dira.core.user_warnings import warn
 from lightly_dira.training.own_randomness import OwnRandomness
-from lightly_dira.training.randomness import random_state, set_random_state
 
 
 class PlaceInData(Callback):

@@ -15,8 +15,8 @@ from lightly_dira.adversary import Adversary
 from lightly_dira.dira import DiRA
 from lightly_dira.lightning.mid_epoch import PlaceInData
 from lightly_dira.lightning.stages import Stages
+from lightly_dira.loss.schedule import Schedule
 from lightly_dira.training.optimizer_groups import held_by
-from lightly_dira.training.schedule import Schedule
 from lightly_dira.training.state import buffers_of, load_buffers
 from lightly_dira.views import find_views
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from lightly_dira.lightning.mid_epoch import steps_in_an_epoch, steps_taken_in_epoch
-from lightly_dira.training.schedule import Schedule
+from lightly_dira.loss.schedule import Schedule
 
 if TYPE_CHECKING:
     from lightly_dira.lightning.mixin import DiRAMixin

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from lightly_dira.training.known_gradients import mean_with_gradients
+from lightly_dira.loss.known_gradients import mean_with_gradients
 
 
 class Penalties(NamedTuple):

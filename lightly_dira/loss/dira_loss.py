@@ -15,7 +15,7 @@ from lightly_dira.loss.adversaries import (
     reference_terms,
     terms_differentiated_at_once,
 )
-from lightly_dira.training.schedule import WHOLE, Factors
+from lightly_dira.loss.schedule import WHOLE, Factors
 
 
 class DiRALossComponents(NamedTuple):

@@ -60,6 +60,6 @@ view, a warning says so, and every step waits for the comparison from then on.)
 - hosts that restore by themselves: `Adversary`
 """
 
-from lightly_dira.training.schedule import Ramp, Schedule
+from lightly_dira.loss.schedule import Ramp, Schedule
 
 __all__ = ["Ramp", "Schedule"]

@@ -13,8 +13,8 @@ from torch.nn import Parameter
 from torch.optim import Adam
 from torch.utils.hooks import RemovableHandle
 
+from lightly_dira.core.hooks import Hook, remove_handles
 from lightly_dira.core.private_torch import after_backward
-from lightly_dira.features.hooks import Hook, remove_handles
 from lightly_dira.training.optimizer_groups import held_by, replace_parameters
 
 # What Adam keeps of each parameter, besides the number of its steps.

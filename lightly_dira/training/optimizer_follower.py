@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightly_dira.core.hooks import Hook
 from lightly_dira.core.leaves import leaves_of
-from lightly_dira.features.hooks import Hook
 from lightly_dira.features.pyramid import FeaturePyramid
 from lightly_dira.features.restoring_host import RestoringHost
 from lightly_dira.loss import DiRALossComponents
+from lightly_dira.loss.schedule import Schedule
 from lightly_dira.training.checks import check_averaged, check_moved, versions_of
 from lightly_dira.training.discriminator_step import DiscriminatorStep
 from lightly_dira.training.idle import IdleWatch
@@ -28,7 +29,6 @@ from lightly_dira.training.optimizer_groups import (
     replace_parameters,
     without_gradients,
 )
-from lightly_dira.training.schedule import Schedule
 from lightly_dira.training.state import buffers_of, load_buffers
 
 

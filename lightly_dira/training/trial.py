@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lightly_dira.core.modes import evaluating
+from lightly_dira.core.randomness import same_randomness
 from lightly_dira.loss.adversaries import judge
-from lightly_dira.training.modes import evaluating
-from lightly_dira.training.randomness import same_randomness
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]

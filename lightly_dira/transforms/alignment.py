@@ -19,9 +19,9 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from lightly_dira.core.randomness import set_states_on_cpu, states_on_cpu
+from lightly_dira.core.tensors import tensors_in
 from lightly_dira.data.pixels import to_tensor
-from lightly_dira.features.tensors_in_outputs import tensors_in
-from lightly_dira.training.randomness import set_states_on_cpu, states_on_cpu
 from lightly_dira.transforms.kinds import WHOLE, Said, geometry_of, is_of_library
 from lightly_dira.transforms.monai_steps import (
     is_of_monai,

@@ -11,8 +11,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from lightly_dira.core.modes import evaluating
 from lightly_dira.features.pyramid import FeaturePyramid
-from lightly_dira.training.modes import evaluating
 from lightly_dira.weights.names import pair_names
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from lightly_dira.core.extras import extra
+from lightly_dira.core.modes import evaluating
 from lightly_dira.features.pyramid import FeaturePyramid
 from lightly_dira.models.restoration_head import RestorationHead
-from lightly_dira.training.modes import evaluating
 from lightly_dira.weights.encoders import close, image_for
 from lightly_dira.weights.names import pair_names
 from lightly_dira.weights.pretrained import check_head

@@ -8,7 +8,7 @@ from backbones import BACKBONES, Backbone
 from torch import nn
 
 from lightly_dira import DiRA, DiRAViews
-from lightly_dira.features.tensors_in_outputs import tensors_in
+from lightly_dira.core.tensors import tensors_in
 
 
 @pytest.fixture(params=BACKBONES)

@@ -20,9 +20,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.utils import save_image
 
 from lightly_dira import Adversary, DiRA, DiRAViews
+from lightly_dira.core.modes import evaluating
 from lightly_dira.lightning import CollapseWatch, DiRAMixin, RestorationLogger
 from lightly_dira.training import Schedule
-from lightly_dira.training.modes import evaluating
 from lightly_dira.views import find_views
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pytorch_lightning")

@@ -12,8 +12,8 @@ from methods import SimSiam, tiny_backbone
 
 from lightly_dira import DiRA, DiRALoss, DiRAViews
 from lightly_dira.features import FeaturePyramid
+from lightly_dira.loss.schedule import Factors
 from lightly_dira.training import Ramp, Schedule
-from lightly_dira.training.schedule import Factors
 
 numbers = st.floats(0, 100) | st.integers(0, 100)
 

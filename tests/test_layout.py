@@ -1,0 +1,76 @@
+"""The house: who may import whom."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import lightly_dira
+
+ROOT = Path(lightly_dira.__file__).parent
+# From the ground floor up; folders and files of one storey do not know each other.
+STOREYS = [
+    {"core"},
+    {"data", "features", "loss", "models", "views"},
+    {"training", "transforms"},
+    {"wrapper"},
+    {"adversary", "dira"},
+    {"weights", "evaluation"},
+    {"lightning"},
+]
+LEVEL = {name: level for level, names in enumerate(STOREYS) for name in names}
+# Which folders of one storey or below are known all the same.
+PUBLIC = "lightly_dira"
+
+
+def imported(path: Path) -> set[str]:
+    """The parts of this package that a file imports, at any place."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+            if node.module == PUBLIC:
+                names = [f"{PUBLIC}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        found |= {n.split(".")[1] for n in names if n.startswith(f"{PUBLIC}.")}
+    return found
+
+
+def parts() -> dict[str, set[str]]:
+    """What each folder, or file at the top, imports of the others."""
+    known: dict[str, set[str]] = {}
+    for path in ROOT.rglob("*.py"):
+        own = path.relative_to(ROOT).parts[0].removesuffix(".py")
+        if own != "__init__":
+            known.setdefault(own, set()).update(imported(path) - {own})
+    return known
+
+
+def test_every_part_has_its_storey() -> None:
+    assert set(parts()) == set(LEVEL)
+
+
+def test_arrows_point_down() -> None:
+    """No circle, and no arrow upward or aside."""
+    wrong = [
+        f"{own} -> {other}"
+        for own, others in parts().items()
+        for other in others & set(LEVEL)
+        if LEVEL[other] >= LEVEL[own]
+    ]
+    assert not wrong
+
+
+def test_private_names_of_torch_stand_in_one_module() -> None:
+    holders = {
+        path.relative_to(ROOT).as_posix()
+        for path in ROOT.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+        and node.attr in ("_C", "_execution_engine")
+        and isinstance(node.value, (ast.Name, ast.Attribute))
+        and ast.unparse(node.value).startswith("torch")
+    }
+    assert holders <= {"core/private_torch.py"}
