@@ -48,38 +48,36 @@ Random draws follow PyTorch's seeds. They differ in every worker, epoch and imag
 `seed_everything(seed, workers=True)` makes them repeatable.
 """
 
-import importlib
-from typing import Any
+from lightly_dira.data.image_files import read_image
+from lightly_dira.data.volume_files import read_volume
+from lightly_dira.transforms.dira_transform import DiRATransform
+from lightly_dira.transforms.distortions import InPainting, OutPainting
+from lightly_dira.transforms.grey_curves import NonLinearIntensity
+from lightly_dira.transforms.mixtures import (
+    models_genesis_mixture,
+    published_mixture,
+    published_volume_mixture,
+)
+from lightly_dira.transforms.preview import orthogonal_slices
+from lightly_dira.transforms.published_pipeline import PublishedPipeline
+from lightly_dira.transforms.shuffling import PatchShuffling, PixelShuffling
+from lightly_dira.transforms.volume_pipeline import VolumePipeline
+from lightly_dira.views import DiRAViews
 
-# Imported on first use, since importing albumentations takes a second.
-_HOMES = {
-    "DiRATransform": ".dira_transform",
-    "DiRAViews": "lightly_dira.views",
-    "InPainting": ".distortions",
-    "NonLinearIntensity": ".grey_curves",
-    "OutPainting": ".distortions",
-    "PatchShuffling": ".shuffling",
-    "PixelShuffling": ".shuffling",
-    "PublishedPipeline": ".published_pipeline",
-    "VolumePipeline": ".volume_pipeline",
-    "models_genesis_mixture": ".mixtures",
-    "orthogonal_slices": ".preview",
-    "published_mixture": ".mixtures",
-    "published_volume_mixture": ".mixtures",
-    "read_image": "lightly_dira.data.image_files",
-    "read_volume": "lightly_dira.data.volume_files",
-}
-
-__all__ = list(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    """Imports a name on first use."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(_HOMES[name], __name__)
-    return getattr(module, name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+__all__ = [
+    "DiRATransform",
+    "DiRAViews",
+    "InPainting",
+    "NonLinearIntensity",
+    "OutPainting",
+    "PatchShuffling",
+    "PixelShuffling",
+    "PublishedPipeline",
+    "VolumePipeline",
+    "models_genesis_mixture",
+    "orthogonal_slices",
+    "published_mixture",
+    "published_volume_mixture",
+    "read_image",
+    "read_volume",
+]
