@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from torchvision.ops import box_convert, box_iou
 
 from lightly_dira.core.extras import extra
 from lightly_dira.data.resizing import resize_boxes
@@ -92,6 +94,7 @@ def localisation_scores(
 
     Examples:
         >>> import numpy as np
+    import torch
         >>> from lightly_dira.evaluation.localisation import localisation_scores
         >>> heat = np.zeros((1, 8, 8))
         >>> heat[0, 2:4, 2:6] = 1
@@ -116,11 +119,10 @@ def localisation_scores(
         pointed.append(inside.any())
         regions, _ = ndimage.label(heat >= threshold * heat.max())
         rows, columns = ndimage.find_objects(regions)[regions[peak] - 1]
-        x0, x1 = np.maximum(left, columns.start), np.minimum(left + width, columns.stop)
-        y0, y1 = np.maximum(top, rows.start), np.minimum(top + height, rows.stop)
-        shared = (x1 - x0).clip(0) * (y1 - y0).clip(0)
-        framed = (columns.stop - columns.start) * (rows.stop - rows.start)
-        unions.append((shared / (width * height + framed - shared)).max())
+        region = [[columns.start, rows.start, columns.stop, rows.stop]]
+        wanted = box_convert(torch.as_tensor(own, dtype=torch.float64), "xywh", "xyxy")
+        overlaps_of = box_iou(wanted, torch.tensor(region, dtype=torch.float64))
+        unions.append(float(overlaps_of.max()))
     hits = {
         f"iou>={overlap}": np.mean(np.array(unions) >= overlap) for overlap in overlaps
     }
