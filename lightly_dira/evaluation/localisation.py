@@ -94,7 +94,6 @@ def localisation_scores(
 
     Examples:
         >>> import numpy as np
-    import torch
         >>> from lightly_dira.evaluation.localisation import localisation_scores
         >>> heat = np.zeros((1, 8, 8))
         >>> heat[0, 2:4, 2:6] = 1
