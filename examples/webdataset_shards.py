@@ -22,8 +22,8 @@ from lightly.models.modules import SimSiamPredictionHead, SimSiamProjectionHead
 from torch import nn
 
 from lightly_dira import DiRATransform
-from lightly_dira.data.image_files import read_image
 from lightly_dira.lightning.mixin import DiRAMixin
+from lightly_dira.transforms import read_image
 
 
 class SimSiam(pl.LightningModule):

@@ -40,11 +40,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightly_dira import DiRA, DiRATransform
-from lightly_dira.data.image_files import read_image
 from lightly_dira.evaluation.labelled import Samples
 from lightly_dira.evaluation.probes import encode, linear_probe
 from lightly_dira.evaluation.read_tables import read_table
 from lightly_dira.features.pyramid import FeaturePyramid
+from lightly_dira.transforms import read_image
 from lightly_dira.weights.encoders import export_encoder
 from lightly_dira.weights.pretrained import from_pretrained, save_pretrained
 
@@ -109,8 +109,8 @@ transform.preview(data.pixels(70))
 # ## Backbone: whatever has feature maps
 #
 # A dry run finds the last feature map of every resolution. The backbone here is a small
-# ConvNeXt of timm. Look at the table, and pass `layers=[...]` to DiRA if you would
-# rather use other maps.
+# ConvNeXt of timm. Look at the table; if you would rather use other maps, pass
+# `DiRA(backbone, features=FeaturePyramid(backbone, layers=[...]))`.
 
 # %%
 torch.manual_seed(0)
