@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lightly_dira.core.extras import extra
 from lightly_dira.views import DiRAViews
 
 
@@ -22,7 +23,8 @@ def draw_preview(
     Returns:
         A `matplotlib.figure.Figure`.
     """
-    from matplotlib.figure import Figure
+    with extra("examples"):
+        from matplotlib.figure import Figure
 
     n = len(columns)
     rows = ["clean target", *(f"view {i}" for i in range(len(columns[0])))]

@@ -9,7 +9,7 @@ from lightly_dira.core.extras import extra
 
 # What `pip install lightly-dira` alone does not bring.
 MISSING = "sklearn pandas nilearn statsmodels pytorch_grad_cam nibabel pydicom monai "
-MISSING += "segmentation_models_pytorch safetensors medmnist"
+MISSING += "segmentation_models_pytorch safetensors medmnist matplotlib"
 MODULES = {
     "evaluation.data": "evaluation",
     "evaluation.dense": "evaluation",
@@ -28,6 +28,7 @@ CALLS = {
     "transforms.read_volume('x.nii')": "medical",
     "transforms.read_image(bytes(128) + b'DICM')": "medical",
     "evaluation.readers.read_medmnist('pneumoniamnist')": "medmnist",
+    "transforms.preview.draw_preview([], None)": "examples",
     "weights.from_pretrained('.', torch.nn.Identity())": "safetensors",
     "weights.to_smp_unet(torch.nn.Identity(), None)": "smp",
 }
