@@ -95,6 +95,11 @@ class Adversary(Wrapper):
                 "Adversary: host must be the torch.nn.Module that restores, got "
                 f"{type(host).__name__}."
             )
+        if adversarial_start is None:
+            raise ValueError(
+                "Adversary: adversarial_start must be a number of steps; without an "
+                "adversary there is nothing to wrap."
+            )
         super().__init__(
             RestoringHost(host),
             nn.Identity(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 
@@ -20,8 +19,6 @@ from lightly_dira.models.patch_discriminator import PatchDiscriminator
 from lightly_dira.training.checks import FiniteTerms, needs_scaler, touching
 from lightly_dira.training.optimizer_follower import OptimizerFollower
 from lightly_dira.training.trial import check_last_layer, try_critic
-
-_NEVER = Ramp(math.inf)
 
 
 class Wrapper(OptimizerFollower):
@@ -91,10 +88,7 @@ class Wrapper(OptimizerFollower):
         self._finite = FiniteTerms()
         # Shapes of images that the critic has judged before.
         self._judged: set[tuple[torch.Size, ...]] = set()
-        chosen = schedule or Schedule.starting(restorative, adversarial)
-        if adversarial is None:
-            chosen = dataclasses.replace(chosen, adversarial=_NEVER)
-        self.schedule = chosen
+        self.schedule = schedule or Schedule.starting(restorative, adversarial)
         self._schedule_was_set = schedule is not None
         if optimizer is not None:
             self.attach(optimizer)

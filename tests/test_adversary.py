@@ -1,309 +1,332 @@
-"""Forms of the adversary: gradient penalty, balanced weight, conditional critic."""
+"""Hosts that restore by themselves: DiRA adds the adversary, and nothing else."""
 
 from __future__ import annotations
 
 import copy
 import io
+import math
 
 import pytest
+import pytorch_lightning as pl
 import torch
-from methods import SimSiam, tiny_backbone
+from lightly.models import utils
+from lightly.models.modules import (
+    MaskedCausalVisionTransformer,
+    MaskedVisionTransformerDecoderTIMM,
+    MaskedVisionTransformerTIMM,
+)
+from monai.networks.nets import UNet
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
-from lightly_dira import (
-    Adversary,
-    DiRA,
-    DiRALoss,
-    DiRAViews,
-    PatchDiscriminator,
-    RestorationHead,
-)
-from lightly_dira.loss.adversaries import balance, gradient_penalty
-
-SIZES = {2: (16, 16), 3: (16, 16, 24)}
+from lightly_dira import Adversary, DiRA, DiRALoss, PatchDiscriminator
+from lightly_dira.lightning import DiRAMixin
+from lightly_dira.models import fill_masked_patches
+from lightly_dira.training import Schedule
 
 
-@pytest.fixture(params=SIZES, ids=["images", "volumes"])
-def dims(request) -> int:
-    return request.param
+class MAE(nn.Module):
+    """That of Lightly's examples, small."""
 
-
-def batch_of(dims: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> DiRAViews:
-    generator = torch.Generator().manual_seed(seed)
-    options = dict(generator=generator, dtype=dtype)
-    x0, x1 = torch.rand(2, 3, 3, *SIZES[dims], **options)
-    return DiRAViews([x0, x1], torch.rand(3, 1, *SIZES[dims], **options))
-
-
-def made(dims: int, **options) -> tuple[SimSiam, torch.optim.Optimizer, DiRA]:
-    torch.manual_seed(0)
-    model = SimSiam(tiny_backbone(spatial_dims=dims), 16).double()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    return model, optimizer, DiRA(model.backbone, optimizer, **options)
-
-
-def test_gradient_penalty_is_the_formula(dims: int) -> None:
-    """Image by image, by hand."""
-    torch.manual_seed(0)
-    critic = PatchDiscriminator(spatial_dims=dims, channels=(4, 8), strides=(2, 2))
-    critic.double()
-    restored, target = torch.rand(2, 3, 1, *SIZES[dims], dtype=torch.float64)
-    weights = dict(critic.named_parameters())
-    torch.manual_seed(7)
-    penalty = gradient_penalty(critic, weights, restored, target)
-    torch.manual_seed(7)
-    place = torch.rand(3, *[1] * (target.ndim - 1))
-    for number in range(3):
-        z = place[number] * target[number] + (1 - place[number]) * restored[number]
-        z = z[None].requires_grad_()
-        (slope,) = torch.autograd.grad(critic(z).mean(), z)
-        expected = (slope.square().sum().sqrt() - 1) ** 2
-        torch.testing.assert_close(penalty[number], expected)
-    # Its gradient by the weights needs second derivatives: compare with differences.
-    penalty.sum().backward()
-    weight = critic.layers[0].weight
-    for place in ((0,) * weight.ndim, (1,) + (0,) * (weight.ndim - 2) + (2,)):
-        values = []
-        for shift in (1e-5, -1e-5):
-            with torch.no_grad():
-                weight[place] += shift
-            torch.manual_seed(7)
-            values.append(gradient_penalty(critic, weights, restored, target).sum())
-            with torch.no_grad():
-                weight[place] -= shift
-        expected = (values[0] - values[1]) / 2e-5
-        torch.testing.assert_close(weight.grad[place], expected, rtol=1e-4, atol=1e-7)
-
-
-def test_gradient_penalty_is_computed_in_full_precision(dims: int) -> None:
-    torch.manual_seed(0)
-    critic = PatchDiscriminator(spatial_dims=dims)
-    restored, target = torch.rand(2, 3, 1, *SIZES[dims])
-    values = []
-    for enabled in (False, True):
-        torch.manual_seed(7)
-        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            weights = dict(critic.named_parameters())
-            values.append(gradient_penalty(critic, weights, restored, target))
-    assert torch.equal(*values)
-
-
-def test_wasserstein_is_that_of_the_reference(dims: int) -> None:
-    """Known gradients equal those of autograd, penalty included."""
-    loss = DiRALoss(adversary="wasserstein", adversarial_weight=0.5)
-    torch.manual_seed(0)
-    critic = PatchDiscriminator(spatial_dims=dims).double()
-    values = torch.rand(3, 1, *SIZES[dims], dtype=torch.float64)
-    target = torch.rand_like(values)
-    gradients = []
-    for name in ("forward_components", "reference_components"):
-        restored = values.clone().requires_grad_()
-        torch.manual_seed(3)
-        terms = getattr(loss, name)(torch.tensor(0.7), restored, target, critic)
-        critic.zero_grad()
-        terms.total.backward()
-        gradients.append(
-            [*terms, restored.grad, *(p.grad.clone() for p in critic.parameters())]
+    def __init__(self) -> None:
+        super().__init__()
+        vit = VisionTransformer(
+            img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=2
         )
-    for ours, theirs in zip(*gradients, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
-    terms = loss.forward_components(torch.tensor(0.7), values, target, critic)
-    torch.testing.assert_close(terms.adversarial, -critic(values).mean())
+        self.backbone = MaskedVisionTransformerTIMM(vit=vit)
+        self.length = self.backbone.sequence_length
+        self.embed = nn.Linear(24, 16)
+        self.decoder = MaskedVisionTransformerDecoderTIMM(
+            num_patches=16, embed_dim=16, depth=1, num_heads=2, mlp_ratio=2.0
+        )
+        self.predict = nn.Linear(16, 8 * 8 * 3)
+
+    def forward(self, images: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """Returns loss and whole images."""
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.rand(len(images), self.length - 1, generator=generator).argsort()
+        keep, mask = order[:, :4] + 1, order[:, 4:] + 1
+        keep = torch.cat([torch.zeros(len(images), 1, dtype=torch.long), keep], dim=1)
+        tokens = self.embed(self.backbone.encode(images=images, idx_keep=keep))
+        whole = tokens.new_zeros(len(images), self.length, tokens.shape[-1])
+        whole = utils.set_at_index(whole, keep, tokens)
+        decoded = utils.get_at_index(self.decoder(whole, idx_mask=mask), mask)
+        predictions = self.predict(decoded)
+        target = utils.get_at_index(utils.patchify(images, 8), mask - 1)
+        restored = fill_masked_patches(images, predictions, mask, 8)
+        return F.mse_loss(predictions, target), restored
 
 
-@pytest.mark.parametrize("setting", ["plain", "autocast", "checkpoint"])
-def test_balanced_weight_is_the_ratio_of_norms(dims: int, setting: str) -> None:
-    torch.manual_seed(0)
-    channels, sides = [4, 8], SIZES[dims]
-    head = RestorationHead(
-        channels,
-        decoder_channels=(8, 8),
-        spatial_dims=dims,
-        checkpoint=setting == "checkpoint",
-    )
-    maps = [
-        torch.rand(3, channel, *(side // stride for side in sides))
-        for channel, stride in zip(channels, (2, 4), strict=True)
-    ]
-    critic, target = PatchDiscriminator(spatial_dims=dims), torch.rand(3, 1, *sides)
-    loss = DiRALoss(adversarial_weight=0.3, balanced=True)
-    published = DiRALoss(adversarial_weight=0.0)
-    half = setting == "autocast"
+class AIM(nn.Module):
+    """That of Lightly's examples, small: predicts all patches, without class token."""
 
-    def terms(criterion: DiRALoss, **options):
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            restored = head(maps, sides)
-            discriminative = torch.tensor(0.0)
-            return criterion.forward_components(
-                discriminative, restored, target, critic, **options
-            )
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = MaskedCausalVisionTransformer(
+            img_size=32,
+            patch_size=8,
+            embed_dim=24,
+            depth=2,
+            num_heads=2,
+            class_token=False,
+            no_embed_class=True,
+            global_pool="avg",
+        )
+        self.predict = nn.Linear(24, 8 * 8 * 3)
 
-    found = terms(published)
-    weight = head.last_layer
-    by_res, by_adv = (
-        torch.autograd.grad(term, weight, retain_graph=True)[0]
-        for term in (10 * found.restorative, found.adversarial)
-    )
-    ratio = by_res.norm() / by_adv.norm()
-    balanced = terms(loss, last_layer=weight)
-    expected = found.total + 0.3 * ratio * found.adversarial
-    tolerance = dict(rtol=2e-2, atol=1e-3) if half else dict(rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(balanced.total, expected, **tolerance)
-    head.zero_grad()
-    balanced.total.backward()
-    torch.testing.assert_close(weight.grad, by_res + 0.3 * ratio * by_adv, **tolerance)
-    share = (0.3 * ratio * by_adv).norm() / by_res.norm()
-    assert share == pytest.approx(0.3, rel=1e-3), "what adversarial_weight says"
+    def forward(self, images: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        torch.manual_seed(seed)
+        mask = utils.random_prefix_mask((len(images), 16), 15, images.device)
+        predictions = self.predict(self.backbone.forward_features(images, mask=mask))
+        target = utils.normalize_mean_var(utils.patchify(images, 8), dim=-1)
+        every = torch.arange(16).expand(len(images), -1)
+        restored = fill_masked_patches(
+            images, predictions, every, 8, prefix_tokens=0, normalized=True
+        )
+        return F.mse_loss(predictions, target), restored
 
 
-def test_balance_of_nothing() -> None:
-    """No adversary, no restoration, infinite ones: finite weights."""
-    weight = torch.ones(3, requires_grad=True)
-    one, none = weight.sum(), 0 * weight.sum()
-    assert balance(none, one, weight) == 0
-    assert balance(one, none, weight) == pytest.approx(1e6)
-    assert balance(none, none, weight) == 0
-    assert balance(one / 0, one, weight) == 0
-    with pytest.raises(ValueError, match="do not depend on the last layer"):
-        balance(one, one, torch.ones(3, requires_grad=True))
-    loss = DiRALoss(balanced=True)
-    images = torch.rand(1, 1, 16, 16, requires_grad=True)
-    with pytest.raises(ValueError, match="needs the weights of the decoder's last"):
-        loss(images.sum(), images, images.detach(), PatchDiscriminator())
+class UNetHost(nn.Module):
+    """Models Genesis in small: MONAI's U-Net restores distorted cubes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = UNet(3, 1, 1, channels=(4, 8), strides=(2,), norm="batch")
+
+    def forward(self, cubes: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        noise = torch.rand(cubes.shape, generator=torch.Generator().manual_seed(seed))
+        restored = self.backbone(cubes + noise.to(cubes.dtype)).sigmoid()
+        return F.mse_loss(restored, cubes), restored
 
 
-FORMS = {
-    "balanced": dict(loss=DiRALoss(adversarial_weight=1.0, balanced=True)),
-    "wasserstein": dict(loss=DiRALoss(adversary="wasserstein")),
-    "conditional": dict(conditional=True),
-    "all": dict(
-        loss=DiRALoss(adversarial_weight=1.0, adversary="wasserstein", balanced=True),
-        conditional=True,
-    ),
+HOSTS = {
+    "MAE": (MAE, (3, 32, 32)),
+    "AIM": (AIM, (3, 32, 32)),
+    "U-Net": (UNetHost, (1, 16, 16, 24)),
 }
 
 
-def train(model, optimizer, dira, dims, steps) -> list[list[float]]:
-    seen = []
+@pytest.fixture(params=HOSTS)
+def host(request):
+    """A host, and batches of clean images by their seed."""
+    make, shape = HOSTS[request.param]
+    torch.manual_seed(0)
+
+    def images(seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(100 + seed)
+        return torch.rand(4, *shape, generator=generator, dtype=torch.float64)
+
+    return make().double(), images
+
+
+def wrapped(model: nn.Module, optimizer=None, **options) -> Adversary:
+    channels = 1 if isinstance(model, UNetHost) else 3
+    return Adversary(model.backbone, optimizer, target_channels=channels, **options)
+
+
+def sgd(parameters) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=1e-3)
+
+
+def train(model, optimizer, dira, images, steps) -> list[float]:
+    losses = []
     for step in steps:
-        views = batch_of(dims, step)
-        torch.manual_seed(step)
-        total = dira(model.loss(*views), views)
+        clean = images(step)
+        loss, restored = model(clean, step)
+        if dira is not None:
+            loss = dira(loss, restored=restored, target=clean)
         optimizer.zero_grad()
-        total.backward()
+        loss.backward()
         optimizer.step()
-        seen.append([term.item() for term in dira.components])
-    return seen
+        losses.append(loss.item())
+    return losses
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_loops(form: str, dims: int) -> None:
-    """Finite, trains the critic, resumes to the bit, and is silent in validation."""
-    options = FORMS[form]
-    whole = made(dims, **options)
-    before = copy.deepcopy(whole[2].discriminator)
-    losses = train(*whole, dims, range(4))
-    assert torch.tensor(losses).isfinite().all()
-    moved = zip(before.parameters(), whole[2].discriminator.parameters(), strict=True)
-    assert all(not torch.equal(one, other) for one, other in moved if one.ndim > 1)
-    first = made(dims, **options)
-    train(*first, dims, range(2))
+def assert_equal(ours: nn.Module, theirs: nn.Module, **tolerance) -> None:
+    pairs = zip(ours.named_parameters(), theirs.parameters(), strict=True)
+    for (name, one), other in pairs:
+        torch.testing.assert_close(
+            one, other, **(dict(rtol=0, atol=0) | tolerance), msg=name
+        )
+
+
+@pytest.mark.parametrize("start", [dict(adversarial_start=math.inf), {}])
+def test_nothing_is_added_before_the_adversary(host, start) -> None:
+    model, images = host
+    bare = copy.deepcopy(model)
+    optimizer, plain = sgd(model.parameters()), sgd(bare.parameters())
+    if not start:
+        start = dict(schedule=Schedule.stepwise(6, restorative=0.5, adversarial=1.0))
+    dira = wrapped(model, optimizer, **start)
+    held = {id(p) for g in optimizer.param_groups for p in g["params"]}
+    assert held == {id(p) for p in model.parameters()}
+    losses = train(model, optimizer, dira, images, range(3))
+    assert losses == train(bare, plain, None, images, range(3))
+    assert_equal(model, bare)
+    loss, restored = model(images(3), 3)
+    assert dira(loss, restored=restored, target=images(3)) is loss
+    clean = images(3)
+    assert dira.components.restorative == pytest.approx(
+        F.mse_loss(restored, clean).item()
+    )
+
+
+def test_one_backward_equals_two_alternating_passes(host) -> None:
+    ours, images = host
+    theirs = copy.deepcopy(ours)
+    optimizer, plain = sgd(ours.parameters()), sgd(theirs.parameters())
+    weights = DiRALoss(
+        discriminative_weight=2.0, restorative_weight=7.0, adversarial_weight=0.5
+    )
+    dira = wrapped(ours, optimizer, loss=weights, discriminator_lr=2e-3)
+    critic = copy.deepcopy(dira.discriminator)
+    adam = torch.optim.Adam(critic.parameters(), 2e-3, betas=(0.5, 0.999))
+    train(ours, optimizer, dira, images, range(4))
+    for step in range(4):
+        clean = images(step)
+        loss, restored = theirs(clean, step)
+        plain.zero_grad()
+        (2 * loss + 0.5 * (critic(restored) - 1).square().mean()).backward()
+        plain.step()
+        real, fake = critic(clean), critic(restored.detach())
+        adam.zero_grad()
+        (0.5 * ((real - 1).square().mean() + fake.square().mean())).backward()
+        adam.step()
+    assert_equal(ours, theirs, atol=1e-8)
+    assert_equal(dira.discriminator, critic, atol=1e-8)
+    assert dira.components.restorative > 0, "measured"
+
+
+@pytest.mark.parametrize("scale", [1024.0, 2**-4])
+def test_the_scale_of_the_loss_does_not_reach_the_critic(host, scale: float) -> None:
+    model, images = host
+    critics = []
+    for factor in (1.0, scale):
+        twin = copy.deepcopy(model)
+        optimizer = sgd(twin.parameters())
+        torch.manual_seed(1)
+        dira = wrapped(twin, optimizer)
+        for step in range(2):
+            optimizer.zero_grad()
+            for _ in range(2):  # accumulated over two backward passes
+                loss, restored = twin(images(step), step)
+                total = dira(loss, restored=restored, target=images(step))
+                (factor / 2 * total).backward()
+            for parameter in twin.parameters():
+                if parameter.grad is not None:
+                    parameter.grad /= factor
+            optimizer.step()
+        critics.append(dira.discriminator)
+    assert_equal(*critics, atol=1e-12)
+
+
+def test_resumes_bit_for_bit(host) -> None:
+    model, images = host
+    schedule = Schedule.stepwise(8, ramp=0.25)
+
+    def start():
+        twin = copy.deepcopy(model)
+        optimizer = sgd(twin.parameters())
+        torch.manual_seed(5)
+        return twin, optimizer, wrapped(twin, optimizer, schedule=schedule)
+
+    whole = start()
+    losses = train(*whole, images, range(8))
+    first = start()
+    assert train(*first, images, range(5)) == losses[:5]
     file = io.BytesIO()
     torch.save([part.state_dict() for part in first], file)
     file.seek(0)
-    second = made(dims, **options)
+    second = start()
     for part, state in zip(second, torch.load(file), strict=True):
         part.load_state_dict(state)
-    assert train(*second, dims, range(2, 4)) == losses[2:]
-    model, _, dira = second
-    views = batch_of(dims)
-    with torch.no_grad():
-        assert dira(model.loss(*views), views).isfinite()
+    assert train(*second, images, range(5, 8)) == losses[5:]
+    assert_equal(second[2].discriminator, whole[2].discriminator)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_compiled(form: str) -> None:
-    """Backbone and wrapper compiled give the terms of those that are not."""
-    expected = train(*made(2, **FORMS[form]), 2, range(3))
-    torch._dynamo.reset()
-    model, optimizer, dira = made(2, **FORMS[form])
-    model.backbone = torch.compile(model.backbone, backend="eager")
-    call = torch.compile(dira, backend="eager")
-    found = train(model, optimizer, call, 2, range(3))
-    torch.testing.assert_close(torch.tensor(found), torch.tensor(expected))
+class TestErrors:
+    def test_arguments(self, host) -> None:
+        model, images = host
+        dira = wrapped(model, sgd(model.parameters()))
+        loss, restored = model(images(0), 0)
+        with pytest.raises(TypeError, match=r"missing 1 required .* 'target'"):
+            dira(loss, images(0))
+        with pytest.raises(ValueError, match=r"of one shape .*fill_masked_patches"):
+            dira(loss, restored=restored[:2], target=images(0))
+        with pytest.raises(ValueError, match=r"of one shape .*fill_masked_patches"):
+            dira(loss, restored=restored.flatten(2), target=images(0).flatten(2))
+        with pytest.raises(TypeError, match="host must be the torch"):
+            Adversary(model.parameters())
+
+    def test_no_adversary(self) -> None:
+        with pytest.raises(ValueError, match="there is nothing to wrap"):
+            Adversary(MAE().backbone, adversarial_start=None)
+
+    def test_channels(self) -> None:
+        model = MAE()
+        dira = Adversary(model.backbone, sgd(model.parameters()))
+        loss, restored = model(torch.rand(2, 3, 32, 32), 0)
+        with pytest.raises(ValueError, match=r"DiRA\(..., target_channels=3\)"):
+            dira(loss, restored=restored, target=restored)
+
+    def test_a_schedule_and_starts(self) -> None:
+        with pytest.raises(ValueError, match="not both"):
+            Adversary(MAE().backbone, schedule=Schedule.joint(), adversarial_start=3)
 
 
-@pytest.mark.parametrize("form", ["balanced", "wasserstein"])
-def test_accumulation(form: str) -> None:
-    """Two halves of a batch, each by itself, are summed like other losses."""
-    model, optimizer, dira = made(2, **FORMS[form])
-    optimizer.zero_grad()
-    expected: dict[str, Tensor] = {}
-    for seed in range(2):
-        views = batch_of(2, seed)
-        alone = made(2, **FORMS[form])
-        for wrapper, method in ((alone[2], alone[0]), (dira, model)):
-            torch.manual_seed(seed)
-            (wrapper(method.loss(*views), views) / 2).backward()
-        for module in (alone[0], alone[2].discriminator):
-            for name, parameter in module.named_parameters():
-                expected[name] = expected.get(name, 0) + parameter.grad
-    for module in (model, dira.discriminator):
-        for name, parameter in module.named_parameters():
-            torch.testing.assert_close(parameter.grad, expected[name], msg=name)
+def test_dimensions_of_the_critic() -> None:
+    for make, dims in ((MAE, 2), (UNetHost, 3)):
+        critic = wrapped(make()).discriminator
+        assert isinstance(critic, PatchDiscriminator)
+        assert critic.spatial_dims == dims
 
 
-class Recording(PatchDiscriminator):
-    """Keeps what it is shown."""
+class Module(pl.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.host = MAE()
 
-    def forward(self, images: Tensor) -> Tensor:
-        self.shown = [*getattr(self, "shown", []), images.detach()]
-        return super().forward(images)
+    def training_step(self, batch: Tensor, index: int):
+        loss, restored = self.host(batch, index)
+        return {"loss": loss, "restored": restored, "target": batch}
 
+    def configure_optimizers(self):
+        return sgd(self.parameters())
 
-def test_a_conditional_critic_sees_the_view(dims: int) -> None:
-    critic = Recording(4, spatial_dims=dims).double()
-    model, _, dira = made(dims, conditional=True, discriminator=critic)
-    views = batch_of(dims)
-    dira(model.loss(*views), views).backward()
-    assert {tuple(shown.shape[:2]) for shown in critic.shown} == {(3, 4)}
-    assert all(torch.equal(shown[:, 1:], views[0]) for shown in critic.shown)
-    assert any(torch.equal(shown[:, :1], views.target) for shown in critic.shown)
-    usual = made(dims, conditional=True)[2].discriminator
-    assert usual.in_channels == 4
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(torch.rand(8, 3, 32, 32), batch_size=4)
 
 
-def test_a_conditional_critic_of_a_host() -> None:
-    host = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1)).double()
-    options = dict(target_channels=3, conditional=True)
-    dira = Adversary(host, torch.optim.SGD(host.parameters(), lr=0.1), **options)
-    assert dira.discriminator.in_channels == 6
-    clean = torch.rand(2, 3, 16, 16, dtype=torch.float64)
-    view = clean + 1
-    restored = host(view)
-    loss = F.mse_loss(restored, clean)
-    with pytest.raises(ValueError, match=r"view=distorted"):
-        dira(loss, restored=restored, target=clean)
-    dira(loss, restored=restored, target=clean, view=view).backward()
+class DiRAModule(DiRAMixin, Module):
+    schedule_in_epochs = Schedule.stepwise(4, restorative=0.25, adversarial=0.5)
+
+    def configure_dira(self) -> DiRA:
+        return wrapped(self.host)
 
 
-def test_a_balanced_host() -> None:
-    """The host's own loss is what the adversary is balanced against."""
-    torch.manual_seed(0)
-    host = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 3, 1)).double()
-    loss = DiRALoss(adversarial_weight=1.0, balanced=True)
-    optimizer = torch.optim.SGD(host.parameters(), lr=0.1)
-    options = dict(loss=loss, target_channels=3)
-    clean = torch.rand(2, 3, 16, 16, dtype=torch.float64)
-    dira = Adversary(host, optimizer, **options)
-    restored = host(clean)
-    own = F.mse_loss(restored, clean)
-    with pytest.raises(ValueError, match=r"attribute: `head\.last_layer = weight`"):
-        dira(own, restored=restored, target=clean)
-    host.last_layer = host[1].weight
-    dira = Adversary(host, optimizer, **options)
-    total = dira(own, restored=restored, target=clean)
-    (by_own,) = torch.autograd.grad(own, host[1].weight, retain_graph=True)
-    (by_both,) = torch.autograd.grad(total, host[1].weight, retain_graph=True)
-    assert (by_both - by_own).norm() == pytest.approx(by_own.norm().item())
+def test_lightning(tmp_path) -> None:
+    module = DiRAModule()
+    critic = copy.deepcopy(module.dira.discriminator)
+    seen = []
+
+    class Watch(pl.Callback):
+        def on_train_batch_start(self, trainer, module, *arguments) -> None:
+            seen.append(module.dira.stage)
+
+    trainer = pl.Trainer(
+        max_epochs=3,
+        accelerator="cpu",
+        callbacks=[Watch()],
+        default_root_dir=tmp_path,
+        enable_progress_bar=False,
+        logger=False,
+        enable_checkpointing=False,
+    )
+    trainer.fit(module)
+    assert seen == ["di", "di", "dir", "dir", "dira", "dira"]
+    pairs = zip(
+        critic.parameters(), module.dira.discriminator.parameters(), strict=True
+    )
+    assert any(not torch.equal(one, other) for one, other in pairs)

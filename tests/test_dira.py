@@ -13,7 +13,15 @@ from methods import METHODS, SimSiam, tiny_backbone
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightly_dira import DiRA, DiRALoss, DiRAViews, RestorationHead
+from lightly_dira import (
+    DiRA,
+    DiRALoss,
+    DiRAViews,
+    PatchDiscriminator,
+    RestorationHead,
+)
+from lightly_dira.features import FeaturePyramid
+from lightly_dira.loss import Schedule
 
 named_parameters = pytest.mark.skipif(
     torch.__version__ < (2, 6), reason="optimisers take named parameters from 2.6 on"
@@ -225,12 +233,42 @@ class TestStages:
         assert dira.stage == "dir"
 
     def test_dir_leaves_the_discriminator_alone(self) -> None:
-        model, optimizer, dira = make(adversarial_start=None)
+        model, optimizer, dira = make(adversarial_start=math.inf)
         before = state_of(dira.discriminator)
         batch = make_batch()
         dira(model.loss(*batch[0]), batch).backward()
         optimizer.step()
         assert_same(before, state_of(dira.discriminator))
+
+    def test_without_an_adversary_there_is_no_critic(self) -> None:
+        model, optimizer, dira = make(adversarial_start=None)
+        assert dira.discriminator is None
+        assert not [name for name in dira.state_dict() if "discriminator" in name]
+        dira.schedule = Schedule.joint()
+        assert dira.stage == "dir"
+        batch = make_batch()
+        copies = copy.deepcopy((model, optimizer, dira))
+        other = make(adversarial_start=None)
+        for part, twin in zip((model, optimizer, dira), other, strict=True):
+            twin.load_state_dict(copy.deepcopy(part.state_dict()))
+        for own, wrapped, wrapper in ((model, optimizer, dira), copies, other):
+            for _ in range(3):
+                wrapped.zero_grad()
+                wrapper(own.loss(*batch[0]), batch).backward()
+                wrapped.step()
+            assert wrapper.steps == 3
+            assert wrapper.components.discriminator == 0
+            assert wrapper.restore(batch[0][0]).shape[1] == 1
+        assert_same(state_of(dira.head), state_of(copies[2].head))
+        assert_same(state_of(dira.head), state_of(other[2].head))
+        with pytest.raises(AttributeError, match="would never be trained"):
+            dira.discriminator = PatchDiscriminator()
+        with pytest.raises(ValueError, match="Leave one of the two out"):
+            make(adversarial_start=None, discriminator=PatchDiscriminator())
+
+    def test_a_pyramid_of_another_network(self) -> None:
+        with pytest.raises(ValueError, match="watches another network"):
+            DiRA(tiny_backbone(), features=FeaturePyramid(tiny_backbone()))
 
     def test_di_holds_no_feature_map(self) -> None:
         model, _, dira = make(restorative_start=10)

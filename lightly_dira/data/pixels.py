@@ -55,6 +55,16 @@ class Stored(np.ndarray[Any, Any]):
         """Parts and copies have the same white."""
         self.white = getattr(whole, "white", None)
 
+    def __reduce__(self) -> Any:
+        """Keeps white in copies that are pickled, as between processes."""
+        reduced: Any = super().__reduce__()
+        make, arguments, state = reduced
+        return make, arguments, (state, self.white)
+
+    def __setstate__(self, state: Any) -> None:
+        state, self.white = state
+        super().__setstate__(state)
+
     def __array_wrap__(self, values: Any, *args: Any, **kwargs: Any) -> Any:
         """Results of arithmetic are plain arrays, as white may have changed."""
         return np.asarray(values)[()]

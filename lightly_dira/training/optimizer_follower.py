@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from lightly_dira.core.leaves import leaves_of
 from lightly_dira.features.pyramid import FeaturePyramid
 from lightly_dira.features.restoring_host import RestoringHost
 from lightly_dira.loss import DiRALossComponents
-from lightly_dira.loss.schedule import Schedule
+from lightly_dira.loss.schedule import Ramp, Schedule
 from lightly_dira.training.checks import check_averaged, check_moved, versions_of
 from lightly_dira.training.discriminator_step import DiscriminatorStep
 from lightly_dira.training.idle import IdleWatch
@@ -90,6 +91,8 @@ class OptimizerFollower(nn.Module):
 
     @schedule.setter
     def schedule(self, schedule: Schedule) -> None:
+        if self.discriminator is None:
+            schedule = dataclasses.replace(schedule, adversarial=Ramp(math.inf))
         self._schedule = schedule
         self._schedule_was_set = True
         self._count(self.steps)
@@ -281,7 +284,8 @@ class OptimizerFollower(nn.Module):
     def __setattr__(self, name: str, value: Any) -> None:
         """Rejects a new head or discriminator, which no optimiser would train."""
         old = self.__dict__.get("_modules", {}).get(name)
-        if name in ("head", "discriminator") and old is not None:
+        missing = self.__dict__.get(name, self) is None and value is not None
+        if name in ("head", "discriminator") and (old is not None or missing):
             ids = [
                 {id(p) for p in module.parameters()} if module else set()
                 for module in (old, value)

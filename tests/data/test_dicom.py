@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import cv2
@@ -150,7 +151,8 @@ class TestDicom:
 
     def test_arithmetic_forgets_white(self) -> None:
         stored = Stored.of(self.pixels.copy(), 4095)
-        assert stored[2:, ::-1].T.copy().white == 4095
+        for same in (stored[2:, ::-1].T.copy(), pickle.loads(pickle.dumps(stored))):
+            assert same.white == 4095
         assert type(stored * 2) is np.ndarray
         assert to_pixels(stored).max() == pytest.approx(self.pixels.max() / 4095)
 
