@@ -281,6 +281,17 @@ def check_finite(values: NDArray[Any]) -> None:
         )
 
 
+def check_window(window: Any) -> None:
+    """Raises a ValueError if it is neither None, (low, high) nor "percentiles"."""
+    if window is None or (isinstance(window, str) and window == "percentiles"):
+        return
+    if isinstance(window, str) or not window[0] < window[1]:
+        raise ValueError(
+            "DiRATransform: window must be (low, high) with low < high, or "
+            f"'percentiles', got {window!r}."
+        )
+
+
 def limits_of(values: NDArray[Any], window: Window | None) -> tuple[float, float]:
     """Returns the values that become 0 and 1."""
     if window is None:

@@ -18,7 +18,7 @@ from torchvision import tv_tensors
 from torchvision.utils import make_grid
 
 from lightly_dira.core.user_warnings import warn
-from lightly_dira.data.pixels import MOST_CHANNELS, Window
+from lightly_dira.data.pixels import MOST_CHANNELS, Window, check_window
 from lightly_dira.transforms.alignment import Draws, Sample, Step, name_of
 from lightly_dira.transforms.boundary import Boundary
 from lightly_dira.transforms.kinds import SAYABLE
@@ -138,110 +138,22 @@ class DiRATransform:
                 transform.
             ValueError: If a number is out of range.
         """
-        views = transform if isinstance(transform, (list, tuple)) else [transform]
-        if not views or not all(view is None or callable(view) for view in views):
-            raise TypeError(
-                "DiRATransform: transform must be callable, or a list of callables, "
-                f"got {transform!r}."
-            )
-        if spatial_dims not in (2, 3):
-            raise ValueError(
-                "DiRATransform: spatial_dims must be 2 for images or 3 for volumes, "
-                f"got {spatial_dims}."
-            )
-        if distortion == "published":
-            images = spatial_dims == 2
-            distortion = published_mixture() if images else published_volume_mixture()
-        if not isinstance(distortion, (A.BasicTransform, A.BaseCompose, type(None))):
-            raise TypeError(
-                "DiRATransform: distortion must be an albumentations transform, "
-                f"'published' or None, got {distortion!r}."
-            )
-        numbers = (input_size,) if isinstance(input_size, int) else input_size or (1,)
-        if (
-            not 1 <= target_channels <= MOST_CHANNELS
-            or (target_view or 0) < 0
-            or min(numbers) < 1
-        ):
-            raise ValueError(
-                f"DiRATransform: target_channels must be 1 to {MOST_CHANNELS}, "
-                "target_view at least 0 or None and input_size at least 1, got "
-                f"{target_channels}, "
-                f"{target_view} and {input_size}."
-            )
-        if isinstance(window, str):
-            good = window == "percentiles"
-        else:
-            good = window is None or window[0] < window[1]
-        if not good:
-            raise ValueError(
-                "DiRATransform: window must be (low, high) with low < high, or "
-                f"'percentiles', got {window!r}."
-            )
-        self.transform: Any = transform
-        if transform is None:
-            self.transform = _published(spatial_dims, input_size, aligned)
-        elif isinstance(transform, (list, tuple)):
-            self.transform = MultiViewTransform(transform)
+        _check_numbers(target_channels, target_view, input_size)
+        check_window(window)
+        self.transform = _base(transform, spatial_dims, input_size, aligned)
         self.spatial_dims = spatial_dims
         self.target_view = target_view
         self.target_channels = target_channels
-        self.distortion = distortion
+        self.distortion = _distortion(distortion, spatial_dims)
         self.window = window
-        self._call = self.transform
         # The published pipelines take samples themselves.
-        whole = isinstance(self.transform, (PublishedPipeline, VolumePipeline))
-        if whole and isinstance(self.transform, VolumePipeline) != (spatial_dims == 3):
-            raise ValueError(
-                "DiRATransform: PublishedPipeline makes views of images, and "
-                f"VolumePipeline of volumes; spatial_dims is {spatial_dims}."
-            )
-        said = dict(kinds or {})
-        if not set(said.values()) <= set(SAYABLE):
-            raise ValueError(
-                f"DiRATransform: kinds must be of {', '.join(SAYABLE)}, got "
-                f"{', '.join(map(repr, said.values()))}."
-            )
-        if not whole:
-            self._call = take_apart(self.transform, aligned, said)
-        if any(isinstance(s.transform, DiRATransform) for s in steps_in(self._call)):
-            raise TypeError(_TWICE)
-        for step in steps_in(self._call):
-            step.clamps = spatial_dims == 2 and step.kind in ("geometric", "mixed")
-        steps = [step.transform for step in steps_in(self._call)]
-        flips = any(name_of(step) in FLIPS for step in steps)
-        if not (aligned or flips or transform is None or whole):
-            raise ValueError(
-                "DiRATransform: aligned=False leaves out of the target the horizontal "
-                f"flips of {' and '.join(FLIPS)}, and the base transform has none. "
-                "Leave it at True."
-            )
-        fixed = list(filter(scales_by_fixed_numbers, steps))
-        if window is not None and fixed:
-            raise ValueError(
-                f"DiRATransform: {name_of(fixed[0])} scales values by fixed numbers, "
-                "which window= has scaled to [0, 1] before. Leave one of the two out."
-            )
+        own = isinstance(self.transform, (PublishedPipeline, VolumePipeline))
+        self._call: Any = self.transform
+        if not own:
+            self._call = take_apart(self.transform, aligned, _checked_kinds(kinds))
+            self._check_steps(aligned)
         self._opaque = isinstance(self._call, Step) and self._call.kind == "unknown"
         self._normalisation = find_normalisation(self.transform)
-        if self._opaque:
-            warn(
-                f"DiRATransform: {name_of(self.transform)} is left whole, so that its "
-                "finished views are restored, with any blur and change of colours. To "
-                "restore clean images, give the steps of each view: "
-                "DiRATransform([compose, compose])."
-            )
-        unknown = [] if self._opaque or whole else self._unknown_steps()
-        hint = ""
-        if unknown:
-            hint = f'kinds={{"{unknown[-1]}": "photometric"}}), or "geometric".'
-            hint = f"Say what it does: DiRATransform(transform, {hint}"
-            warn(
-                f"DiRATransform: the effect of {', '.join(unknown)} on an image "
-                "is not known, so it is applied to the target as well, with any change "
-                f"of colours or holes. {hint}"
-            )
-            hint = f"Targets pass through {', '.join(unknown)}, too. {hint}"
         known = self._normalisation
         self._boundary = Boundary(
             self.transform,
@@ -250,8 +162,56 @@ class DiRATransform:
             colour=known is not None and len(known[0]) == 3,
             # Grey views of the published pipeline become RGB.
             expand=isinstance(self.transform, PublishedPipeline),
-            hint=hint,
+            hint="" if own else self._say_what_is_not_known(),
         )
+
+    def _check_steps(self, aligned: bool) -> None:
+        """Looks for steps that do not go together with the other arguments."""
+        parts = [*steps_in(self._call)]
+        steps = [part.transform for part in parts]
+        if any(isinstance(step, DiRATransform) for step in steps):
+            raise TypeError(_TWICE)
+        if not (aligned or any(name_of(step) in FLIPS for step in steps)):
+            raise ValueError(
+                "DiRATransform: aligned=False leaves out of the target the horizontal "
+                f"flips of {' and '.join(FLIPS)}, and the base transform has none. "
+                "Leave it at True."
+            )
+        fixed = list(filter(scales_by_fixed_numbers, steps))
+        if self.window is not None and fixed:
+            raise ValueError(
+                f"DiRATransform: {name_of(fixed[0])} scales values by fixed numbers, "
+                "which window= has scaled to [0, 1] before. Leave one of the two out."
+            )
+        for part in parts:
+            moves = part.kind in ("geometric", "mixed")
+            part.clamps = self.spatial_dims == 2 and moves
+
+    def _say_what_is_not_known(self) -> str:
+        """Warns of steps of unknown kind, and returns what to do about them."""
+        if self._opaque:
+            warn(
+                f"DiRATransform: {name_of(self.transform)} is left whole, so that its "
+                "finished views are restored, with any blur and change of colours. To "
+                "restore clean images, give the steps of each view: "
+                "DiRATransform([compose, compose])."
+            )
+            return ""
+        kinds = {name_of(s.transform): s.kind for s in steps_in(self._call)}
+        unknown = [name for name, kind in kinds.items() if kind == "unknown"]
+        if not unknown:
+            return ""
+        names = ", ".join(unknown)
+        cure = (
+            "Say what it does: DiRATransform(transform, "
+            f'kinds={{"{unknown[-1]}": "photometric"}}), or "geometric".'
+        )
+        warn(
+            f"DiRATransform: the effect of {names} on an image is not known, so it is "
+            "applied to the target as well, with any change of colours or holes. "
+            f"{cure}"
+        )
+        return f"Targets pass through {names}, too. {cure}"
 
     def __call__(self, image: Any, *extras: Any) -> DiRAViews:
         """Returns the views of an image, with their targets.
@@ -355,10 +315,6 @@ class DiRATransform:
             shown = shown / 255
         return self._boundary.picture(shown)
 
-    def _unknown_steps(self) -> list[str]:
-        kinds = {name_of(s.transform): s.kind for s in steps_in(self._call)}
-        return [name for name, kind in kinds.items() if kind == "unknown"]
-
     def _finished(self, output: Any, draws: Draws) -> Any:
         """Makes samples of finished views, and leaves all else as it is."""
         if isinstance(output, tuple) and output:
@@ -394,19 +350,81 @@ class DiRATransform:
         return self._boundary.distort(self.distortion, view, draws)
 
 
-def _published(
-    spatial_dims: int, size: int | tuple[int, int, int] | None, aligned: bool
-) -> PublishedPipeline | VolumePipeline:
-    if spatial_dims == 2:
-        if not isinstance(size, (int, type(None))):
-            raise ValueError(
-                "DiRATransform: input_size must be the side of the views, in pixels, "
-                f"got {size}. Volumes: spatial_dims=3."
-            )
-        return PublishedPipeline(224 if size is None else size, aligned)
-    if isinstance(size, int):
-        size = size, size, size
-    return VolumePipeline() if size is None else VolumePipeline(size)
+def _check_numbers(
+    target_channels: int,
+    target_view: int | None,
+    input_size: int | tuple[int, int, int] | None,
+) -> None:
+    sides = (input_size,) if isinstance(input_size, int) else input_size or (1,)
+    channels = 1 <= target_channels <= MOST_CHANNELS
+    if not channels or (target_view or 0) < 0 or min(sides) < 1:
+        raise ValueError(
+            f"DiRATransform: target_channels must be 1 to {MOST_CHANNELS}, target_view "
+            "at least 0 or None and input_size at least 1, got "
+            f"{target_channels}, {target_view} and {input_size}."
+        )
+
+
+def _base(
+    transform: Any,
+    spatial_dims: int,
+    size: int | tuple[int, int, int] | None,
+    aligned: bool,
+) -> Any:
+    """Returns the base transform: a published pipeline if there is none."""
+    if spatial_dims not in (2, 3):
+        raise ValueError(
+            "DiRATransform: spatial_dims must be 2 for images or 3 for volumes, got "
+            f"{spatial_dims}."
+        )
+    several = isinstance(transform, (list, tuple))
+    views = transform if several else [transform]
+    if not views or not all(view is None or callable(view) for view in views):
+        raise TypeError(
+            "DiRATransform: transform must be callable, or a list of callables, got "
+            f"{transform!r}."
+        )
+    pipelines = {2: PublishedPipeline, 3: VolumePipeline}
+    if isinstance(transform, pipelines[5 - spatial_dims]):
+        raise ValueError(
+            "DiRATransform: PublishedPipeline makes views of images, and "
+            f"VolumePipeline of volumes; spatial_dims is {spatial_dims}."
+        )
+    if several:
+        return MultiViewTransform(transform)
+    if transform is not None:
+        return transform
+    if spatial_dims == 3:
+        size = (size,) * 3 if isinstance(size, int) else size
+        return VolumePipeline() if size is None else VolumePipeline(size)
+    if not isinstance(size, (int, type(None))):
+        raise ValueError(
+            "DiRATransform: input_size must be the side of the views, in pixels, got "
+            f"{size}. Volumes: spatial_dims=3."
+        )
+    return PublishedPipeline(224 if size is None else size, aligned)
+
+
+def _distortion(distortion: Any, spatial_dims: int) -> Any:
+    if distortion == "published":
+        images = spatial_dims == 2
+        return published_mixture() if images else published_volume_mixture()
+    if not isinstance(distortion, (A.BasicTransform, A.BaseCompose, type(None))):
+        raise TypeError(
+            "DiRATransform: distortion must be an albumentations transform, "
+            f"'published' or None, got {distortion!r}."
+        )
+    return distortion
+
+
+def _checked_kinds(kinds: Mapping[Any, str] | None) -> dict[Any, str]:
+    said = dict(kinds or {})
+    if not set(said.values()) <= set(SAYABLE):
+        raise ValueError(
+            f"DiRATransform: kinds must be of {', '.join(SAYABLE)}, got "
+            f"{', '.join(map(repr, said.values()))}."
+        )
+    return said
 
 
 def _sample_in(output: Any) -> Sample | None:
