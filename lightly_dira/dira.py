@@ -15,11 +15,11 @@ from lightly_dira.features.pyramid import FeaturePyramid, Taken
 from lightly_dira.features.view_change import WHICH_VIEW
 from lightly_dira.features.which_pass import which_view
 from lightly_dira.loss import DiRALoss
-from lightly_dira.loss.schedule import Schedule
+from lightly_dira.loss.schedule import Schedule, starts
 from lightly_dira.models.restoration_head import head_for
 from lightly_dira.training.checks import check_comparable, check_loss, check_target
 from lightly_dira.views import DiRAViews, find_views
-from lightly_dira.wrapper import Wrapper, join, starts
+from lightly_dira.wrapper import Wrapper, join
 
 
 class DiRA(Wrapper):
@@ -161,6 +161,7 @@ class DiRA(Wrapper):
                 "of this one: FeaturePyramid(backbone, layers=...)."
             )
         weight = next(backbone.parameters())
+        # Head and critic draw one after the other, and leave no trace.
         with same_randomness(weight.device):
             if head is None and target_channels > 0:
                 head = head_for(
@@ -169,19 +170,19 @@ class DiRA(Wrapper):
                     target_channels,
                     spatial_dims=features.spatial_dims,
                 )
-        super().__init__(
-            features,
-            nn.Identity() if head is None else head.to(weight.device, weight.dtype),
-            discriminator,
-            loss=loss,
-            criterion=criterion,
-            target_channels=target_channels,
-            discriminator_lr=discriminator_lr,
-            conditional=conditional,
-            starts=(restorative_start, adversarial_start),
-            schedule=schedule,
-            optimizer=optimizer,
-        )
+            super().__init__(
+                features,
+                nn.Identity() if head is None else head.to(weight.device, weight.dtype),
+                discriminator,
+                loss=loss,
+                criterion=criterion,
+                target_channels=target_channels,
+                discriminator_lr=discriminator_lr,
+                conditional=conditional,
+                starts=(restorative_start, adversarial_start),
+                schedule=schedule,
+                optimizer=optimizer,
+            )
 
     def forward(
         self, loss: Tensor, batch: Any = None, *, view: Tensor | None = None

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+import dataclasses
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,7 @@ from lightly_dira.core.randomness import same_randomness
 from lightly_dira.features.pyramid import FeaturePyramid
 from lightly_dira.features.restoring_host import RestoringHost
 from lightly_dira.loss import DiRALoss, DiRALossComponents
-from lightly_dira.loss.schedule import Factors, Ramp, Schedule
+from lightly_dira.loss.schedule import Factors, Schedule, starts
 from lightly_dira.models.patch_discriminator import PatchDiscriminator
 from lightly_dira.training.checks import FiniteTerms, needs_scaler, touching
 from lightly_dira.training.optimizer_follower import OptimizerFollower
@@ -88,7 +87,11 @@ class Wrapper(OptimizerFollower):
         self._finite = FiniteTerms()
         # Shapes of images that the critic has judged before.
         self._judged: set[tuple[torch.Size, ...]] = set()
-        self.schedule = schedule or Schedule.starting(restorative, adversarial)
+        chosen = schedule or Schedule.starting(restorative, adversarial)
+        if adversarial is None:
+            never = Schedule.starting(0, None).adversarial
+            chosen = dataclasses.replace(chosen, adversarial=never)
+        self.schedule = chosen
         self._schedule_was_set = schedule is not None
         if optimizer is not None:
             self.attach(optimizer)
@@ -195,11 +198,6 @@ def _on_device_of(
     # Losses and Adam's step are computed in at least 32 bits.
     precise = torch.promote_types(weight.dtype, torch.float32)
     return discriminator.to(weight.device, precise)
-
-
-def starts(part: Callable[[int], float]) -> bool:
-    """Whether a part of the schedule takes part, now or later."""
-    return not (isinstance(part, Ramp) and math.isinf(part.start))
 
 
 def join(parts: list[Tensor]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torchvision
 from lightly.transforms import SimSiamTransform
@@ -13,6 +14,8 @@ from torchvision.transforms import v2
 from lightly_dira import DiRA, DiRALoss, DiRATransform
 from lightly_dira.evaluation.data import MNI152Slices
 from lightly_dira.transforms.distortions import InPainting
+
+pytestmark = pytest.mark.slow
 
 SIZE = 32
 

@@ -81,7 +81,8 @@ class TestAccumulation:
         torch.manual_seed(0)
         backbone = make().to(dtype)
         optimizer = torch.optim.SGD(backbone.parameters(), lr=0.1)
-        dira = DiRA(backbone, optimizer, input_size=32)
+        features = FeaturePyramid(backbone, input_size=32)
+        dira = DiRA(backbone, optimizer, features=features)
         dira.loss.adversarial_weight = 0.5
         frozen_statistics(backbone, dira)
         views = make_views(dtype=dtype)

@@ -18,6 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 from lightly_dira import DiRA, DiRALoss, DiRATransform, DiRAViews
 from lightly_dira.lightning import CollapseWatch, DiRAMixin, RestorationLogger
 
+pytestmark = pytest.mark.slow
+
 SIZE = 12, 16, 20
 
 

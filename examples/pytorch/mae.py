@@ -22,7 +22,7 @@ from lightly.transforms import MAETransform
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from lightly_dira import Adversary, DiRATransform
+from lightly_dira import Adversary
 from lightly_dira.data import ImageFiles
 from lightly_dira.evaluation.data import MNI152Slices
 from lightly_dira.models import fill_masked_patches
@@ -95,8 +95,7 @@ model = MAE(vit)
 device = "cuda" if torch.cuda.is_available() else "cpu"
 model.to(device)
 
-# Not distorted: masks do that. It takes images of any bits.
-transform = DiRATransform(MAETransform(input_size=options.input_size), distortion=None)
+transform = MAETransform(input_size=options.input_size)  # takes images of 8 bits
 if options.data:
     dataset = ImageFiles(options.data, transform)
 else:

@@ -80,7 +80,6 @@ model.to(device)
 transform = MAETransform(input_size=options.input_size)
 if options.data:
     # For photographs: it makes 8-bit RGB of all images, and clips those of 16 bits.
-    # `mae.py` shows how to read such files.
     dataset = LightlyDataset(options.data, transform=transform)
 else:
     dataset = MNI152Slices("train", transform)

@@ -88,11 +88,13 @@ def _values_of(file: Any) -> NDArray[Any]:
     return pixels
 
 
-def _as_displayed(file: Any) -> NDArray[np.float32]:
+def _as_displayed(file: Any) -> NDArray[Any]:
     """Returns pixels in [0, 1] by the file's own window, or table, for displays."""
     from pydicom.pixels.processing import apply_modality_lut, apply_windowing
 
     pixels: NDArray[Any] = file.pixel_array
+    if pixels.ndim == 3:
+        return _values_of(file)  # colours need no window
     for group in _functional_groups(file):
         for place in group.get("FrameVOILUTSequence") or ():
             file.update(place)

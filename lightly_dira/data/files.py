@@ -106,7 +106,7 @@ class ImageFiles(_Files):
             pixels = _load_array(path)
         else:
             pixels = read_image(path, voi=self.voi and is_dicom(path))
-        return Image.fromarray(pixels) if _is_plain(pixels) else pixels
+        return Image.fromarray(pixels) if is_plain(pixels) else pixels
 
 
 class VolumeFiles(_Files):
@@ -229,7 +229,7 @@ def _load_array(path: Path) -> Any:
         raise ValueError(f"ImageFiles: {path} cannot be read: {error}.") from error
 
 
-def _is_plain(pixels: Any) -> bool:
+def is_plain(pixels: Any) -> bool:
     """Whether an image is of 8 bits, grey or RGB, so that PIL loses nothing."""
     eight = bool(pixels.dtype == np.uint8)
     return eight and (pixels.ndim == 2 or pixels.shape[2:] == (3,))

@@ -13,6 +13,7 @@ from PIL import Image
 
 from lightly_dira.core.user_warnings import warn
 from lightly_dira.data.dicom import read_dicom, starts_as_dicom
+from lightly_dira.data.pixels import without_alpha
 
 
 def read_image(file: str | Path | bytes, *, voi: bool = False) -> NDArray[Any]:
@@ -70,14 +71,23 @@ def read_image(file: str | Path | bytes, *, voi: bool = False) -> NDArray[Any]:
             "Separate them first, or save a stack as a volume."
         )
     image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
-    samples = tags.get(_SAMPLES, 1)
-    if image is None or (samples == 2 and image.ndim == 2):
+    bands, extra = tags.get(_SAMPLES, 1), tags.get(_EXTRA)
+    dropped = image is not None and bands > 1 and image.ndim == 2
+    if dropped or (bands > 3 and extra not in _ALPHA and tags[_PHOTOMETRIC] != _CMYK):
+        raise ValueError(
+            f"read_image: {name} holds {bands} bands that are not colours and alpha. "
+            "Read it with tifffile, and save the bands that you want as `.npy`."
+        )
+    if image is None:
         raise ValueError(
             f"read_image: {name} is not an image that OpenCV can read, or is damaged."
         )
-    if tags.get(_PHOTOMETRIC) == _CMYK:
+    if tags.get(_PHOTOMETRIC) == _CMYK or (extra in _ALPHA and image.dtype == np.uint8):
+        # OpenCV multiplies colours by alpha.
         with Image.open(io.BytesIO(data.tobytes())) as opened:
-            return np.asarray(opened.convert("RGB"))
+            return np.asarray(without_alpha(opened))
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO and image.dtype == np.uint16:
+        image = 65535 - image  # as OpenCV does with 8 bits
     _warn_if_cut_off(image, name)
     if image.ndim == 3 and image.shape[2] in (3, 4):
         # PNG files say if they are grey beside their alpha.
@@ -88,8 +98,9 @@ def read_image(file: str | Path | bytes, *, voi: bool = False) -> NDArray[Any]:
     return image
 
 
-# Tags of TIFF files, and a value of the second.
-_SAMPLES, _PHOTOMETRIC, _CMYK = 277, 262, 5
+# Tags of TIFF files, and values of theirs.
+_SAMPLES, _EXTRA, _PHOTOMETRIC = 277, 338, 262
+_ALPHA, _WHITE_IS_ZERO, _CMYK = (1, 2), 0, 5
 
 
 def _tags_of_tiff(data: NDArray[Any]) -> dict[int, int]:

@@ -7,6 +7,7 @@ here, it is decided what is black and what is white.
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -153,7 +154,8 @@ def to_pixels(
         ValueError: If its shape or its values cannot be used.
     """
     values = values_of(image, spatial_dims)
-    if values.dtype == np.uint8 and window is None:
+    known = getattr(values, "white", None) is not None
+    if values.dtype == np.uint8 and window is None and not known:
         return values
     return scale(values, window)
 
@@ -165,7 +167,8 @@ def to_array(pixels: NDArray[Any]) -> NDArray[Any]:
 
 def without_alpha(image: Image.Image) -> Image.Image:
     """Returns an image of PIL in grey or RGB, without palette and transparency."""
-    grey = image.mode in ("LA", "La")
+    image = image.convert("LA") if image.mode == "La" else image
+    grey = image.mode == "LA"
     if grey or image.mode in _MODES_OF_COLOUR:
         return image.convert("L" if grey else "RGB")
     return image
@@ -258,7 +261,7 @@ _CURES = {
 
 def scale(values: NDArray[Any], window: Window | None) -> NDArray[Any]:
     """Returns values as float32 in [0, 1], or bits as uint8; see `to_pixels`."""
-    if values.dtype == np.bool_:
+    if values.dtype == np.bool_ and window is None:
         return np.where(values, np.uint8(255), np.uint8(0))
     check_finite(values)
     black, white = limits_of(values, window)
@@ -299,8 +302,12 @@ def limits_of(values: NDArray[Any], window: Window | None) -> tuple[float, float
     if not isinstance(window, str):
         return window
     flat = np.asarray(values).reshape(-1)
-    # Some hundred thousand values tell the percentiles of large volumes.
-    low, high = np.percentile(flat[:: max(1, flat.size // _VALUES)], (0.5, 99.5))
+    # Some hundred thousand values tell the percentiles of large volumes. Their step has
+    # no factor in common with a side, so that they come from all rows and columns.
+    step = max(1, flat.size // _VALUES)
+    while math.gcd(step, flat.size) > 1:
+        step += 1
+    low, high = np.percentile(flat[::step], (0.5, 99.5))
     least = np.nextafter(np.float32(low), np.float32(np.inf))
     return float(low), float(max(high, least))
 

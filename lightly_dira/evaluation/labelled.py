@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
+from lightly_dira.data.files import is_plain
 from lightly_dira.data.image_files import read_image
 from lightly_dira.data.pixels import Window, to_array, to_pixels, to_tensor
 from lightly_dira.data.resizing import resize_area, resize_mask, resize_volume
@@ -91,7 +92,7 @@ class LabelledImages(Dataset[tuple[Any, Any, str]]):
     def __getitem__(self, index: int) -> tuple[Any, Any, str]:
         """Returns the (transformed) image, its label (-1 if unknown) and its name."""
         image: Any = self.pixels(index)
-        if image.dtype == np.uint8 and self.spatial_dims == 2:
+        if self.spatial_dims == 2 and is_plain(image):
             image = Image.fromarray(image)
         if self.transform is not None:
             image = self.transform(image)
@@ -158,7 +159,7 @@ class LabelledImages(Dataset[tuple[Any, Any, str]]):
 
     def _read(self, image: Any) -> NDArray[Any]:
         if not isinstance(image, (str, Path)):
-            array = np.asarray(image)
+            array = image if isinstance(image, np.ndarray) else np.asarray(image)
             one = self.spatial_dims == 2 and array.shape[2:] == (1,)
             return array[..., 0] if one else array
         return read_image(image) if self.spatial_dims == 2 else read_volume(image)
@@ -246,8 +247,10 @@ class Samples(Dataset[tuple[Tensor, Tensor]]):
             array = to_array(to_pixels(pixels, self.data.window))
             image = to_tensor(resize_area(array, *self.size))
         else:
-            voxels = to_tensor(torch.from_numpy(to_pixels(pixels, self.data.window, 3)))
-            image = resize_volume(voxels, self.size)
+            voxels = np.ascontiguousarray(to_pixels(pixels, self.data.window, 3))
+            image = resize_volume(to_tensor(torch.from_numpy(voxels)), self.size)
+        if len(image) in (2, 4) and len(image) != self.channels:
+            image = image[:-1]  # without alpha
         if len(image) != self.channels:
             grey = image.mean(dim=0, keepdim=True)
             image = grey.expand(self.channels, *self.size)

@@ -174,7 +174,7 @@ def _score(model: Any, train: TensorDataset, test: TensorDataset) -> dict[str, f
         [tensor.numpy() for tensor in data.tensors] for data in (train, test)
     )
     if y_train.ndim == 1:
-        classes = int(max(y_train.max(), y_test.max())) + 1
+        classes = max(2, int(max(y_train.max(), y_test.max())) + 1)
         probabilities = _predict(model, x_train, y_train, x_test, classes)
     else:
         findings = [_predict(model, x_train, y, x_test, 2)[:, 1] for y in y_train.T]

@@ -62,18 +62,26 @@ def draw_splits(
     ):
         chosen = min(
             itertools.combinations(range(len(left)), count),
-            key=lambda numbers: _distance([left[n] for n in numbers], strata),
+            key=lambda numbers: _distance(left, numbers, strata),
         )
         for number in sorted(chosen, reverse=True):
             drawn[left.pop(number)] = name
     return drawn
 
 
-def _distance(parts: list[NDArray[Any]], strata: NDArray[Any]) -> tuple[int, float]:
-    """Returns how many classes are missing, and how far the proportions are off."""
+def _distance(
+    left: list[NDArray[Any]], chosen: tuple[int, ...], strata: NDArray[Any]
+) -> tuple[int, int, float]:
+    """Returns how many classes the rest and the chosen parts lack, and the difference.
+
+    That is how far the proportions and the size of the chosen parts are off.
+    """
     counts = np.bincount(strata)
-    own = np.zeros_like(counts)
-    for part in parts:
-        own += np.bincount(strata[part], minlength=len(counts))
-    off = own / max(1, own.sum()) - counts / counts.sum()
-    return int((own == 0).sum()), round(float(np.abs(off).sum()), 9)
+    parts = np.array(
+        [np.bincount(strata[part], minlength=len(counts)) for part in left]
+    )
+    own = parts[[*chosen]].sum(axis=0)
+    rest = parts.sum(axis=0) - own
+    off = np.abs(own / max(1, own.sum()) - counts / counts.sum()).sum()
+    off += abs(own.sum() / parts.sum() - len(chosen) / len(left))
+    return int((rest == 0).sum()), int((own == 0).sum()), round(float(off), 9)

@@ -240,3 +240,8 @@ class Schedule:
 
 
 _NO_RAMP = (math.nan,) * 4
+
+
+def starts(part: Callable[[int], float]) -> bool:
+    """Whether a part of the schedule takes part, now or later."""
+    return not (isinstance(part, Ramp) and math.isinf(part.start))

@@ -14,10 +14,11 @@ from torch.optim import Optimizer
 
 from lightly_dira.core.hooks import Hook
 from lightly_dira.core.leaves import leaves_of
+from lightly_dira.core.user_warnings import warn
 from lightly_dira.features.pyramid import FeaturePyramid
 from lightly_dira.features.restoring_host import RestoringHost
 from lightly_dira.loss import DiRALossComponents
-from lightly_dira.loss.schedule import Ramp, Schedule
+from lightly_dira.loss.schedule import Ramp, Schedule, starts
 from lightly_dira.training.checks import check_averaged, check_moved, versions_of
 from lightly_dira.training.discriminator_step import DiscriminatorStep
 from lightly_dira.training.idle import IdleWatch
@@ -73,7 +74,7 @@ class OptimizerFollower(nn.Module):
         self._leaves: list[nn.Parameter] = []
         self._clips = False
         self.steps = 0
-        self.schedule = Schedule()
+        self._schedule, self._schedule_was_set = Schedule.starting(0, None), False
 
     @property
     def _critic(self) -> nn.Module:
@@ -92,6 +93,8 @@ class OptimizerFollower(nn.Module):
     @schedule.setter
     def schedule(self, schedule: Schedule) -> None:
         if self.discriminator is None:
+            if starts(schedule.adversarial):
+                warn(_NO_CRITIC)
             schedule = dataclasses.replace(schedule, adversarial=Ramp(math.inf))
         self._schedule = schedule
         self._schedule_was_set = True
@@ -265,7 +268,11 @@ class OptimizerFollower(nn.Module):
         if isinstance(self.features, FeaturePyramid):
             self.features.change.load_state(saved["view_change"])
         if not saved["ramps"].isnan().all():
-            self.schedule = self.schedule.with_state(saved["ramps"])
+            schedule = self.schedule.with_state(saved["ramps"])
+            if not saved["adam"]:  # of a run without a critic
+                own = self.schedule.adversarial
+                schedule = dataclasses.replace(schedule, adversarial=own)
+            self.schedule = schedule
         self._count(int(saved["steps"]))
 
     def _progress(self) -> dict[str, Any]:
@@ -379,6 +386,12 @@ _REPLACED = (
     "replaced since the optimiser was attached, as by load_state_dict(assign=True) or "
     "a new module: nothing would train them. Attach an optimiser that holds the "
     "backbone as it is now: `dira.attach(optimizer)`."
+)
+
+_NO_CRITIC = (
+    "DiRA: the schedule has an adversary, but this wrapper was made without one "
+    "(adversarial_start=None), and goes on without it. Make it with a start, or with "
+    "DiRA(..., schedule=...)."
 )
 
 _NO_OPTIMIZER = (

@@ -175,9 +175,10 @@ class Step(nn.Module):
     def _run(self, extras: tuple[Any, ...], draws: Draws, *images: Any) -> list[Any]:
         """Applies the transform to every image, with the same draws."""
         if _is_albumentation(self.transform):
-            arrays = map(as_array, images)
+            arrays = [*map(as_array, images)]
             outputs = draws.apply(self.transform, *arrays, twin=self.twin)
-            return [from_array(self._clamped(output)) for output in outputs]
+            pairs = zip(outputs, arrays, strict=True)
+            return [from_array(self._clamped(*pair)) for pair in pairs]
         if is_of_monai(self.transform):
             return self._run_monai(draws, *images)
         call = self.transform
@@ -194,22 +195,19 @@ class Step(nn.Module):
                 set_states_on_cpu(states)
             step = self.twin if results and self.kind == "mixed" else call
             try:
-                results.append(self._clamped(step(image, *extras)))
+                results.append(self._clamped(step(image, *extras), image))
             except Exception as error:
                 if str(error).startswith("DiRA"):
                     raise
                 raise ValueError(_failed(self.transform, image, error)) from error
         return results
 
-    def _clamped(self, output: Any) -> Any:
-        """Returns pixels in [0, 1], which bicubic interpolation leaves."""
-        if not self.clamps:
-            return output
+    def _clamped(self, output: Any, given: Any) -> Any:
+        """Returns pixels in [0, 1] if they were, as bicubic interpolation leaves it."""
         image, rest = _split(output)
-        if isinstance(image, np.ndarray) and image.dtype.kind == "f":
-            image = image.clip(0, 1)
-        elif isinstance(image, Tensor) and image.is_floating_point():
-            image = image.clamp(0, 1)
+        if self.clamps and not _in_range(image) and _in_range(given):
+            array = isinstance(image, np.ndarray)
+            image = image.clip(0, 1) if array else image.clamp(0, 1)
         return (image, *rest) if rest else image
 
     def _run_monai(self, draws: Draws, *images: Any) -> list[Any]:
@@ -262,6 +260,16 @@ def _failed(transform: Any, image: Any, error: Exception) -> str:
     )
 
 
+def _in_range(image: Any) -> bool:
+    """Whether all floats of an image lie in [0, 1]; True of what is not floats."""
+    if isinstance(image, np.ndarray) and image.dtype.kind == "f" and image.size:
+        return bool(image.min() >= 0 and image.max() <= 1)
+    if isinstance(image, Tensor) and image.is_floating_point() and image.numel():
+        low, high = image.aminmax()
+        return bool(low >= 0 and high <= 1)
+    return True
+
+
 def _split(out: Any) -> tuple[Any, tuple[Any, ...]]:
     """Separates an image from what else a step returned."""
     return (out[0], tuple(out[1:])) if isinstance(out, tuple) else (out, ())
@@ -288,7 +296,8 @@ def _as_torchvision(image: Any) -> Any:
         return image
     if image.dtype == np.uint8 and (image.ndim == 2 or image.shape[2] in (3, 4)):
         return Image.fromarray(image)
-    return tv_tensors.Image(torch.from_numpy(np.atleast_3d(image)).movedim(-1, 0))
+    array = np.ascontiguousarray(np.atleast_3d(image))
+    return tv_tensors.Image(torch.from_numpy(array).movedim(-1, 0))
 
 
 def _blur_for_tensors(blur: Any) -> Callable[[Tensor], Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -24,6 +26,7 @@ from lightly_dira.data.pixels import (
     to_target,
     to_tensor,
     values_of,
+    white_of,
     without_alpha,
 )
 from lightly_dira.transforms.alignment import Draws, as_array
@@ -39,6 +42,16 @@ from lightly_dira.transforms.volume_pipeline import VolumePipeline
 _LOOKED_AT = 4
 
 
+@functools.cache
+def _warn_of_alpha(channels: int) -> None:
+    """Warns, once in a process."""
+    warn(
+        f"DiRATransform: of images of {channels} channels the last one is taken for "
+        "alpha and left out, as the base transform normalises red, green and blue. If "
+        "it is none, leave the normalisation out (in Lightly: normalize=None)."
+    )
+
+
 class Boundary:
     """Between the user's images or volumes, the steps, and finished tensors.
 
@@ -52,6 +65,7 @@ class Boundary:
         spatial_dims: 2 for images, 3 for volumes.
         colour: Whether the base transform normalises three channels.
         expand: Whether a grey view becomes one of three channels.
+        in_units: Whether steps scale the units of volumes by fixed numbers.
         hint: What may be wrong if a target lies outside [0, 1].
     """
 
@@ -63,6 +77,7 @@ class Boundary:
         *,
         colour: bool = False,
         expand: bool = False,
+        in_units: bool = False,
         hint: str = "",
     ) -> None:
         """Looks for the key of the dictionaries that the base transform takes."""
@@ -70,6 +85,7 @@ class Boundary:
         self.spatial_dims = spatial_dims
         self.colour = colour
         self.expand = expand
+        self.in_units = in_units
         self.hint = hint
         self.crops_before_scaling = isinstance(transform, VolumePipeline)
         keys = dict.fromkeys(keys_of(transform))
@@ -98,11 +114,23 @@ class Boundary:
             return {**image, self.key: self.enter(image[self.key])}
         # MONAI's own steps may read files, and scale the values that are in them.
         if isinstance(image, (str, os.PathLike)):
+            if self.window is not None:
+                raise ValueError(
+                    "DiRATransform: window= scales volumes, and MONAI reads them from "
+                    f"files here, such as {image}. Read them before, with "
+                    "`VolumeFiles`, or scale by ScaleIntensityRange after LoadImage."
+                )
             return image
         values = values_of(image, 3)
         check_finite(values)
-        if self.window is not None:
+        known = getattr(values, "white", None) is not None and not self.in_units
+        if self.window is not None or known:
             values = scale(values, self.window)
+        elif values.dtype.kind in "ui" and values.dtype.itemsize > 2:
+            # White of 16 bits in wider integers is decided here, not for each crop.
+            with contextlib.suppress(ValueError):
+                white_of(values)
+                values = values.astype(np.uint16)
         if self.finds_channels and np.ndim(image) == 3:
             values = values[0]
         return with_metadata_of(image, torch.from_numpy(np.ascontiguousarray(values)))
@@ -122,6 +150,8 @@ class Boundary:
                     f"the image has {len(pixels)}. Leave its normalisation out (in "
                     "Lightly: normalize=None), or give numbers for all channels."
                 )
+            if len(pixels) in (2, 4):
+                _warn_of_alpha(len(pixels))
             pixels = pixels[:3] if len(pixels) > 2 else pixels[[0, 0, 0]]
         if isinstance(image, Tensor):
             return torch.from_numpy(pixels)
@@ -153,8 +183,9 @@ class Boundary:
         if self.spatial_dims == 3:
             return pixels[0] if np.ndim(image) == 3 else pixels
         # PIL has no colour of more than 8 bits.
-        array = isinstance(image, np.ndarray)
-        return to_array(pixels) if array else tv_tensors.Image(torch.from_numpy(pixels))
+        if isinstance(image, np.ndarray):
+            return to_array(pixels)
+        return tv_tensors.Image(torch.from_numpy(np.ascontiguousarray(pixels)))
 
     def tensor(self, view: Any) -> Tensor:
         """Returns a view as a tensor."""

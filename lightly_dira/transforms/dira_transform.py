@@ -162,6 +162,7 @@ class DiRATransform:
             colour=known is not None and len(known[0]) == 3,
             # Grey views of the published pipeline become RGB.
             expand=isinstance(self.transform, PublishedPipeline),
+            in_units=not own and bool(self._fixed),
             hint="" if own else self._say_what_is_not_known(),
         )
 
@@ -177,11 +178,12 @@ class DiRATransform:
                 f"flips of {' and '.join(FLIPS)}, and the base transform has none. "
                 "Leave it at True."
             )
-        fixed = list(filter(scales_by_fixed_numbers, steps))
-        if self.window is not None and fixed:
+        self._fixed = list(filter(scales_by_fixed_numbers, steps))
+        if self.window is not None and self._fixed:
             raise ValueError(
-                f"DiRATransform: {name_of(fixed[0])} scales values by fixed numbers, "
-                "which window= has scaled to [0, 1] before. Leave one of the two out."
+                f"DiRATransform: {name_of(self._fixed[0])} scales values by fixed "
+                "numbers, which window= has scaled to [0, 1] before. Leave one of the "
+                "two out."
             )
         for part in parts:
             moves = part.kind in ("geometric", "mixed")
@@ -302,7 +304,8 @@ class DiRATransform:
         Returns:
             A `matplotlib.figure.Figure`; matplotlib must be installed.
         """
-        return draw_preview([self(image) for _ in range(n)], self._shown)
+        examples = [self(image) for _ in range(n)]
+        return draw_preview(examples, self._shown, self._boundary.picture)
 
     def _shown(self, view: Tensor) -> Tensor:
         if view.ndim > self.spatial_dims + 1:  # a stack of patches

@@ -12,13 +12,16 @@ from lightly_dira.views import DiRAViews
 
 
 def draw_preview(
-    columns: Sequence[DiRAViews], shown: Callable[[Tensor], Tensor]
+    columns: Sequence[DiRAViews],
+    shown: Callable[[Tensor], Tensor],
+    clean: Callable[[Tensor], Tensor],
 ) -> Any:
     """Plots clean targets and views.
 
     Args:
         columns: An example for each column.
         shown: Turns a view into an image (C, H, W) with values in [0, 1].
+        clean: The same for a target.
 
     Returns:
         A `matplotlib.figure.Figure`.
@@ -28,7 +31,7 @@ def draw_preview(
 
     n = len(columns)
     rows = ["clean target", *(f"view {i}" for i in range(len(columns[0])))]
-    pictures = [[shown(p) for p in (v.target, *v)] for v in columns]
+    pictures = [[clean(v.target), *map(shown, v)] for v in columns]
     height, width = pictures[0][0].shape[1:]
     figure = Figure(
         figsize=(1.3 * n * width / height, 1.3 * len(rows)), layout="constrained"

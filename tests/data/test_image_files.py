@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
@@ -79,3 +80,31 @@ class TestPages:
         np.testing.assert_array_equal(
             read_image(tmp_path / "a.tif"), np.asarray(image.convert("RGB"))
         )
+
+
+class TestBandsOfTiff:
+    """Found: the first band, colours times the fourth, and two polarities."""
+
+    @pytest.mark.parametrize("bands", [3, 4])
+    def test_bands_that_are_not_colours(self, bands: int, tmp_path: Path) -> None:
+        pixels = np.zeros((40, 48, bands), np.uint16)
+        options = dict(photometric="minisblack", planarconfig="contig")
+        tifffile.imwrite(tmp_path / "a.tif", pixels, **options)
+        with pytest.raises(ValueError, match=rf"a\.tif holds {bands} bands"):
+            read_image(tmp_path / "a.tif")
+
+    def test_colours_are_not_multiplied_by_alpha(self, tmp_path: Path) -> None:
+        pixels = np.full((40, 40, 4), 200, np.uint8)
+        pixels[..., 3] = 100
+        for name in ("a.tif", "a.png"):
+            Image.fromarray(pixels).save(tmp_path / name)
+            assert (read_image(tmp_path / name) == 200).all()
+
+    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+    def test_white_is_zero(self, dtype, tmp_path: Path) -> None:
+        pixels = np.zeros((40, 40), dtype)
+        pixels[:20] = 200
+        tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="miniswhite")
+        image = read_image(tmp_path / "a.tif")
+        top = np.iinfo(dtype).max
+        np.testing.assert_array_equal(image, top - pixels)

@@ -3,9 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-import torchvision
 from small import bars
+from torchvision.transforms import v2
 
+from lightly_dira.data.pixels import Stored
 from lightly_dira.evaluation.labelled import LabelledImages, Samples
 
 
@@ -42,7 +43,7 @@ class TestLabelledImages:
 
     def test_augmentation_moves_mask_with_image(self) -> None:
         data = bars(16)
-        augment = torchvision.transforms.v2.RandomHorizontalFlip(p=1)
+        augment = v2.RandomHorizontalFlip(p=1)
         plain = Samples(data, 32, "mask")
         flipped = Samples(data, 32, "mask", augment=augment)
         for before, after in zip(plain[3], flipped[3], strict=True):
@@ -84,3 +85,24 @@ class TestMasks:
         assert mask.shape == (16, 16)
         assert mask.all()
         assert data[0][0].mode == "L"
+
+
+class TestChannels:
+    def test_white_is_kept(self) -> None:
+        stored = Stored.of(np.full((32, 32), 4095, np.uint16), 4095)
+        image, _ = Samples(LabelledImages([stored], labels=np.zeros(1)), 16)[0]
+        assert image.min() == 1
+
+    @pytest.mark.parametrize("channels", [2, 4, 5])
+    def test_of_bytes(self, channels: int) -> None:
+        images = np.zeros((1, 32, 32, channels), np.uint8)
+        images[..., -1] = 255
+        data = LabelledImages(images, labels=np.zeros(1))
+        assert data[0][0].shape == (32, 32, channels)
+        image, _ = Samples(data, 16)[0]
+        assert image.max() == (0 if channels < 5 else pytest.approx(0.2))
+
+    def test_flipped_volumes(self) -> None:
+        volume = np.zeros((1, 8, 16, 16), np.uint8)[:, ::-1]
+        data = LabelledImages(volume, labels=np.zeros(1), spatial_dims=3)
+        assert Samples(data, 8)[0][0].shape == (1, 8, 8, 8)

@@ -68,6 +68,11 @@ class TestProbes:
         one = TensorDataset(x[y == 0], y[y == 0])
         assert linear_probe(one, test)["auc"] == 0.5
 
+    def test_one_class(self) -> None:
+        data = TensorDataset(torch.rand(6, 2), torch.zeros(6, dtype=torch.long))
+        for probe in (linear_probe, knn_probe):
+            assert probe(data, data)["accuracy"] == 1
+
     def test_encoder_is_left_as_it_was(self) -> None:
         backbone = small_encoder().train()
         before = copy.deepcopy(backbone.state_dict())

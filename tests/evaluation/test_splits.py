@@ -58,3 +58,19 @@ def test_seeds_differ() -> None:
     first, same, other = (draw_splits(np.arange(40), seed) for seed in (0, 0, 1))
     assert (first == same).all()
     assert (first != other).any()
+
+
+def test_classes_are_not_held_out_wholly() -> None:
+    labels = np.zeros(200, int)
+    labels[:100], labels[[5, 120]] = 1, 2
+    for seed in range(3):
+        splits = draw_splits(np.arange(200), seed, labels=labels)
+        assert 2 in labels[splits == "train"]
+
+
+def test_sizes_count() -> None:
+    """Found: one large patient made the test split."""
+    groups = np.concatenate([np.zeros(100, int), np.arange(1, 13)])
+    labels = (groups > 6).astype(int)
+    splits = draw_splits(groups, 0, labels=labels)
+    assert (splits == "train").sum() > 90

@@ -26,6 +26,8 @@ from lightly_dira import DiRAViews
 from lightly_dira.evaluation.protocol import Task
 from lightly_dira.evaluation.read_volumes import read_mni152
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SMALL = ["--methods", "SimSiam", "--stages", "di", "dira", "--seeds", "0"]
 SMALL += ["--epochs", "3", "--size", "32", "--batch-size", "16"]
@@ -363,7 +365,7 @@ def test_files_of_nothing(name: str, data, tmp_path) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_killed_at_any_moment(data, tmp_path) -> None:
     """By SIGKILL, twenty times: no row is lost or stands twice, every file parses."""
     random, folder = np.random.default_rng(0), tmp_path / "killed"

@@ -14,6 +14,8 @@ import torch
 import webdataset
 from PIL import Image
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -122,7 +124,7 @@ def assert_trained(folder: Path) -> None:
     "method",
     [
         # What the others do differs by their loss and heads only.
-        pytest.param(m, marks=[] if m in ("moco", "dino") else [pytest.mark.slow])
+        pytest.param(m, marks=[] if m in ("moco", "dino") else [pytest.mark.rare])
         for m in METHODS
     ],
 )

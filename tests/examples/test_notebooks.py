@@ -12,6 +12,8 @@ import pandas as pd
 import pytest
 from nbclient import NotebookClient
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SCRIPTS = sorted(EXAMPLES.glob("notebooks/*.py"))
 
@@ -55,7 +57,7 @@ def test_tables_are_those_of_the_files(table: str) -> None:
 @pytest.mark.parametrize(
     "script",
     [
-        pytest.param(path, marks=[pytest.mark.slow] * (path.stem[:2] > "02"))
+        pytest.param(path, marks=[pytest.mark.rare] * (path.stem[:2] > "02"))
         for path in SCRIPTS
     ],
     ids=lambda path: path.stem,

@@ -34,16 +34,18 @@ CHANGES = {
 
 @pytest.mark.parametrize("how", CHANGES)
 def test_learned_and_applied(how: str) -> None:
+    torch.manual_seed(0)
     change, loop = ViewChange(3), CHANGES[how]
     for _ in range(3):
         view = torch.rand(4, 1 if "repeated" in how else 3, 16, 16)
         change.learn(loop(view), view)
     assert change.is_none == (how in ("none", "a copy", "repeated"))
     view = torch.rand(2, *view.shape[1:])
-    torch.testing.assert_close(change.apply(view), loop(view))
+    close = dict(rtol=1e-5, atol=1e-6 * loop(view).abs().max().item())
+    torch.testing.assert_close(change.apply(view), loop(view), **close)
     twin = ViewChange(3)
     twin.load_state(change.state())
-    torch.testing.assert_close(twin.apply(view), loop(view))
+    torch.testing.assert_close(twin.apply(view), loop(view), **close)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -10,6 +10,8 @@ from volume_backbones import VOLUME_BACKBONES, Volumes
 from lightly_dira import DiRA, DiRAViews
 from lightly_dira.features import FeaturePyramid
 
+pytestmark = pytest.mark.slow
+
 ALL = pytest.mark.parametrize(
     "known", [pytest.param(b, id=name) for name, b in VOLUME_BACKBONES.items()]
 )

@@ -14,6 +14,8 @@ from torch import multiprocessing, nn
 
 from lightly_dira import DiRA
 
+pytestmark = pytest.mark.slow
+
 
 def assert_same(first, second, **tolerance) -> None:
     for one, other in zip(first, second, strict=True):

@@ -22,7 +22,13 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from lightly_dira import DiRA, DiRATransform, DiRAViews
-from lightly_dira.transforms import InPainting, OutPainting, PixelShuffling
+from lightly_dira.data import pixels
+from lightly_dira.transforms import (
+    InPainting,
+    OutPainting,
+    PixelShuffling,
+    boundary,
+)
 
 
 def smooth(size: int = 128, top: int = 60000) -> np.ndarray:
@@ -318,3 +324,76 @@ class TestPreview:
         figure = DiRATransform(A.Compose(steps), distortion=None).preview(picture, n=1)
         shown = figure.axes[1].images[0].get_array()
         np.testing.assert_allclose(shown, picture / 255, atol=0.01)
+
+
+class TestPixelsBehindTheBoundary:
+    """What a review found: each was wrong in silence, or an error in mid-run."""
+
+    picture = np.repeat(smooth(64, 255).astype(np.uint8)[..., None], 3, axis=2)
+
+    @pytest.mark.parametrize("library", ["torchvision", "albumentations"])
+    def test_what_is_normalised_is_not_clamped(self, library: str) -> None:
+        if library == "torchvision":
+            v1 = torchvision.transforms
+            normal = v1.Normalize([0.485] * 3, [0.229] * 3)
+            steps = [v1.ToTensor(), normal, v1.RandomHorizontalFlip(1.0)]
+            base = v1.Compose(steps)
+            bare = base(Image.fromarray(self.picture))
+            image = Image.fromarray(self.picture)
+        else:
+            base = A.Compose([A.Normalize(), A.HorizontalFlip(p=1), A.ToTensorV2()])
+            bare, image = base(image=self.picture)["image"], self.picture
+        view = DiRATransform([base, base], distortion=None)(image)[0]
+        torch.testing.assert_close(view, bare)
+
+    def test_alpha_and_its_like(self) -> None:
+        two = np.zeros((64, 64, 2), np.uint8)
+        two[..., 1] = self.picture[..., 0]
+        boundary._warn_of_alpha.cache_clear()
+        with pytest.warns(UserWarning, match="of 2 channels the last one is taken"):
+            DiRATransform(MoCoV2Transform(32))(two)
+
+    def test_percentiles_come_from_everywhere(self) -> None:
+        volume = np.zeros((256, 128, 128), np.uint8)
+        inside = volume[:, 30:100, 30:100]
+        inside[:] = np.random.default_rng(0).integers(50, 200, inside.shape)
+        low, high = pixels.limits_of(volume, "percentiles")
+        assert low == 0
+        assert high == pytest.approx(np.percentile(volume, 99.5), abs=2)
+
+    def test_preview_shows_targets_as_they_are(self) -> None:
+        black = Image.new("RGB", (64, 64))
+        transform = DiRATransform(MoCoV2Transform(32), target_channels=3)
+        shown = transform.preview(black, n=1).axes[0].images[0].get_array()
+        assert np.asarray(shown).max() == 0
+
+    def test_windows_of_files_that_monai_reads(self) -> None:
+        base = mt.Compose([mt.LoadImage(image_only=True, ensure_channel_first=True)])
+        with pytest.raises(ValueError, match="Read them before, with `VolumeFiles`"):
+            DiRATransform(base, spatial_dims=3, window=(0, 9))("scan.nii.gz")
+
+    def test_white_in_front_of_monai(self) -> None:
+        values = np.random.default_rng(0).integers(0, 4096, (20, 20, 20))
+        crop = mt.Compose([mt.RandSpatialCrop((16, 16, 16), random_size=False)])
+        transform = DiRATransform([crop], spatial_dims=3, distortion=None)
+        stored = pixels.Stored.of(values.astype(np.uint16), 4095)
+        assert transform(stored).target.max() > 0.95
+        wide = np.zeros((20, 20, 20), np.int32)
+        wide[10:] = 1000
+        for _ in range(20):  # some crops have no value above 255
+            assert transform(wide).target.max() <= 1000 / 65535
+
+    @pytest.mark.parametrize("base", [None, [mt.Compose([mt.RandFlip(0.5)])]])
+    def test_boolean_volumes(self, base) -> None:
+        volume = np.zeros((40, 80, 80), bool)
+        volume[10:30, 20:60, 20:60] = True
+        for _ in range(5):
+            views = DiRATransform(base, spatial_dims=3, distortion=None)(volume)
+            assert views.target.max() == 1
+
+    @pytest.mark.parametrize("channels", [1, 2, 3, 5])
+    def test_flipped_arrays(self, channels: int) -> None:
+        image = np.repeat(self.picture[..., :1], channels, axis=2)[::-1]
+        base = v2.Compose([v2.CenterCrop(32)])
+        views = DiRATransform([base] * 2, distortion=None)(image)
+        assert views.target.shape == (1, 32, 32)
