@@ -34,7 +34,8 @@ from torch.utils.data import Subset, TensorDataset
 from tqdm import tqdm
 
 sys.path.insert(0, "../compare")
-from pretraining import make_encoder, pretrain
+from encoders import make_encoder
+from pretraining import path_of, pretrain
 from settings import Settings
 
 from lightly_dira import DiRATransform
@@ -71,10 +72,10 @@ for name, stage in (("SimSiam", "di"), ("DiRA-SimSiam", "dira")):
     distortion = None if stage == "di" else "published"
     transform = DiRATransform(input_size=size, distortion=distortion)
     images = data.split("train").with_transform(transform)
-    run, bar = folder / stage, tqdm(disable=True)
-    pretrain(settings, "SimSiam", stage, 0, images, run, bar)
+    run = ("SimSiam", stage, 0)
+    pretrain(settings, [run], images, folder, tqdm(disable=True))
     encoders[name] = make_encoder(settings, seed=0)
-    heads[name] = from_pretrained(run, encoders[name])
+    heads[name] = from_pretrained(path_of(folder, run), encoders[name])
 colours = dict(zip(encoders, ("0.6", "#5b8db8", "#b0413e"), strict=True))
 
 # %% [markdown]
