@@ -44,8 +44,8 @@ def read_image(file: str | Path | bytes, *, voi: bool = False) -> NDArray[Any]:
     Raises:
         FileNotFoundError: If there is no such file.
         ModuleNotFoundError: If it is a DICOM file and pydicom is not installed.
-        ValueError: If it cannot be read as an image, holds several pages or frames, or
-            states no window and `voi` is asked for.
+        ValueError: If it cannot be read as an image, holds several pages or frames or
+            bands that are not colours, or states no window and `voi` is asked for.
 
     Examples:
         >>> from torchvision.datasets import ImageFolder

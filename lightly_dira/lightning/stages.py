@@ -58,7 +58,10 @@ class Stages(Callback):
                 "adversarial_start_epoch, not both."
             )
         if schedule is None:
-            schedule = Schedule.starting(*(epoch or 0 for epoch in epochs))
+            restorative, adversarial = epochs
+            if adversarial is None and module.dira.discriminator is not None:
+                adversarial = 0
+            schedule = Schedule.starting(restorative or 0, adversarial)
         steps = steps_in_an_epoch(trainer)
         begun = module.dira.steps - steps_taken_in_epoch(trainer)
         schedule = schedule.from_epochs(steps, begun, trainer.current_epoch)

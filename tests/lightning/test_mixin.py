@@ -175,6 +175,23 @@ class TestStages:
         trainer(tmp_path).fit(model, loader())
         assert model.dira.stage == "dir"
 
+    @pytest.mark.parametrize("adversarial", [None, 1])
+    def test_without_an_adversary(self, adversarial, tmp_path, recwarn) -> None:
+        """Asked for in epochs, one that is not there is missed; else it is not."""
+
+        class Staged(DiRASimSiam):
+            restorative_start_epoch = 1
+            adversarial_start_epoch = adversarial
+
+            def configure_dira(self) -> DiRA:
+                return DiRA(self.backbone, adversarial_start=None)
+
+        model = Staged()
+        trainer(tmp_path, max_epochs=2).fit(model, loader())
+        assert model.dira.stage == "dir"
+        missed = [w for w in recwarn if "was made without one" in str(w.message)]
+        assert bool(missed) == (adversarial is not None)
+
     def test_epochs_without_length(self, tmp_path) -> None:
         class Staged(DiRASimSiam):
             adversarial_start_epoch = 1
