@@ -141,7 +141,8 @@ def find_normalisation(transform: Any) -> tuple[Tensor, Tensor] | None:
         shape = (-1, 1, 1)
         mean, std = torch.as_tensor(transform.mean), torch.as_tensor(transform.std)
         return mean.reshape(shape), std.reshape(shape)
-    contents = _contents(transform)[1]
+    several = isinstance(transform, tuple)  # of `ImageGridTransform`
+    contents = transform if several else _contents(transform)[1]
     parts = contents if isinstance(contents, Iterable) else [contents]
     found = (find_normalisation(part) for part in parts if part is not None)
     return next((pair for pair in found if pair is not None), None)
