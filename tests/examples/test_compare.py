@@ -156,6 +156,7 @@ def hippocampus(tmp_path) -> Path:
     return tmp_path / "task"
 
 
+@pytest.mark.rare
 def test_hosts_of_volumes(hippocampus, tmp_path) -> None:
     random, words = np.random.default_rng(0), tmp_path / "words"
     words.mkdir()
@@ -183,6 +184,7 @@ def test_hosts_of_volumes(hippocampus, tmp_path) -> None:
         assert not torch.equal(di[name], dira[name])
 
 
+@pytest.mark.rare
 def test_nodules(tmp_path) -> None:
     random = np.random.default_rng(0)
     file = tmp_path / "nodules.npz"
@@ -388,6 +390,7 @@ def test_killed_at_any_moment(data, tmp_path) -> None:
     )
 
 
+@pytest.mark.rare
 def test_killed_and_started_again_gives_the_same_rows(data, tmp_path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = run("--data", data, "--out", whole)

@@ -58,6 +58,7 @@ def test_volumes(method: str, tmp_path: Path) -> None:
     assert "epoch: 00, loss: " in output
 
 
+@pytest.mark.rare
 def test_visual_words(tmp_path: Path) -> None:
     """Goes on where it was stopped with the same words, on which TransVW trains."""
     scans = tmp_path / "scans"
