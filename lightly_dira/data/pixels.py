@@ -214,8 +214,8 @@ def to_target(
         ValueError: If it is not a single image, has values outside [0, 1] or the wrong
             number of channels.
     """
-    if isinstance(clean, Image.Image) and channels == 1 and clean.mode != "L":
-        clean = clean.convert("L") if clean.mode in ("RGB", "RGBA") else clean
+    if channels == 1 and getattr(clean, "mode", None) in ("RGB", "RGBA"):
+        clean = clean.convert("L")
     target = to_tensor(clean, spatial_dims)
     if target.ndim != spatial_dims + 1:
         raise ValueError(

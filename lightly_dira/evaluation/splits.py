@@ -55,6 +55,10 @@ def draw_splits(
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
         found = folds.split(strata, spread, None if alone else group_of)
         left = [part for _, part in found]
+    counts = np.array(
+        [np.bincount(strata[part], minlength=strata.max() + 1) for part in left]
+    )
+    whole = counts.sum(axis=0)
     tested = round(test * parts)
     for name, count in (
         ("test", tested),
@@ -62,26 +66,29 @@ def draw_splits(
     ):
         chosen = min(
             itertools.combinations(range(len(left)), count),
-            key=lambda numbers: _distance(left, numbers, strata),
+            key=lambda numbers: _distance(counts, [*numbers], whole),
         )
-        for number in sorted(chosen, reverse=True):
-            drawn[left.pop(number)] = name
+        for number in chosen:
+            drawn[left[number]] = name
+        left = [part for number, part in enumerate(left) if number not in chosen]
+        counts = np.delete(counts, chosen, axis=0)
     return drawn
 
 
 def _distance(
-    left: list[NDArray[Any]], chosen: tuple[int, ...], strata: NDArray[Any]
+    counts: NDArray[Any], chosen: list[int], whole: NDArray[Any]
 ) -> tuple[int, int, float]:
     """Returns how many classes the rest and the chosen parts lack, and the difference.
 
     That is how far the proportions and the size of the chosen parts are off.
+
+    Args:
+        counts: Images of each class, in each part that is left, (parts, classes).
+        chosen: Numbers of parts.
+        whole: Images of each class.
     """
-    counts = np.bincount(strata)
-    parts = np.array(
-        [np.bincount(strata[part], minlength=len(counts)) for part in left]
-    )
-    own = parts[[*chosen]].sum(axis=0)
-    rest = parts.sum(axis=0) - own
-    off = np.abs(own / max(1, own.sum()) - counts / counts.sum()).sum()
-    off += abs(own.sum() / parts.sum() - len(chosen) / len(left))
+    own = counts[chosen].sum(axis=0)
+    rest = counts.sum(axis=0) - own
+    off = np.abs(own / max(1, own.sum()) - whole / whole.sum()).sum()
+    off += abs(own.sum() / counts.sum() - len(chosen) / len(counts))
     return int((rest == 0).sum()), int((own == 0).sum()), round(float(off), 9)

@@ -14,7 +14,7 @@ from lightly_dira.loss.known_gradients import mean_with_gradients
 
 
 class Penalties(NamedTuple):
-    """The penalties on logits of one form of the penalties.
+    """The penalties on logits of one form of the adversary.
 
     Attributes:
         real: Penalty of D for the logits of clean images.

@@ -122,10 +122,11 @@ class Boundary:
                 )
             return image
         values = values_of(image, 3)
-        check_finite(values)
         known = getattr(values, "white", None) is not None and not self.in_units
         if self.window is not None or known:
             values = scale(values, self.window)
+        elif values.dtype.kind == "f":
+            check_finite(values)
         elif values.dtype.kind in "ui" and values.dtype.itemsize > 2:
             # White of 16 bits in wider integers is decided here, not for each crop.
             with contextlib.suppress(ValueError):
