@@ -286,7 +286,7 @@ class DiRA(Wrapper):
         assert isinstance(self.features, FeaturePyramid)
         if not starts(self.schedule.restorative):
             return
-        if not (self.features.noting and self.features.was_run):
+        if not (self.features.capture.noting and self.features.was_run):
             return
         seen = self._see(batches, said)
         images = join([each.taken.images for each in seen])
@@ -299,7 +299,7 @@ class DiRA(Wrapper):
                     self._decode(Taken(number, blank, own)), target[: len(own)]
                 )
         self._try_critic(target, self._condition([images]))
-        self.features.noting = False
+        self.features.capture.noting = False
 
     @property
     def last_layer(self) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""Hooks that hold their owner weakly and do nothing in copies."""
+"""Hooks that hold their owner weakly, end with it, and do nothing in copies."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import contextlib
 import functools
 import inspect
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.utils.hooks import RemovableHandle
 
 _WHY: dict[str, str] = {}
 if "reason" in inspect.signature(torch.compiler.disable).parameters:
@@ -44,7 +45,30 @@ class Hook:
         return getattr, (contextlib.nullcontext(), "__exit__")
 
 
-def remove_handles(handles: Sequence[torch.utils.hooks.RemovableHandle]) -> None:
-    """Removes hooks."""
-    for handle in handles:
-        handle.remove()
+class HookSet:
+    """The hooks of one owner: they end together, and no copy of the owner has them."""
+
+    def __init__(self) -> None:
+        """Starts empty."""
+        self._handles: list[RemovableHandle] = []
+        weakref.finalize(self, _remove, self._handles)
+
+    def add(self, handle: RemovableHandle) -> None:
+        """Takes one more."""
+        self._handles.append(handle)
+
+    def clear(self) -> None:
+        """Removes all."""
+        _remove(self._handles)
+
+    def __len__(self) -> int:
+        """Returns how many there are."""
+        return len(self._handles)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return HookSet, ()
+
+
+def _remove(handles: list[RemovableHandle]) -> None:
+    while handles:
+        handles.pop().remove()

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightly_dira.core.hooks import Hook, remove_handles
+from lightly_dira.core.hooks import Hook, HookSet
 from lightly_dira.core.private_torch import in_backward
 from lightly_dira.core.tensors import tensors_in
 from lightly_dira.features.maps_and_tokens import Level
@@ -28,31 +27,35 @@ _MOST_PASSES = 32
 class Capture:
     """Keeps the requested outputs of every pass of a backbone with gradients on.
 
+    A copy watches its own backbone, and starts without any captured pass.
+
     Args:
         backbone: The network that is watched.
         levels: The outputs to keep.
-        image_shape: (C, H, W) of the images.
+        dimensions: Of a batch of images: 4, or 5 of volumes.
         entry: Name of the module that receives the image first.
+
+    Attributes:
+        capturing: Whether maps are kept for `take`.
+        noting: Whether at least their shapes are: then the maps are on the device
+            "meta", and have no values.
+        has_trained: Whether maps were taken of a pass in training mode.
+        seen: How many passes there were with gradients since the last `forget`.
     """
 
     def __init__(
         self,
         backbone: nn.Module,
         levels: list[Level],
-        image_shape: tuple[int, ...],
+        dimensions: int,
         entry: str,
     ) -> None:
         """Registers hooks in the backbone."""
-        self.backbone = backbone
-        self._levels = levels
-        self.image_shape = image_shape
-        self.entry = entry
+        self.backbone, self.levels = backbone, levels
+        self._dimensions, self._entry = dimensions, entry
         self.capturing = self.noting = True
-        self._start()
-
-    def _start(self) -> None:
-        """Registers hooks in the backbone, and starts without any captured pass."""
-        levels = self._levels
+        self.has_trained = False
+        self.seen = 0
         self._wanted = {key for level in levels for key in (level.key, level.same)}
         # Modules with one output in a pass: a second one belongs to another pass.
         self._wanted_once = {level.key for level in levels if level.once}
@@ -60,30 +63,87 @@ class Capture:
         self._passes: deque[Pass] = deque(maxlen=_MOST_PASSES)
         # What the backbone was called with, until the image arrives at its entry.
         self._called: tuple[bool, Tensor | None] | None = None
-        self._seen = 0
-        self._has_trained = False
         self._own_pass = False
         self._watched: dict[tuple[str, str], nn.Module] = {}
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
-        weakref.finalize(self, remove_handles, self._handles)
+        self._hooks = HookSet()
         self._watch()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        made = self.backbone, self.levels, self._dimensions, self._entry
+        return Capture, made, {"capturing": self.capturing, "noting": self.noting}
+
+    def run(self, images: Tensor) -> list[Tensor]:
+        """Runs the backbone and returns its maps; no captured pass is touched."""
+        kept = self._running
+        self._own_pass = True
+        try:
+            self.backbone(images)
+            run = self._running
+            assert run is not None
+            return self.maps_of(run, slice(None), images.shape[2:])
+        finally:
+            self._own_pass, self._running = False, kept
+
+    def maps_of(self, run: Pass, rows: slice, size: Sequence[int]) -> list[Tensor]:
+        """Returns the maps of some rows of a pass, finest to coarsest.
+
+        Args:
+            run: The pass.
+            rows: Rows of its images.
+            size: Sides of the images without what a backbone may pad them with.
+
+        Raises:
+            RuntimeError: If the maps differ in training from those in evaluation.
+        """
+        if run.interleaved:
+            raise RuntimeError(
+                "DiRA: passes of the backbone run into each other, so DiRA cannot tell "
+                "which pass the maps belong to. Finish the pass of one view before "
+                "the next, in one thread."
+            )
+        maps = []
+        missing = []
+        for level in self.levels:
+            key = level.key if level.key in run.maps else level.same
+            if key not in run.maps:
+                missing.append(level.name)
+                continue
+            output = run.maps[key]
+            if key in run.without_gradients and not self._own_pass:
+                self._check_gradients(level.name, output)
+            maps.append(level.as_map(output[rows], size))
+        if missing:
+            raise RuntimeError(
+                f"DiRA: {', '.join(missing)} output nothing in this pass, unlike in "
+                "the dry pass. Choose other `layers` if training skips these or calls "
+                "their parts one by one (activation checkpointing set after "
+                "wrapping), and wrap a compiled backbone before its first pass (or "
+                "call `torch._dynamo.reset()`)."
+            )
+        return maps
+
+    def _check_gradients(self, name: str, output: Tensor) -> None:
+        module = self.backbone.get_submodule(name.partition("[")[0])
+        own = list(module.parameters()) or list(self.backbone.parameters())
+        if not output.requires_grad and any(p.requires_grad for p in own):
+            raise RuntimeError(
+                f"DiRA: the map of {name} was made without gradients, though the "
+                "backbone trains: restoration could not train the layers before it. "
+                "Checkpoint activations with `use_reentrant=False`, or use "
+                "`requires_grad_(False)` to freeze the layers that must not train."
+            )
 
     def forget(self) -> None:
         """Drops every captured map."""
         self._passes.clear()
         self._running = None
         self._called = None
-        self._seen = 0
-
-    @property
-    def was_run(self) -> bool:
-        """Whether the backbone made a pass with gradients since the last `forget`."""
-        return self._seen > 0
+        self.seen = 0
 
     def _watch(self) -> None:
         """Hooks the modules of interest, also those that have replaced others."""
-        places = [("", self._note_call)] if self.entry else []
-        places.append((self.entry, self._begin))
+        places = [("", self._note_call)] if self._entry else []
+        places.append((self._entry, self._begin))
         for name, method in places:
             self._hook(name, method, before=True)
         for name in dict.fromkeys(module for module, _ in sorted(self._wanted)):
@@ -102,7 +162,7 @@ class Capture:
                 )
             else:
                 handle = module.register_forward_hook(Hook(method, name))
-            self._handles.append(handle)
+            self._hooks.add(handle)
 
     def _note_call(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Notes what the backbone itself is called with."""
@@ -125,7 +185,7 @@ class Capture:
         # unless it has been frozen since.
         known_mode = (
             self.backbone.training
-            or not self._has_trained
+            or not self.has_trained
             or not any(p.requires_grad for p in self.backbone.parameters())
         )
         if not (self._own_pass or (gradients and known_mode)):
@@ -134,7 +194,7 @@ class Capture:
         if images is None:
             return
         if not self._own_pass:
-            self._seen += 1
+            self.seen += 1
             if not (self.capturing or self.noting):
                 return
         given = None if called is None else called[1]
@@ -147,11 +207,10 @@ class Capture:
 
     def _image_in(self, values: Any) -> Tensor | None:
         """Returns the images among the arguments, the first if there are several."""
-        dimensions = len(self.image_shape) + 1
         found = (
             value
             for value in tensors_in(values)
-            if value.ndim == dimensions and value.is_floating_point()
+            if value.ndim == self._dimensions and value.is_floating_point()
         )
         return next(found, None)
 
@@ -177,7 +236,12 @@ class Capture:
                 if not torch.is_grad_enabled():
                     run.without_gradients.add(key)
 
-    def _take_passes(self) -> list[Pass]:
+    def take_passes(self) -> list[Pass]:
+        """Returns the captured passes, and forgets them.
+
+        Raises:
+            RuntimeError: If there are none.
+        """
         passes = list(self._passes)
         self.forget()
         if not passes:

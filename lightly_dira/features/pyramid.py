@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -26,7 +26,7 @@ class Taken(NamedTuple):
     images: Tensor
 
 
-class FeaturePyramid(Capture):
+class FeaturePyramid:
     """Finds a backbone's feature maps and captures them in every pass.
 
     On construction one dry pass finds, for every resolution, the last feature map
@@ -48,9 +48,7 @@ class FeaturePyramid(Capture):
         spatial_dims: 2 for images, 3 for volumes.
         image_shape: (C, H, W) of the images of the dry pass.
         entry: Name of the module that receives the image first; empty for the backbone.
-        capturing: Whether passes of the backbone are captured for `take`.
-        noting: Whether at least their inputs are: then `take` recognises a pass, but
-            its maps are on the device "meta", and have no values.
+        capture: What keeps the maps of passes, or only their shapes, or nothing.
         change: What the loop does to a view before the backbone sees it.
 
     Examples:
@@ -90,26 +88,16 @@ class FeaturePyramid(Capture):
         """
         # The hooks belong inside the network, not on the wrapper of `torch.compile`.
         backbone = getattr(backbone, "_orig_mod", backbone)
-        super().__init__(backbone, *find_levels(backbone, input_size, layers))
-        self.layers = [level.name for level in self._levels]
-        self.channels = [level.channels for level in self._levels]
-        self.strides = [level.stride for level in self._levels]
+        levels, self.image_shape, self.entry = find_levels(backbone, input_size, layers)
+        self.backbone = backbone
+        self.layers = [level.name for level in levels]
+        self.channels = [level.channels for level in levels]
+        self.strides = [level.stride for level in levels]
         self.spatial_dims = len(self.image_shape) - 1
+        self.capture = Capture(backbone, levels, self.spatial_dims + 2, self.entry)
         self._recognition = Recognition()
         self.change = ViewChange(self.image_channels)
         self._lessons = 0
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Returns what a copy needs; the copy watches its own backbone."""
-        names = "backbone image_shape entry layers channels strides capturing _levels"
-        names += " spatial_dims change noting"
-        return {name: self.__dict__[name] for name in names.split()}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._recognition = Recognition()
-        self._lessons = 0
-        self._start()
 
     def __call__(self, images: Tensor) -> list[Tensor]:
         """Runs the backbone and returns its maps, finest to coarsest.
@@ -117,15 +105,16 @@ class FeaturePyramid(Capture):
         Args:
             images: (B, C, H, W), as the backbone takes them.
         """
-        kept = self._running
-        self._own_pass = True
-        try:
-            self.backbone(images)
-            run = self._running
-            assert run is not None
-            return self._maps(run, slice(None), images.shape[2:])
-        finally:
-            self._own_pass, self._running = False, kept
+        return self.capture.run(images)
+
+    @property
+    def was_run(self) -> bool:
+        """Whether the backbone made a pass with gradients since the last `forget`."""
+        return self.capture.seen > 0
+
+    def forget(self) -> None:
+        """Drops every captured map."""
+        self.capture.forget()
 
     def take(self, view: Tensor) -> list[Tensor]:
         """Returns the maps of the pass that saw a view; see `take_first`."""
@@ -159,8 +148,8 @@ class FeaturePyramid(Capture):
 
         It returns None for a group that was not seen, if another one was.
         """
-        forgotten = max(0, self._seen - len(self._passes))
-        passes = self._take_passes()
+        seen, passes = self.capture.seen, self.capture.take_passes()
+        forgotten = max(0, seen - len(passes))
         found: list[Taken | None] = []
         unseen: NeverSawError | None = None
         for group, views in enumerate(groups):
@@ -182,7 +171,7 @@ class FeaturePyramid(Capture):
         Raises:
             RuntimeError: If no pass was called with it.
         """
-        passes = self._take_passes()
+        passes = self.capture.take_passes()
         runs = [run for run in passes if run.was_called_with(images)]
         if not runs:
             raise RuntimeError(
@@ -191,8 +180,8 @@ class FeaturePyramid(Capture):
                 "is called with: not a copy, and not what the model made it from."
             )
         run = max(runs, key=lambda run: run.training)
-        maps = self._maps(run, slice(None), images.shape[2:])
-        self._has_trained |= run.training
+        maps = self.capture.maps_of(run, slice(None), images.shape[2:])
+        self.capture.has_trained |= run.training
         return maps
 
     def learn(self, images: Tensor, view: Tensor) -> None:
@@ -216,7 +205,7 @@ class FeaturePyramid(Capture):
                 seen = self._recognition.find(
                     passes,
                     left,
-                    whole=len(self._levels),
+                    whole=len(self.layers),
                     forgotten=forgotten,
                     group=group,
                 )
@@ -225,13 +214,13 @@ class FeaturePyramid(Capture):
             try:
                 view = left[seen.view]
                 assert view is not None
-                maps = self._maps(seen.run, seen.rows, view.shape[2:])
+                maps = self.capture.maps_of(seen.run, seen.rows, view.shape[2:])
             except DroppedTokensError as error:
                 dropped, left[seen.view] = error, None
                 if not any(view is not None for view in left):
                     raise
                 continue
-            self._has_trained |= seen.run.training
+            self.capture.has_trained |= seen.run.training
             images = seen.images(view)
             self.learn(images, view)
             return Taken(seen.view, maps, images)
@@ -245,48 +234,9 @@ class FeaturePyramid(Capture):
         """Shows level, module, channels and stride of every map."""
         width = max(16, *map(len, self.layers))
         rows = [f"  level  {'module':{width}}  channels  stride"]
-        for number, level in enumerate(self._levels):
+        for number, level in enumerate(self.capture.levels):
             rows.append(
                 f"  {number:5}  {level.name:{width}}  {level.channels:8}  "
                 f"{level.stride!s:>6}"
             )
         return "\n".join(["FeaturePyramid(", *rows, ")"])
-
-    def _maps(self, run: Pass, rows: slice, size: Sequence[int]) -> list[Tensor]:
-        if run.interleaved:
-            raise RuntimeError(
-                "DiRA: passes of the backbone run into each other, so DiRA cannot tell "
-                "which pass the maps belong to. Finish the pass of one view before "
-                "the next, in one thread."
-            )
-        maps = []
-        missing = []
-        for level in self._levels:
-            key = level.key if level.key in run.maps else level.same
-            if key not in run.maps:
-                missing.append(level.name)
-                continue
-            output = run.maps[key]
-            if key in run.without_gradients and not self._own_pass:
-                self._check_gradients(level.name, output)
-            maps.append(level.as_map(output[rows], size))
-        if missing:
-            raise RuntimeError(
-                f"DiRA: {', '.join(missing)} output nothing in this pass, unlike in "
-                "the dry pass. Choose other `layers` if training skips these or calls "
-                "their parts one by one (activation checkpointing set after "
-                "wrapping), and wrap a compiled backbone before its first pass (or "
-                "call `torch._dynamo.reset()`)."
-            )
-        return maps
-
-    def _check_gradients(self, name: str, output: Tensor) -> None:
-        module = self.backbone.get_submodule(name.partition("[")[0])
-        own = list(module.parameters()) or list(self.backbone.parameters())
-        if not output.requires_grad and any(p.requires_grad for p in own):
-            raise RuntimeError(
-                f"DiRA: the map of {name} was made without gradients, though the "
-                "backbone trains: restoration could not train the layers before it. "
-                "Checkpoint activations with `use_reentrant=False`, or use "
-                "`requires_grad_(False)` to freeze the layers that must not train."
-            )

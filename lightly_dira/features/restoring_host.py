@@ -25,7 +25,6 @@ class RestoringHost:
         """Looks at the first convolution; nothing is hooked."""
         self.backbone = getattr(backbone, "_orig_mod", backbone)
         self.spatial_dims, self.image_channels = first_convolution(backbone)
-        self.capturing = False
 
     def forget(self) -> None:
         """There is nothing to drop."""

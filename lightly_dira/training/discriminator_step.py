@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,9 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim import Adam
-from torch.utils.hooks import RemovableHandle
 
-from lightly_dira.core.hooks import Hook, remove_handles
+from lightly_dira.core.hooks import Hook, HookSet
 from lightly_dira.core.private_torch import after_backward
 from lightly_dira.training.optimizer_groups import held_by, replace_parameters
 
@@ -67,11 +65,11 @@ class DiscriminatorStep:
         self._in_backward = self._aborted = False
         self._followed: list[Parameter] = []
         self._trainable = 0
-        self._handles: list[RemovableHandle] = []
+        self._hooks = HookSet()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Returns all but `witnesses` and hooks, which only the owner can set."""
-        return {**self.__dict__, "witnesses": tuple, "_handles": []}
+        """Returns all but `witnesses`, which only the owner can set."""
+        return {**self.__dict__, "witnesses": tuple}
 
     def watch(self, total: Tensor) -> None:
         """Notes every backward pass through `total`, as it begins."""
@@ -168,15 +166,13 @@ class DiscriminatorStep:
         followed = list(parameters)
         trained = [p for p in followed if p.requires_grad]
         same = list(map(id, followed)) == list(map(id, self._followed))
-        if self._handles and same and len(trained) == self._trainable:
+        if self._hooks and same and len(trained) == self._trainable:
             return
-        remove_handles(self._handles)
+        self._hooks.clear()
         self._followed, self._trainable = followed, len(trained)
-        self._handles = [
-            parameter.register_hook(Hook(self._reach))  # type: ignore[no-untyped-call]
-            for parameter in trained
-        ]
-        weakref.finalize(self, remove_handles, self._handles)
+        for parameter in trained:
+            hook = Hook(self._reach)
+            self._hooks.add(parameter.register_hook(hook))  # type: ignore[no-untyped-call]
 
     def _begin_backward(self, scale: Tensor) -> None:
         # Where several losses are summed, this runs several times before any gradient

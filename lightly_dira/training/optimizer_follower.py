@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightly_dira.core.hooks import Hook
+from lightly_dira.core.hooks import Hook, HookSet
 from lightly_dira.core.leaves import leaves_of
 from lightly_dira.core.user_warnings import warn
 from lightly_dira.features.pyramid import FeaturePyramid
@@ -61,7 +61,7 @@ class OptimizerFollower(nn.Module):
         self._discriminator_step = DiscriminatorStep(
             self._critic, head, lr=discriminator_lr
         )
-        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
+        self._hooks = HookSet()
         self._optimizer: Optimizer | None = None
         self._averaged = self._stepping = False
         self._before = (0, 0)
@@ -129,13 +129,13 @@ class OptimizerFollower(nn.Module):
         check_can_be_followed(optimizer)
         head = dict(self.head.named_parameters())
         replace_parameters(optimizer, self._of_head, head)
-        for handle in self._hooks:
-            handle.remove()
-        self._hooks = [
-            optimizer.register_step_pre_hook(Hook(self._before_step)),
-            optimizer.register_step_post_hook(Hook(self._after_step)),
-            optimizer.register_load_state_dict_pre_hook(Hook(self._before_loading)),
-        ]
+        self._hooks.clear()
+        for register, method in (
+            (optimizer.register_step_pre_hook, self._before_step),
+            (optimizer.register_step_post_hook, self._after_step),
+            (optimizer.register_load_state_dict_pre_hook, self._before_loading),
+        ):
+            self._hooks.add(register(Hook(method)))
         backbone = self.features.backbone
         add_parameters(optimizer, self.head, beside=backbone.parameters())
         remove_parameters(optimizer, self._critic)
@@ -230,7 +230,7 @@ class OptimizerFollower(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns what a copy needs to train by itself."""
-        return {**self.__dict__, "_hooks": [], "_idle": IdleWatch(), "_leaves": []}
+        return {**self.__dict__, "_idle": IdleWatch(), "_leaves": []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
@@ -307,7 +307,8 @@ class OptimizerFollower(nn.Module):
 
     def _count(self, steps: int) -> None:
         self.steps = steps
-        self.features.capturing = self.stage != "di"
+        if isinstance(self.features, FeaturePyramid):
+            self.features.capture.capturing = self.stage != "di"
 
     def _witnesses(self) -> list[list[nn.Parameter]]:
         """Returns what reveals a `zero_grad()`: the backbone, the method, the head."""
