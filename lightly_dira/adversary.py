@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
@@ -9,8 +10,7 @@ from torch.optim import Optimizer
 from lightly_dira.features.restoring_host import RestoringHost
 from lightly_dira.loss import DiRALoss
 from lightly_dira.loss.schedule import Schedule
-from lightly_dira.training.checks import check_loss, check_restored, why_not_reached
-from lightly_dira.wrapper import Wrapper
+from lightly_dira.wrapper import Wrapper, check_loss
 
 
 class Adversary(Wrapper):
@@ -141,9 +141,9 @@ class Adversary(Wrapper):
         check_loss(loss)
         self._check_followed(loss)
         self._check_balanced()
-        check_restored(restored, target, self.target_channels)
+        _check_restored(restored, target, self.target_channels)
         if self._adversary_starts:
-            unreached = why_not_reached(loss, restored, target)
+            unreached = _why_not_reached(loss, restored, target)
             if unreached and self.stage == "dira":
                 raise ValueError(unreached)
             if unreached:
@@ -167,6 +167,54 @@ class Adversary(Wrapper):
         """The host's attribute of this name: the layer that makes the images."""
         found: Tensor | None = getattr(self.features.backbone, "last_layer", None)
         return found
+
+
+def _check_restored(restored: Tensor, target: Tensor, channels: int) -> None:
+    """Checks that a host's images and the clean ones can be compared.
+
+    Raises:
+        TypeError: If one is not a tensor of floating-point values.
+        ValueError: If they differ in shape, or have other channels.
+    """
+    for name, images in (("restored", restored), ("target", target)):
+        if not (isinstance(images, Tensor) and images.is_floating_point()):
+            got = images.dtype if isinstance(images, Tensor) else type(images).__name__
+            raise TypeError(
+                f"DiRA: expected `{name}` as a floating-point tensor, got {got}. Both "
+                "images must have the same range: `target.float() / 255`, if it has "
+                "8 bits and the host restores values in [0, 1]."
+            )
+    if restored.shape != target.shape or restored.ndim < 4:
+        raise ValueError(
+            "DiRA: expected restored and clean images of one shape (B, C, H, W), got "
+            f"{tuple(restored.shape)} and {tuple(target.shape)}. Put patches together "
+            "first: `lightly_dira.models.fill_masked_patches`."
+        )
+    if restored.shape[1] != channels:
+        raise ValueError(
+            f"DiRA: expected images of {channels} channels, got {restored.shape[1]}. "
+            f"Say so: DiRA(..., target_channels={restored.shape[1]})."
+        )
+
+
+def _why_not_reached(loss: Tensor, restored: Tensor, target: Tensor) -> str | None:
+    """Says why the adversary could not train the host, if it could not.
+
+    Raises:
+        ValueError: If restored and clean images are swapped.
+    """
+    if restored.requires_grad or not (torch.is_grad_enabled() and loss.requires_grad):
+        return None
+    if target.requires_grad:
+        raise ValueError(
+            "DiRA: `target` depends on the host's weights and `restored` does not: "
+            "they are swapped. Call dira(loss, restored=images, target=clean)."
+        )
+    return (
+        "DiRA: the restored images carry no gradient, so that the adversary cannot "
+        "train the host. Pass them as the host made them, not `restored.detach()` and "
+        "not made within `torch.no_grad()`."
+    )
 
 
 _CONDITION = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +12,13 @@ from lightly_dira.core.modes import evaluating
 from lightly_dira.core.randomness import same_randomness
 from lightly_dira.core.user_warnings import warn
 from lightly_dira.features.pyramid import FeaturePyramid, Taken
-from lightly_dira.features.view_change import WHICH_VIEW
-from lightly_dira.features.which_pass import which_view
 from lightly_dira.loss import DiRALoss
+from lightly_dira.loss.adversaries import comparable
 from lightly_dira.loss.schedule import Schedule, starts
 from lightly_dira.models.restoration_head import head_for
-from lightly_dira.training.checks import check_comparable, check_loss, check_target
-from lightly_dira.views import DiRAViews, find_views
-from lightly_dira.wrapper import Wrapper, join
+from lightly_dira.training.trial import check_same_place
+from lightly_dira.views import NO_TARGET, UNSEEN, DiRAViews, Pair, different_views
+from lightly_dira.wrapper import Wrapper, check_loss, join
 
 
 class DiRA(Wrapper):
@@ -54,8 +53,7 @@ class DiRA(Wrapper):
     ``state_dict()`` holds the head, the discriminator, the discriminator's Adam, the
     step count, the ramps of a schedule and, if `criterion` is given, its buffers.
     Together with the states of model and optimiser it resumes a run: wrap first, then
-    load all three. A copy (`copy.deepcopy`, pickle) of model, wrapper and optimiser
-    together trains on its own.
+    load all three. A copy of model, wrapper and optimiser together trains on its own.
 
     DiRA recognises the pass that saw the view by identity or by value, and verifies it
     at every step (`which_pass.Recognition`); ``view=`` names the pass instead.
@@ -91,6 +89,8 @@ class DiRA(Wrapper):
         >>> dira.stage, dira.steps
         ('dira', 1)
     """
+
+    features: FeaturePyramid
 
     def __init__(
         self,
@@ -214,92 +214,57 @@ class DiRA(Wrapper):
         check_loss(loss)
         self._check_followed(loss)
         self._check_balanced()
-        batches = list({id(views): views for views in find_views(batch)}.values())
-        if view is not None and len(batches) > 1:
-            raise ValueError(_ONE_VIEW)
+        batches = different_views(batch, said=view)
         if self.stage == "di":
             if batches and torch.is_grad_enabled():
                 self._try_all(batches, view)
             elif not batches and self.components is None:
-                warn(_NO_TARGET)
+                warn(NO_TARGET)
             return self._hand_back(loss)
         if not batches:
-            raise ValueError(_NO_TARGET)
+            raise ValueError(NO_TARGET)
         seen = self._see(batches, view)
         with evaluating(*self._held_out):
-            restored = join([self._decode(each.taken) for each in seen])
-        target = join([each.target(restored.device) for each in seen])
-        condition = self._condition([each.taken.images for each in seen])
-        precision = seen[0].taken.maps[0].dtype
+            restored = join([self._decode(taken) for taken, _ in seen])
+        target = join([pair.target(restored.device) for _, pair in seen])
+        condition = self._condition([taken.images for taken, _ in seen])
+        precision = seen[0][0].maps[0].dtype
         factors = self.schedule(self.steps)
         return self._weigh(
             loss.reshape(()), restored, target, condition, precision, factors
         )
 
-    def _see(self, batches: list[DiRAViews], said: Tensor | None) -> list[_Seen]:
-        """Returns, of each batch, the view that the backbone saw, and its maps."""
-        assert isinstance(self.features, FeaturePyramid)
-        candidates = [self._candidates(views) for views in batches]
-        if not torch.is_grad_enabled():
-            again = (self._look_again(views, said) for views in candidates)
-            return [_Seen(*pair) for pair in zip(batches, again, strict=True)]
-        if said is not None:
-            (views,) = candidates
-            maps, number = self.features.take_of(said), which_view(said, views)
-            self.features.learn(said, batches[0].view_of(number))
-            taken: list[Taken | None] = [Taken(number, maps, said)]
-        else:
-            taken = self.features.take_first_of_each(candidates)
-        seen = [_Seen(v, t) for v, t in zip(batches, taken, strict=True) if t]
+    def _see(
+        self, batches: list[DiRAViews], said: Tensor | None
+    ) -> list[tuple[Taken, Pair]]:
+        """Returns what the backbone saw of each `DiRAViews`, and its clean image."""
+        pairs = [views.pairs(self.target_channels) for views in batches]
+        taken = self.features.see([[p.view for p in each] for each in pairs], said)
+        seen = [(t, p[t.view]) for t, p in zip(taken, pairs, strict=True) if t]
         if len(seen) < len(batches):
-            self._idle.warn_once(_UNSEEN)
+            self._idle.warn_once(UNSEEN)
         # In stage "di" only the shapes of maps are known.
-        maps = [m for each in seen for m in each.taken.maps if not m.is_meta]
-        self._idle.frozen = bool(maps) and not any(m.requires_grad for m in maps)
+        maps = [m for taken, _ in seen for m in taken.maps if not m.is_meta]
+        if torch.is_grad_enabled():
+            self._idle.frozen = bool(maps) and not any(m.requires_grad for m in maps)
         return seen
-
-    def _candidates(self, views: DiRAViews) -> list[Tensor | None]:
-        candidates: list[Tensor | None] = [None] * len(views)
-        for number in views.target_views:
-            candidates[number] = views.view_of(number)
-            check_target(views, number, self.target_channels)
-        return candidates
-
-    def _look_again(self, views: list[Tensor | None], said: Tensor | None) -> Taken:
-        """Runs the backbone on a view, for validation."""
-        assert isinstance(self.features, FeaturePyramid)
-        if said is not None:
-            number, images = which_view(said, views), said
-        else:
-            number, view = next(
-                (number, view) for number, view in enumerate(views) if view is not None
-            )
-            if not self.features.change.is_none:
-                raise RuntimeError(WHICH_VIEW)
-            weight = next(self.features.backbone.parameters())
-            images = self.features.change.apply(view).to(weight.device)
-        with evaluating(self.features.backbone):
-            return Taken(number, self.features(images), images)
 
     def _try_all(self, batches: list[DiRAViews], said: Tensor | None) -> None:
         """Tries, in the first step of stage "di", all that later stages need."""
-        assert isinstance(self.features, FeaturePyramid)
-        if not starts(self.schedule.restorative):
-            return
-        if not (self.features.capture.noting and self.features.was_run):
+        capture = self.features.capture
+        known = capture.noting and self.features.was_run
+        if not (known and starts(self.schedule.restorative)):
             return
         seen = self._see(batches, said)
-        images = join([each.taken.images for each in seen])
-        target = join([each.target(images.device) for each in seen])
+        images = join([taken.images for taken, _ in seen])
+        target = join([pair.target(images.device) for _, pair in seen])
         with torch.no_grad(), evaluating(self.head), same_randomness(images.device):
-            for number, maps, own in (each.taken for each in seen):
+            for (number, maps, own), _ in seen:
                 # Of these maps only the shapes were kept.
                 blank = [torch.zeros_like(m, device=own.device) for m in maps]
-                check_comparable(
-                    self._decode(Taken(number, blank, own)), target[: len(own)]
-                )
+                comparable(self._decode(Taken(number, blank, own)), target[: len(own)])
         self._try_critic(target, self._condition([images]))
-        self.features.capture.noting = False
+        capture.noting = False
 
     @property
     def last_layer(self) -> Tensor | None:
@@ -323,50 +288,9 @@ class DiRA(Wrapper):
     def _decode(self, taken: Taken) -> Tensor:
         features = taken.maps
         weight = next(self.features.backbone.parameters())
-        own = next(self.head.parameters(), weight)
-        if (own.device, own.dtype) != (weight.device, weight.dtype):
-            raise RuntimeError(
-                f"DiRA: the backbone is {weight.dtype} on {weight.device}, but the "
-                f"head is {own.dtype} on {own.device}. Move both: after wrapping, call "
-                "`dira.to(...)` with every `model.to(...)`."
-            )
+        check_same_place(weight, next(self.head.parameters(), weight))
         if not torch.is_autocast_enabled(weight.device.type):
             # The maps may come from an autocast block that has ended since.
             features = [feature.to(weight.dtype) for feature in features]
         restored: Tensor = self.head(features, taken.images.shape[2:])
         return restored
-
-
-class _Seen(NamedTuple):
-    """Views of one batch, and what the backbone made of the one that it saw."""
-
-    views: DiRAViews
-    taken: Taken
-
-    def target(self, device: torch.device) -> Tensor:
-        """Returns the clean image of the view that was seen, on a device."""
-        return self.views.target_on(self.taken.view, device)
-
-
-_ONE_VIEW = (
-    "DiRA: view= names one tensor, but this batch holds several `DiRAViews`. Pass "
-    "those that it was made from: `dira(loss, batch[name], view=x)`."
-)
-
-_UNSEEN = (
-    "DiRA: this batch holds several `DiRAViews`, and the backbone has not seen all of "
-    "them: the others are not restored. Pass those that it sees, "
-    "`dira(loss, batch[name])`, or run it on all."
-)
-
-_NO_TARGET = (
-    "DiRA: the batch carries no restoration target. Wrap the dataset's transform: "
-    "DiRATransform(transform), and pass the loader's batch unchanged: a new list of "
-    "its views loses the target. Lightly's MultiViewCollate makes such a list: "
-    "leave `collate_fn` out of the DataLoader, whose default works. So do MONAI's "
-    "Compose, Dataset and CacheDataset, and MONAI's DataLoader joins the views of all "
-    "images: hide them in a dictionary, `Dataset(data, lambda item: {'views': "
-    "transform(item)})`. "
-    "DistributedDataParallel with `device_ids` makes such lists of what its `forward` "
-    "is called with: call `dira` outside of it, or use DiRAMixin."
-)

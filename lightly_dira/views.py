@@ -5,13 +5,20 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
 from torch.utils.data._utils.collate import collate, default_collate_fn_map
 
 from lightly_dira.core.tensors import moved
+
+
+class Pair(NamedTuple):
+    """A view, and its clean image on the device that one asks for."""
+
+    view: Tensor
+    target: Callable[[torch.device], Tensor]
 
 
 class DiRAViews(list[Tensor]):
@@ -148,9 +155,28 @@ class DiRAViews(list[Tensor]):
         """Returns the clean image of a view on a device, without waiting for it."""
         return moved(self._moved.get(index, self._targets[index]), device)
 
-    def target_shape(self, index: int) -> torch.Size:
-        """Returns the shape of a view's target, without moving the target."""
-        return self._targets[index].shape
+    def pairs(self, target_channels: int) -> list[Pair]:
+        """Returns the views that may be restored, each with its clean image.
+
+        Args:
+            target_channels: Channels that the clean images must have.
+
+        Raises:
+            ValueError: If they have others, or another size than their view.
+        """
+        found = []
+        for index in self.target_views:
+            view, shape = self.view_of(index), self._targets[index].shape
+            expected = (len(view), target_channels, *view.shape[2:])
+            if shape != expected:
+                raise ValueError(
+                    f"DiRA: expected targets of shape {expected} for views of shape "
+                    f"{tuple(view.shape)}, got {tuple(shape)}. Give `DiRA` and "
+                    "`DiRATransform` the same `target_channels`, and keep the target "
+                    "at the size of its view."
+                )
+            found.append(Pair(view, functools.partial(self.target_on, index)))
+        return found
 
     def view_of(self, index: int) -> Tensor:
         """Returns a view without the mask or grid that may come with it."""
@@ -218,6 +244,21 @@ def find_views(batch: Any) -> Iterator[DiRAViews]:
             yield from find_views(item)
 
 
+def different_views(batch: Any, said: Tensor | None) -> list[DiRAViews]:
+    """Returns the `DiRAViews` in a batch, each once.
+
+    Raises:
+        ValueError: If there are several, and one tensor is said to be the view.
+    """
+    found = list({id(views): views for views in find_views(batch)}.values())
+    if said is not None and len(found) > 1:
+        raise ValueError(
+            "DiRA: view= names one tensor, but this batch holds several `DiRAViews`. "
+            "Pass those that it was made from: `dira(loss, batch[name], view=x)`."
+        )
+    return found
+
+
 def _collate_views(
     samples: Sequence[DiRAViews], *, collate_fn_map: Any = None
 ) -> DiRAViews:
@@ -235,3 +276,21 @@ def _collate_views(
 
 # PyTorch's map from types to their collate functions, documented for such additions.
 default_collate_fn_map[DiRAViews] = _collate_views
+
+NO_TARGET = (
+    "DiRA: the batch carries no restoration target. Wrap the dataset's transform: "
+    "DiRATransform(transform), and pass the loader's batch unchanged: a new list of "
+    "its views loses the target. Lightly's MultiViewCollate makes such a list: "
+    "leave `collate_fn` out of the DataLoader, whose default works. So do MONAI's "
+    "Compose, Dataset and CacheDataset, and MONAI's DataLoader joins the views of all "
+    "images: hide them in a dictionary, `Dataset(data, lambda item: {'views': "
+    "transform(item)})`. "
+    "DistributedDataParallel with `device_ids` makes such lists of what its `forward` "
+    "is called with: call `dira` outside of it, or use DiRAMixin."
+)
+
+UNSEEN = (
+    "DiRA: this batch holds several `DiRAViews`, and the backbone has not seen all of "
+    "them: the others are not restored. Pass those that it sees, "
+    "`dira(loss, batch[name])`, or run it on all."
+)

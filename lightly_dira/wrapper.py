@@ -15,8 +15,9 @@ from lightly_dira.features.restoring_host import RestoringHost
 from lightly_dira.loss import DiRALoss, DiRALossComponents
 from lightly_dira.loss.schedule import Factors, Schedule, starts
 from lightly_dira.models.patch_discriminator import PatchDiscriminator
-from lightly_dira.training.checks import FiniteTerms, needs_scaler, touching
+from lightly_dira.training.finite_terms import FiniteTerms, needs_scaler
 from lightly_dira.training.optimizer_follower import OptimizerFollower
+from lightly_dira.training.processes import with_zero_gradients
 from lightly_dira.training.trial import check_last_layer, try_critic
 
 
@@ -162,7 +163,9 @@ class Wrapper(OptimizerFollower):
         total = components.total
         if total.requires_grad:
             self._discriminator_step.watch(total)
-        return total if adversary is not None else touching(total, self._critic)
+        return (
+            total if adversary is not None else with_zero_gradients(total, self._critic)
+        )
 
     def _hand_back(self, loss: Tensor, distance: Tensor | None = None) -> Tensor:
         """Returns the method's loss unchanged, before anything is added to it."""
@@ -174,7 +177,7 @@ class Wrapper(OptimizerFollower):
             factor * value, value, restorative, zero, zero
         )
         loss = loss if factor == 1 else factor * loss
-        return touching(loss, self.head, self._critic)
+        return with_zero_gradients(loss, self.head, self._critic)
 
     def extra_repr(self) -> str:
         """Names stage and steps in the module's repr."""
@@ -210,3 +213,13 @@ def join(parts: list[Tensor]) -> Tensor:
             "of them in a step of its own, `dira(loss, batch[name])`."
         )
     return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def check_loss(loss: object) -> None:
+    """Raises a ValueError if the method's loss does not have exactly one element."""
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else loss
+        raise ValueError(
+            "DiRA: expected the method's loss as a scalar, a tensor of one "
+            f"element, got {got}. Reduce it first, for example with `loss.mean()`."
+        )

@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
+from lightly_dira.core.modes import evaluating
 from lightly_dira.features.capture import Capture
 from lightly_dira.features.dry_pass import find_levels
 from lightly_dira.features.maps_and_tokens import DroppedTokensError
 from lightly_dira.features.same_image import is_waited_for
-from lightly_dira.features.view_change import ViewChange
-from lightly_dira.features.which_pass import NeverSawError, Pass, Recognition
+from lightly_dira.features.view_change import WHICH_VIEW, ViewChange
+from lightly_dira.features.which_pass import (
+    NeverSawError,
+    Pass,
+    Recognition,
+    which_view,
+)
 
 # Learning what a loop does to its views waits for an accelerator; so often it may.
 _MOST_LESSONS = 2
@@ -137,17 +144,50 @@ class FeaturePyramid:
             RuntimeError: If the backbone has not seen any of the views since the last
                 call, or its maps differ in training from those in evaluation.
         """
-        (taken,) = self.take_first_of_each([views])
+        (taken,) = self._take_first_of_each([views])
         assert taken is not None
         return taken.view, taken.maps
 
-    def take_first_of_each(
+    def see(
+        self, groups: Sequence[Sequence[Tensor]], said: Tensor | None = None
+    ) -> list[Taken | None]:
+        """Returns the view of each group that the backbone saw, and its maps.
+
+        With gradients off, as in validation, the backbone runs once more instead.
+
+        Args:
+            groups: The views that may be restored, of each `DiRAViews` of a batch.
+            said: The tensor that the backbone was called with, where no pass is to be
+                recognised; then there is one group.
+
+        Raises:
+            RuntimeError: If the backbone has seen none of them. A group that was not
+                seen gives None, if another one was.
+        """
+        if not torch.is_grad_enabled():
+            return [self._look_again(views, said) for views in groups]
+        if said is None:
+            return self._take_first_of_each(groups)
+        (views,) = groups
+        maps, number = self._take_of(said), which_view(said, views)
+        self._learn(said, views[number])
+        return [Taken(number, maps, said)]
+
+    def _look_again(self, views: Sequence[Tensor], said: Tensor | None) -> Taken:
+        """Runs the backbone on a view: on the first, unless another one is said."""
+        if said is not None:
+            number, images = which_view(said, views), said
+        elif self.change.is_none:
+            weight = next(self.backbone.parameters())
+            number, images = 0, self.change.apply(views[0]).to(weight.device)
+        else:
+            raise RuntimeError(WHICH_VIEW)
+        with evaluating(self.backbone):
+            return Taken(number, self(images), images)
+
+    def _take_first_of_each(
         self, groups: Sequence[Sequence[Tensor | None]]
     ) -> list[Taken | None]:
-        """Does what `take_first` does for several groups of views, such as batches.
-
-        It returns None for a group that was not seen, if another one was.
-        """
         seen, passes = self.capture.seen, self.capture.take_passes()
         forgotten = max(0, seen - len(passes))
         found: list[Taken | None] = []
@@ -162,15 +202,8 @@ class FeaturePyramid:
             raise unseen
         return found
 
-    def take_of(self, images: Tensor) -> list[Tensor]:
-        """Returns the maps of the pass that was called with this very tensor.
-
-        Args:
-            images: (B, C, H, W), what the backbone was called with, unchanged since.
-
-        Raises:
-            RuntimeError: If no pass was called with it.
-        """
+    def _take_of(self, images: Tensor) -> list[Tensor]:
+        """Returns the maps of the pass that was called with this very tensor."""
         passes = self.capture.take_passes()
         runs = [run for run in passes if run.was_called_with(images)]
         if not runs:
@@ -184,7 +217,7 @@ class FeaturePyramid:
         self.capture.has_trained |= run.training
         return maps
 
-    def learn(self, images: Tensor, view: Tensor) -> None:
+    def _learn(self, images: Tensor, view: Tensor) -> None:
         """Learns what the loop does to its views: on an accelerator only at first."""
         if is_waited_for(images):
             self._lessons += 1
@@ -222,7 +255,7 @@ class FeaturePyramid:
                 continue
             self.capture.has_trained |= seen.run.training
             images = seen.images(view)
-            self.learn(images, view)
+            self._learn(images, view)
             return Taken(seen.view, maps, images)
 
     @property

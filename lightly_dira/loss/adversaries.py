@@ -215,3 +215,23 @@ def judge(
 def at_least_float32(values: Tensor) -> Tensor:
     """Returns values in at least 32 bits."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def comparable(restored: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Checks that two images can be compared, and gives them the same precision.
+
+    Raises:
+        ValueError: If they are not tensors of one shape.
+    """
+    if not isinstance(restored, Tensor) or restored.shape != target.shape:
+        is_tensor = isinstance(restored, Tensor)
+        got = tuple(restored.shape) if is_tensor else type(restored).__name__
+        raise ValueError(
+            f"DiRA: restored images, {got}, cannot be compared with targets of shape "
+            f"{tuple(target.shape)}: both are (B, C, H, W). A head of your own is "
+            "called as head(features, output_size) and returns a tensor; see also "
+            "`target_channels`."
+        )
+    # Squares of half precision overflow early and round coarsely.
+    restored = at_least_float32(restored)
+    return restored, target.to(restored.dtype)

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from lightly_dira.loss.adversaries import (
     ADVERSARIES,
-    at_least_float32,
     balance,
+    comparable,
     reference_terms,
     terms_differentiated_at_once,
 )
@@ -186,7 +186,7 @@ class DiRALoss(nn.Module):
         It can be differentiated any number of times; the arguments are those of
         `forward_components`.
         """
-        restored, target = _comparable(restored, target)
+        restored, target = comparable(restored, target)
         restorative = self._distance(restored, target, factors)
         terms = reference_terms(
             ADVERSARIES[self.adversary], restored, target, discriminator, condition
@@ -227,7 +227,7 @@ class DiRALoss(nn.Module):
             ValueError: If restored and target differ in shape, or a balanced loss gets
                 no last layer.
         """
-        restored, target = _comparable(restored, target)
+        restored, target = comparable(restored, target)
         restorative = self._distance(restored, target, factors)
         if discriminator is None:
             return self._join(discriminative, restorative, None, factors)
@@ -289,16 +289,3 @@ _NO_LAST_LAYER = (
     "`RestorationHead` names them, `head.last_layer`; pass them: "
     "forward_components(..., last_layer=weight)."
 )
-
-
-def _comparable(restored: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Checks the shapes, and converts both images to the same precision."""
-    if restored.shape != target.shape:
-        raise ValueError(
-            f"DiRALoss: restored images of shape {tuple(restored.shape)} cannot be "
-            f"compared with targets of shape {tuple(target.shape)}. Both must be "
-            "(B, C, H, W)."
-        )
-    # Squares of half precision overflow early and round coarsely.
-    restored = at_least_float32(restored)
-    return restored, target.to(restored.dtype)

@@ -19,18 +19,20 @@ from lightly_dira.features.pyramid import FeaturePyramid
 from lightly_dira.features.restoring_host import RestoringHost
 from lightly_dira.loss import DiRALossComponents
 from lightly_dira.loss.schedule import Ramp, Schedule, starts
-from lightly_dira.training.checks import check_averaged, check_moved, versions_of
 from lightly_dira.training.discriminator_step import DiscriminatorStep
 from lightly_dira.training.idle import IdleWatch
 from lightly_dira.training.optimizer_groups import (
     add_parameters,
     check_can_be_followed,
+    check_moved,
     check_state_knows,
     held_by,
     remove_parameters,
     replace_parameters,
+    versions_of,
     without_gradients,
 )
+from lightly_dira.training.processes import check_averaged
 from lightly_dira.training.state import buffers_of, load_buffers
 
 

@@ -190,3 +190,29 @@ def check_state_knows(
             "restoration head. To continue from it, load it before wrapping; to "
             "resume a DiRA run, load what that run saved."
         )
+
+
+def versions_of(module: nn.Module) -> int:
+    """Counts the in-place changes of a module's trained parameters so far."""
+    trained = (p for p in module.parameters() if p.requires_grad)
+    return sum(p._version for p in trained if p.grad is not None)
+
+
+def check_moved(before: tuple[int, int], after: tuple[int, int]) -> None:
+    """Checks that an optimiser that stepped the backbone has stepped the head.
+
+    Args:
+        before: Versions of head and backbone before the step.
+        after: The same, after it.
+
+    Raises:
+        RuntimeError: If it has not changed any parameter of the head.
+    """
+    if before[0] and before[0] == after[0] and before[1] != after[1]:
+        raise RuntimeError(
+            "DiRA: the optimiser holds the restoration head but does not step it, as "
+            "it formed its own groups before (ZeroRedundancyOptimizer does). Create it "
+            "for model and head together: first `dira = DiRA(backbone)`, then the "
+            "optimiser of `[*model.parameters(), *dira.head.parameters()]`, then "
+            "`dira.attach(optimizer)`."
+        )

@@ -68,3 +68,17 @@ def check_last_layer(last_layer: Tensor | None) -> None:
             "its weights are frozen. Set `requires_grad_(True)` on them, name others, "
             "`head.last_layer = weight`, or choose balanced=False."
         )
+
+
+def check_same_place(weight: Tensor, own: Tensor) -> None:
+    """Checks that backbone and head have one device and one precision.
+
+    Raises:
+        RuntimeError: If one of them was moved or converted without the other.
+    """
+    if (own.device, own.dtype) != (weight.device, weight.dtype):
+        raise RuntimeError(
+            f"DiRA: the backbone is {weight.dtype} on {weight.device}, but the head is "
+            f"{own.dtype} on {own.device}. Move both: after wrapping, call "
+            "`dira.to(...)` with every `model.to(...)`."
+        )
