@@ -38,7 +38,7 @@ from lightly_dira.evaluation.read_volumes import read_mni152
 from lightly_dira.transforms import (
     VolumePipeline,
     orthogonal_slices,
-    published_volume_mixture,
+    transvw_mixture,
 )
 from lightly_dira.transforms.mixtures import published_mixture
 
@@ -156,7 +156,7 @@ def load_volumes(folder: Path | None, size: int, window) -> tuple[Dataset, Datas
     """Returns volumes to train on, and others that are only cropped and distorted."""
     sides = (size, size, size)
     # Without the elastic step, which takes longer to learn.
-    distort = published_volume_mixture(displacement=0)
+    distort = transvw_mixture(displacement=0)
     transform, only_distorted = (
         DiRATransform(pipeline, distortion=distort, window=window, spatial_dims=3)
         for pipeline in (

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import albumentations as A
 from settings import Settings
 
 from lightly_dira import DiRATransform
-from lightly_dira.transforms import models_genesis_mixture
-from lightly_dira.transforms.grey_curves import NonLinearIntensity
-from lightly_dira.transforms.mixtures import published_mixture, published_volume_mixture
-from lightly_dira.transforms.published_pipeline import PublishedPipeline
-from lightly_dira.transforms.volume_pipeline import VolumePipeline
+from lightly_dira.transforms import (
+    Distortion,
+    NonLinearIntensity,
+    PublishedPipeline,
+    Sequential,
+    VolumePipeline,
+    models_genesis_mixture,
+    published_mixture,
+    transvw_mixture,
+)
 
 
 def make_transforms(settings: Settings) -> dict[str, DiRATransform]:
@@ -29,13 +33,13 @@ def _of_images(settings: Settings) -> dict[str, DiRATransform]:
         scale=(settings.smallest_crop, 1.0),
         jitter=tuple(settings.jitter * most for most in PublishedPipeline.jitter),
     )
-    distort: A.BaseCompose = published_mixture()
+    distort: Distortion = published_mixture()
     if settings.intensity:
         curve = NonLinearIntensity(inverted=0.0, p=settings.intensity)
-        distort = A.Sequential([curve, distort], p=1)
+        distort = Sequential([curve, distort])
     return {
-        # Even `NoOp` draws a seed.
-        "plain": DiRATransform(views, distortion=A.NoOp()),
+        # Even no distortion draws a seed.
+        "plain": DiRATransform(views, distortion=Sequential([])),
         "distorted": DiRATransform(views, distortion=distort),
     }
 
@@ -50,11 +54,11 @@ def _of_volumes(settings: Settings) -> dict[str, DiRATransform]:
         for curve in (0.0, settings.intensity)
     )
     whole = VolumePipeline((depth, height, width), scale=(1.0, 1.0), flip=0.0, curve=0)
-    distort = published_volume_mixture(settings.displacement)
+    distort = transvw_mixture(settings.displacement)
     return {
         name: DiRATransform(pipeline, distortion=distortion, spatial_dims=3)
         for name, pipeline, distortion in (
-            ("plain", curve, A.NoOp()),
+            ("plain", curve, Sequential([])),
             ("distorted", curve, distort),
             ("genesis", views, models_genesis_mixture()),
             ("words", whole, distort),

@@ -44,7 +44,7 @@ from lightly_dira.features import FeaturePyramid
 from lightly_dira.transforms import (
     VolumePipeline,
     orthogonal_slices,
-    published_volume_mixture,
+    transvw_mixture,
 )
 
 warnings.simplefilter("ignore")
@@ -85,7 +85,7 @@ transform.preview(cubes.cubes[5], n=4)
 
 # %%
 pipeline = VolumePipeline((32, 32, 32), scale=(0.9, 1.4), inverted=0.0)
-distortion = published_volume_mixture(displacement=0)
+distortion = transvw_mixture(displacement=0)
 transform = DiRATransform(pipeline, distortion=distortion, spatial_dims=3)
 transform.preview(cubes.cubes[5], n=4)
 

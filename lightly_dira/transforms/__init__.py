@@ -28,7 +28,7 @@ grey levels before the published distortions teach the encoder to ignore this:
 ::
 
     curves = NonLinearIntensity(inverted=0.0, p=0.5)
-    DiRATransform(distortion=A.Sequential([curves, published_mixture()]))
+    DiRATransform(distortion=Sequential([curves, published_mixture()]))
 
 In our pilots DiRA-MoCo segmented lungs in films of a hospital from which it had no
 masks. The Dice was 0.786 with the curves and 0.742 without (one seed, validation
@@ -51,12 +51,13 @@ Random draws follow PyTorch's seeds. They differ in every worker, epoch and imag
 from lightly_dira.data.image_files import read_image
 from lightly_dira.data.volume_files import read_volume
 from lightly_dira.transforms.dira_transform import DiRATransform
+from lightly_dira.transforms.distortion import Distortion, OneOf, Sequential
 from lightly_dira.transforms.distortions import InPainting, OutPainting
 from lightly_dira.transforms.grey_curves import NonLinearIntensity
 from lightly_dira.transforms.mixtures import (
     models_genesis_mixture,
     published_mixture,
-    published_volume_mixture,
+    transvw_mixture,
 )
 from lightly_dira.transforms.preview import orthogonal_slices
 from lightly_dira.transforms.published_pipeline import PublishedPipeline
@@ -67,17 +68,20 @@ from lightly_dira.views import DiRAViews
 __all__ = [
     "DiRATransform",
     "DiRAViews",
+    "Distortion",
     "InPainting",
     "NonLinearIntensity",
+    "OneOf",
     "OutPainting",
     "PatchShuffling",
     "PixelShuffling",
     "PublishedPipeline",
+    "Sequential",
     "VolumePipeline",
     "models_genesis_mixture",
     "orthogonal_slices",
     "published_mixture",
-    "published_volume_mixture",
     "read_image",
     "read_volume",
+    "transvw_mixture",
 ]

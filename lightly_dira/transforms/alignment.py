@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import random
 from collections.abc import Callable
 from typing import Any
 
-import albumentations as A
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -22,69 +20,13 @@ from torchvision.transforms.v2 import functional as F
 from lightly_dira.core.randomness import set_states_on_cpu, states_on_cpu
 from lightly_dira.core.tensors import tensors_in
 from lightly_dira.data.pixels import to_tensor
+from lightly_dira.transforms.albumentations_steps import Draws, is_albumentation
 from lightly_dira.transforms.kinds import WHOLE, Said, geometry_of, is_of_library
 from lightly_dira.transforms.monai_steps import (
     is_of_monai,
     looks_into_the_volume,
     run_seeded,
 )
-
-
-class Draws:
-    """The random draws that albumentations makes for one image.
-
-    Each of its transforms has generators of its own, whose draws repeat in the workers
-    of a data loader. Here all share one pair, seeded from PyTorch's generator.
-    """
-
-    @functools.cached_property
-    def _generators(self) -> tuple[np.random.Generator, random.Random]:
-        """Draws their seed when they are first needed."""
-        seed = int(torch.randint(2**62, ()))
-        return np.random.default_rng(seed), random.Random(seed)
-
-    def apply(
-        self, transform: Any, *images: NDArray[Any], twin: Any = None
-    ) -> list[NDArray[Any]]:
-        """Applies a transform to every image, with the same draws.
-
-        Args:
-            transform: A transform of albumentations.
-            images: The images.
-            twin: Applied to all but the first image, in place of the transform.
-        """
-        numpy, python = self._generators
-        twin = transform if twin is None else twin
-        for each in (transform, twin):
-            if each.random_generator is not numpy:
-                each.set_random_state(numpy, python)
-        key = "volume" if images[0].ndim == 4 else "image"
-        if len(images) == 1:
-            return [_applied(transform, key, images[0])]
-        states = numpy.bit_generator.state, python.getstate()
-        results: list[NDArray[Any]] = []
-        for image in images:
-            numpy.bit_generator.state = states[0]
-            python.setstate(states[1])
-            step = twin if results else transform
-            results.append(_applied(step, key, image))
-        return results
-
-    def seed(self) -> int:
-        """Draws a seed of 32 bits for a step with a random state of its own."""
-        return int(self._generators[0].integers(2**32))
-
-
-def _applied(transform: Any, key: str, image: NDArray[Any]) -> Any:
-    try:
-        return transform(**{key: image})[key]
-    except KeyError as error:
-        if key == "image":
-            raise
-        raise ValueError(
-            f"DiRATransform: {name_of(transform)} of albumentations does not take "
-            "volumes. Leave it out, or use MONAI's steps."
-        ) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +116,7 @@ class Step(nn.Module):
 
     def _run(self, extras: tuple[Any, ...], draws: Draws, *images: Any) -> list[Any]:
         """Applies the transform to every image, with the same draws."""
-        if _is_albumentation(self.transform):
+        if is_albumentation(self.transform):
             arrays = [*map(as_array, images)]
             outputs = draws.apply(self.transform, *arrays, twin=self.twin)
             pairs = zip(outputs, arrays, strict=True)
@@ -237,10 +179,6 @@ class Step(nn.Module):
 def name_of(transform: Any) -> str:
     """Returns a step's name: that of its class, or its own if it is a function."""
     return getattr(transform, "__name__", type(transform).__name__)
-
-
-def _is_albumentation(transform: Any) -> bool:
-    return isinstance(transform, (A.BasicTransform, A.BaseCompose))
 
 
 def _failed(transform: Any, image: Any, error: Exception) -> str:

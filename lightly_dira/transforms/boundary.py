@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
+from torchvision.utils import make_grid
 
 from lightly_dira.core.user_warnings import warn
 from lightly_dira.data.pixels import (
@@ -29,13 +31,16 @@ from lightly_dira.data.pixels import (
     white_of,
     without_alpha,
 )
-from lightly_dira.transforms.alignment import Draws, as_array
+from lightly_dira.transforms.albumentations_steps import Draws
+from lightly_dira.transforms.alignment import as_array
+from lightly_dira.transforms.distortion import Distortion
 from lightly_dira.transforms.monai_steps import (
     keys_of,
     puts_channels_first,
     with_metadata_of,
 )
 from lightly_dira.transforms.preview import orthogonal_slices
+from lightly_dira.transforms.taking_apart import Normalisation
 from lightly_dira.transforms.volume_pipeline import VolumePipeline
 
 # So many images must be white in succession, from the first on.
@@ -63,7 +68,7 @@ class Boundary:
         transform: The base transform.
         window: Values that become black and white.
         spatial_dims: 2 for images, 3 for volumes.
-        colour: Whether the base transform normalises three channels.
+        normalisation: What the base transform normalises views by.
         expand: Whether a grey view becomes one of three channels.
         in_units: Whether steps scale the units of volumes by fixed numbers.
         hint: What may be wrong if a target lies outside [0, 1].
@@ -75,7 +80,7 @@ class Boundary:
         window: Window | None,
         spatial_dims: int,
         *,
-        colour: bool = False,
+        normalisation: Normalisation | None = None,
         expand: bool = False,
         in_units: bool = False,
         hint: str = "",
@@ -83,7 +88,8 @@ class Boundary:
         """Looks for the key of the dictionaries that the base transform takes."""
         self.window = window
         self.spatial_dims = spatial_dims
-        self.colour = colour
+        self.normalisation = normalisation
+        self.colour = normalisation is not None and len(normalisation.mean) == 3
         self.expand = expand
         self.in_units = in_units
         self.hint = hint
@@ -202,7 +208,7 @@ class Boundary:
         clean = self._image_in(clean)
         return to_target(clean, channels, self.spatial_dims, hint=self.hint)
 
-    def distort(self, distortion: Any, view: Any, draws: Draws) -> Any:
+    def distort(self, distortion: Distortion, view: Any, draws: Draws) -> Any:
         """Returns a distorted view."""
         if isinstance(view, Mapping):
             distorted = self.distort(distortion, view[self.key], draws)
@@ -212,16 +218,39 @@ class Boundary:
             image = self.tensor(view)
         if isinstance(image, Tensor) and image.ndim != self.spatial_dims + 1:
             return view  # a stack of patches
-        (array,) = draws.apply(distortion, as_array(image))
+        given = as_array(image)
+        array = distortion(given, draws.random)
+        if not isinstance(array, np.ndarray) or (
+            (array.shape, array.dtype) != (given.shape, given.dtype)
+        ):
+            got = getattr(array, "dtype", type(array).__name__)
+            raise ValueError(
+                "DiRATransform: a distortion returns an array like the one that it is "
+                f"given, {given.dtype} of shape {given.shape}, got {got} of shape "
+                f"{getattr(array, 'shape', ())}."
+            )
         if isinstance(image, Image.Image):
             return Image.fromarray(array)
         if isinstance(image, Tensor):
             return with_metadata_of(view, torch.from_numpy(array).movedim(-1, 0))
         return array
 
-    def picture(self, view: Tensor) -> Tensor:
-        """Returns a view as an image to be shown: of a volume its middle slices."""
-        return view if self.spatial_dims == 2 else orthogonal_slices(view[None])[0]
+    def picture(self, pixels: Tensor) -> Tensor:
+        """Returns an image to be shown: of a volume its middle slices."""
+        return pixels if self.spatial_dims == 2 else orthogonal_slices(pixels[None])[0]
+
+    def picture_of_view(self, view: Tensor) -> Tensor:
+        """Returns a finished view as an image to be shown."""
+        if view.ndim > self.spatial_dims + 1:  # a stack of patches
+            parts = torch.stack([self.picture_of_view(part) for part in view])
+            grid: Tensor = make_grid(parts, nrow=math.isqrt(len(parts)))
+            return grid
+        known = self.normalisation
+        if known is not None and known.fits(view):
+            view = known.undone(view)
+        if known is not None and known.mean.max() > 1:  # of values up to 255
+            view = view / 255
+        return self.picture(view)
 
     def _image_in(self, output: Any) -> Any:
         if not isinstance(output, Mapping):

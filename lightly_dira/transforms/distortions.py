@@ -6,62 +6,52 @@ Blocks are drawn in two dimensions for images and in three for volumes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lightly_dira.transforms.blocks import Block, Blocks, area_of, draw
+from lightly_dira.transforms.blocks import Blocks, area_of, draw
 
 
 class _Painting(Blocks):
     """Draws blocks one after the other, up to a random stop."""
 
-    default_side: tuple[float, float]
+    margin: float
+    stop: float
+    fill: str
 
-    def __init__(
-        self,
-        count: int = 10,
-        side: tuple[float, float] | None = None,
-        margin: float = 3 / 224,
-        stop: float = 0.1,
-        fill: str = "black",
-        p: float = 1.0,
-    ) -> None:
-        """Creates the transform."""
-        super().__init__(count, side or self.default_side, p)
-        if not 0 <= margin < 0.5 or not 0 <= stop <= 1 or fill not in _FILLS:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fits = 0 <= self.margin < 0.5 and 0 <= self.stop <= 1
+        if not fits or self.fill not in _FILLS:
             raise ValueError(
                 f"{type(self).__name__}: margin must be in [0, 0.5), stop in [0, 1] "
-                f"and fill one of {', '.join(_FILLS)}, got {margin}, {stop} and "
-                f"{fill!r}."
+                f"and fill one of {', '.join(_FILLS)}, got {self.margin}, {self.stop} "
+                f"and {self.fill!r}."
             )
-        self.margin = margin
-        self.stop = stop
-        self.fill = fill
 
-    def _draw(
-        self, sizes: Sequence[int], sides: list[tuple[int, ...]]
-    ) -> dict[str, Any]:
+    def draw(self, sizes: Sequence[int], random: np.random.Generator) -> dict[str, Any]:
+        """Draws the blocks, and a seed of their noise."""
         blocks = []
         for _ in range(self.count):
-            axes = zip(sizes, sides, strict=True)
-            intervals = [self._interval(size, limits) for size, limits in axes]
+            axes = zip(sizes, self._limits(sizes), strict=True)
+            intervals = [self._interval(size, limits, random) for size, limits in axes]
             starts, stops = zip(*intervals, strict=True)
             blocks.append((*starts, *stops))
-            if self.py_random.random() < self.stop:
+            if random.random() < self.stop:
                 break
-        # Draws that `apply` made would shift those of the steps behind it.
-        drawn = self.fill == "noise"
-        return {
-            "rectangles": blocks,
-            "seed": int(self.random_generator.integers(2**62)) if drawn else None,
-        }
+        noisy = self.fill == "noise"
+        seed = int(random.integers(2**62)) if noisy else None
+        return {"blocks": blocks, "seed": seed}
 
-    def _interval(self, size: int, sides: tuple[int, ...]) -> tuple[int, int]:
+    def _interval(
+        self, size: int, sides: tuple[int, ...], random: np.random.Generator
+    ) -> tuple[int, int]:
         margin = min(round(self.margin * size), (size - 1) // 2)
-        length = min(draw(self.py_random, *sides), size - 2 * margin)
-        start = draw(self.py_random, margin, size - margin - length)
+        length = min(draw(random, *sides), size - 2 * margin)
+        start = draw(random, margin, size - margin - length)
         return start, start + length
 
     def _filling(self, image: NDArray[Any], seed: int | None) -> NDArray[Any]:
@@ -77,6 +67,7 @@ class _Painting(Blocks):
 _FILLS = ("black", "noise")
 
 
+@dataclass
 class InPainting(_Painting):
     """Blackens rectangles of the image, which the model is to restore [0, 1].
 
@@ -90,13 +81,10 @@ class InPainting(_Painting):
         stop: Probability to stop after a rectangle.
         fill: "black" (published for images) or "noise", uniform over all values
             (published for volumes).
-        p: Probability to apply the transform.
+        p: Probability to distort an image.
 
-    Targets:
-        image, volume
-
-    Image types:
-        any
+    Shape:
+        - image: (H, W), (H, W, C) or (D, H, W, C), of any type.
 
     Raises:
         ValueError: If a number is out of range.
@@ -105,30 +93,30 @@ class InPainting(_Painting):
         >>> import numpy as np
         >>> from lightly_dira.transforms import InPainting
         >>> image = np.full((224, 224), 255, dtype=np.uint8)
-        >>> int(InPainting()(image=image)["image"].min())
+        >>> int(InPainting()(image).min())
         0
 
     - [0]: DiRA, 2022, https://arxiv.org/abs/2204.10437 (sizes for images of 224 x 224)
     - [1]: Models Genesis, 2019, https://arxiv.org/abs/1908.06912
     """
 
-    default_side = (10 / 224, 70 / 224)
+    count: int = 10
+    side: tuple[float, float] = (10 / 224, 70 / 224)
+    margin: float = 3 / 224
+    stop: float = 0.1
+    fill: str = "black"
+    p: float = 1.0
 
-    def apply(
-        self,
-        img: NDArray[Any],
-        rectangles: list[Block],
-        seed: int | None,
-        **params: Any,
-    ) -> NDArray[Any]:
+    def apply(self, image: NDArray[Any], **drawn: Any) -> NDArray[Any]:
         """Returns a copy with filled blocks."""
-        img = img.copy()
-        for number, block in enumerate(rectangles):
+        image, seed = image.copy(), drawn["seed"]
+        for number, block in enumerate(drawn["blocks"]):
             own = None if seed is None else seed + number
-            img[area_of(block)] = self._filling(img[area_of(block)], own)
-        return img
+            image[area_of(block)] = self._filling(image[area_of(block)], own)
+        return image
 
 
+@dataclass
 class OutPainting(_Painting):
     """Blackens the image outside a few windows, for the model to restore [0, 1].
 
@@ -141,13 +129,10 @@ class OutPainting(_Painting):
         stop: Probability to stop after a window.
         fill: "black" (published for images) or "noise", uniform over all values
             (published for volumes).
-        p: Probability to apply the transform.
+        p: Probability to distort an image.
 
-    Targets:
-        image, volume
-
-    Image types:
-        any
+    Shape:
+        - image: (H, W), (H, W, C) or (D, H, W, C), of any type.
 
     Raises:
         ValueError: If a number is out of range.
@@ -156,24 +141,23 @@ class OutPainting(_Painting):
         >>> import numpy as np
         >>> from lightly_dira.transforms import OutPainting
         >>> image = np.full((224, 224), 255, dtype=np.uint8)
-        >>> int(OutPainting()(image=image)["image"][0].max())  # the border is black
+        >>> int(OutPainting()(image)[0].max())  # the border is black
         0
 
     - [0]: DiRA, 2022, https://arxiv.org/abs/2204.10437 (sizes for images of 224 x 224)
     - [1]: Models Genesis, 2019, https://arxiv.org/abs/1908.06912
     """
 
-    default_side = (154 / 224, 174 / 224)
+    count: int = 10
+    side: tuple[float, float] = (154 / 224, 174 / 224)
+    margin: float = 3 / 224
+    stop: float = 0.1
+    fill: str = "black"
+    p: float = 1.0
 
-    def apply(
-        self,
-        img: NDArray[Any],
-        rectangles: list[Block],
-        seed: int | None,
-        **params: Any,
-    ) -> NDArray[Any]:
+    def apply(self, image: NDArray[Any], **drawn: Any) -> NDArray[Any]:
         """Returns a filled image with windows of the given one."""
-        out = self._filling(img, seed)
-        for block in rectangles:
-            out[area_of(block)] = img[area_of(block)]
+        out = self._filling(image, drawn["seed"])
+        for block in drawn["blocks"]:
+            out[area_of(block)] = image[area_of(block)]
         return out

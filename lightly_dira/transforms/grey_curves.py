@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import albumentations as A
 import numpy as np
 from numpy.typing import NDArray
+
+from lightly_dira.transforms.distortion import RandomDistortion
 
 
 def bezier_curve(
@@ -30,24 +33,23 @@ def bezier_curve(
     return x, 1 - y if inverted else y
 
 
-class NonLinearIntensity(A.ImageOnlyTransform):  # type: ignore[misc]
+@dataclass
+class NonLinearIntensity(RandomDistortion):
     """Maps intensities through a random monotone Bezier curve [0].
 
     The cubic curve runs from (0, 0) to (1, 1). Its two inner control points are drawn
     uniformly and sorted, so that it never falls. With probability `inverted` it runs
     from (0, 1) to (1, 0) instead and never rises. The published mixture does not
     contain it; put it before the mixture:
-    ``A.Sequential([NonLinearIntensity(), published_mixture()])``.
+    ``Sequential([NonLinearIntensity(), published_mixture()])``.
 
     Args:
         inverted: Probability of a falling curve, in [0, 1].
-        p: Probability to apply the transform.
+        p: Probability to distort an image.
 
-    Targets:
-        image, volume
-
-    Image types:
-        uint8, uint16, float32 (in [0, 1])
+    Shape:
+        - image: (H, W), (H, W, C) or (D, H, W, C), of unsigned integers or of floats in
+          [0, 1].
 
     Raises:
         ValueError: If `inverted` is not a probability.
@@ -56,42 +58,35 @@ class NonLinearIntensity(A.ImageOnlyTransform):  # type: ignore[misc]
         >>> import numpy as np
         >>> from lightly_dira.transforms import NonLinearIntensity
         >>> ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
-        >>> mapped = NonLinearIntensity(inverted=0.0)(image=ramp)["image"]
+        >>> mapped = NonLinearIntensity(inverted=0.0)(ramp)
         >>> bool((np.diff(mapped.ravel().astype(int)) >= 0).all())
         True
 
     - [0]: Models Genesis, 2019, https://arxiv.org/abs/1908.06912 (Section 2)
     """
 
-    def __init__(self, inverted: float = 0.5, p: float = 1.0) -> None:
-        """Creates the transform."""
-        super().__init__(p=p)
-        if not 0 <= inverted <= 1:
-            raise ValueError(
-                f"NonLinearIntensity: inverted must be in [0, 1], got {inverted}."
-            )
-        self.inverted = inverted
+    inverted: float = 0.5
+    p: float = 1.0
 
-    def get_params(self) -> dict[str, Any]:
+    def __post_init__(self) -> None:
+        if not 0 <= self.inverted <= 1:
+            raise ValueError(
+                f"NonLinearIntensity: inverted must be in [0, 1], got {self.inverted}."
+            )
+
+    def draw(self, sizes: Sequence[int], random: np.random.Generator) -> dict[str, Any]:
         """Draws the curve, as 1,001 of its points."""
-        draw = self.py_random.random
-        points = [draw() for _ in range(4)]
-        x, y = bezier_curve(*points, inverted=draw() < self.inverted)
+        *points, falls = random.random(5).tolist()
+        x, y = bezier_curve(*points, inverted=falls < self.inverted)
         return {"x": x, "y": y}
 
-    def apply(
-        self, img: NDArray[Any], x: NDArray[Any], y: NDArray[Any], **params: Any
-    ) -> NDArray[Any]:
+    def apply(self, image: NDArray[Any], **drawn: NDArray[Any]) -> NDArray[Any]:
         """Returns the image with mapped intensities."""
-        if img.dtype.kind == "f":
-            interpolated: NDArray[Any] = np.interp(img, x, y).astype(img.dtype)
+        x, y = drawn["x"], drawn["y"]
+        if image.dtype.kind == "f":
+            interpolated: NDArray[Any] = np.interp(image, x, y).astype(image.dtype)
             return interpolated
-        top = np.iinfo(img.dtype).max
+        top = np.iinfo(image.dtype).max
         table = np.interp(np.arange(top + 1) / top, x, y)
-        mapped: NDArray[Any] = np.round(table * top).astype(img.dtype)[img]
+        mapped: NDArray[Any] = np.round(table * top).astype(image.dtype)[image]
         return mapped
-
-    def apply_to_volume(self, volume: NDArray[Any], **params: Any) -> NDArray[Any]:
-        """Applies the one curve to a volume (D, H, W) or (D, H, W, C)."""
-        changed: NDArray[Any] = self.apply(volume, **params)
-        return changed

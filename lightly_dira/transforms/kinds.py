@@ -7,9 +7,14 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import albumentations as A
 from torch import nn
 
+from lightly_dira.transforms.albumentations_steps import (
+    choices_in,
+    geometry_of_albumentation,
+    is_albumentation,
+    kind_of_lambda,
+)
 from lightly_dira.transforms.monai_steps import (
     choices_of,
     geometry_of_choices,
@@ -93,16 +98,10 @@ def kind_of(transform: Any, said: Said) -> str:
         if key in said:
             return said[key]
     choices = choices_of(transform)
-    if isinstance(transform, A.BaseCompose):
-        choices = transform.transforms
+    choices = choices_in(transform) if choices is None else choices
     if choices is not None:
         return _kind_of_all({kind_of(part, said) for part in choices})
-    if isinstance(transform, A.Lambda):
-        # A step that changes images only, and not masks, does not move pixels.
-        default = A.Lambda().custom_apply_fns
-        functions = {**transform.custom_apply_fns, "image": default["image"]}
-        return "photometric" if functions == default else "unknown"
-    kind = kind_of_volume_step(transform)
+    kind = kind_of_lambda(transform) or kind_of_volume_step(transform)
     if kind is None:
         names = (cls.__name__ for cls in classes if is_of_library(cls))
         kind = next((_KIND_OF[name] for name in names if name in _KIND_OF), "unknown")
@@ -129,14 +128,10 @@ def geometry_of(transform: Any, said: Said) -> Any:
         return geometry_of_choices(
             transform, lambda part: _geometry_or_none(part, said)
         )
-    if isinstance(transform, A.BaseCompose):
-        twin = copy.copy(transform)
-        twin.transforms = [geometry_of(part, said) for part in transform.transforms]
-        return twin
-    if isinstance(transform, A.BasicTransform):
-        if kind_of(transform, said) == "geometric":
-            return transform
-        return _of_class(transform, apply_with_params=_change_nothing)
+    if is_albumentation(transform):
+        return geometry_of_albumentation(
+            transform, lambda step: kind_of(step, said) == "geometric"
+        )
     if isinstance(transform, nn.Module) and hasattr(
         transform, "_apply_image_or_video_transform"
     ):
@@ -166,10 +161,6 @@ def _of_class(transform: Any, **methods: Callable[..., Any]) -> Any:
     cls = type(transform)
     twin.__class__ = type(cls.__name__, (cls,), {**methods, "inherits": cls})
     return twin
-
-
-def _change_nothing(self: Any, params: Any, *args: Any, **data: Any) -> Any:
-    return data
 
 
 def _only_move(self: Any, image: Any, operation: str, *args: Any, **kwargs: Any) -> Any:

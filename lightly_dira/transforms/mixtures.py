@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import albumentations as A
-import cv2
-
+from lightly_dira.transforms.albumentations_steps import elastic_in_plane
+from lightly_dira.transforms.distortion import OneOf, Sequential
 from lightly_dira.transforms.distortions import InPainting, OutPainting
 from lightly_dira.transforms.grey_curves import NonLinearIntensity
 from lightly_dira.transforms.shuffling import PatchShuffling, PixelShuffling
@@ -15,7 +14,7 @@ from lightly_dira.transforms.shuffling import PatchShuffling, PixelShuffling
 
 def published_mixture(
     inpainting: float = 0.30, outpainting: float = 0.05, shuffling: float = 0.30
-) -> A.OneOf:
+) -> OneOf:
     """At most one of the three distortions, with the published probabilities [0].
 
     Args:
@@ -34,23 +33,13 @@ def published_mixture(
 
     - [0]: DiRA, 2022, https://arxiv.org/abs/2204.10437
     """
-    probabilities = inpainting, outpainting, shuffling
-    if min(probabilities) < 0 or not 0 < sum(probabilities) <= 1:
-        raise ValueError(
-            "published_mixture: probabilities must be at least 0, and their sum above "
-            f"0 and at most 1, got {probabilities}."
-        )
-    return A.OneOf(
-        [
-            InPainting(p=inpainting),
-            OutPainting(p=outpainting),
-            PatchShuffling(p=shuffling),
-        ],
-        p=sum(probabilities),
+    return OneOf(
+        [InPainting(), OutPainting(), PatchShuffling()],
+        [inpainting, outpainting, shuffling],
     )
 
 
-def published_volume_mixture(displacement: float = 3.8) -> A.Sequential:
+def transvw_mixture(displacement: float = 3.8) -> Sequential:
     """The distortions of volumes by TransVW [0], with its numbers.
 
     An elastic deformation in plane, then one of four, each with probability 0.25: 5
@@ -72,46 +61,34 @@ def published_volume_mixture(displacement: float = 3.8) -> A.Sequential:
 
     Examples:
         >>> import numpy as np
-        >>> from lightly_dira.transforms import published_volume_mixture
-        >>> cube = np.random.rand(32, 64, 64).astype(np.float32)
-        >>> published_volume_mixture()(volume=cube)["volume"].shape
-        (32, 64, 64)
+        >>> from lightly_dira.transforms import transvw_mixture
+        >>> cube = np.random.rand(32, 64, 64, 1).astype(np.float32)
+        >>> transvw_mixture()(cube).shape
+        (32, 64, 64, 1)
 
     - [0]: TransVW, 2021, https://arxiv.org/abs/2102.10680
     """
     if displacement < 0:
         raise ValueError(
-            "published_volume_mixture: displacement must be at least 0, got "
-            f"{displacement}."
+            f"transvw_mixture: displacement must be at least 0, got {displacement}."
         )
     # Uniform noise has the deviation 1 / sqrt(3); a Gaussian divides that of white
     # noise by 2 sqrt(pi) sigma.
     alpha = displacement * math.sqrt(3) * 2 * math.sqrt(math.pi) * _SIGMA
     one: dict[str, Any] = {"count": 1, "margin": 3 / 64, "fill": "noise"}
-    return A.Sequential(
+    elastic = [elastic_in_plane(alpha, _SIGMA)] if displacement else []
+    one_of_four = OneOf(
         [
-            A.ElasticTransform(
-                alpha=alpha,
-                sigma=_SIGMA,
-                noise_distribution="uniform",
-                border_mode=cv2.BORDER_REFLECT_101,
-                p=float(displacement > 0),
-            ),
-            A.OneOf(
-                [
-                    PixelShuffling(count=5, side=(1 / 64, 6 / 64)),
-                    NonLinearIntensity(inverted=0.5),
-                    InPainting(side=(1 / 6, 1 / 3), **one),
-                    OutPainting(side=(3 / 7, 4 / 7), **one),
-                ],
-                p=1,
-            ),
-        ],
-        p=1,
+            PixelShuffling(count=5, side=(1 / 64, 6 / 64)),
+            NonLinearIntensity(inverted=0.5),
+            InPainting(side=(1 / 6, 1 / 3), **one),
+            OutPainting(side=(3 / 7, 4 / 7), **one),
+        ]
     )
+    return Sequential([*elastic, one_of_four])
 
 
-def models_genesis_mixture() -> A.Sequential:
+def models_genesis_mixture() -> Sequential:
     """The distortions of volumes by Models Genesis [0], with its numbers.
 
     10,000 blocks with sides up to 1/10 of the volume's, whose voxels are shuffled (p
@@ -123,28 +100,23 @@ def models_genesis_mixture() -> A.Sequential:
     Examples:
         >>> import numpy as np
         >>> from lightly_dira.transforms import models_genesis_mixture
-        >>> cube = np.random.rand(32, 64, 64).astype(np.float32)
-        >>> models_genesis_mixture()(volume=cube)["volume"].shape
-        (32, 64, 64)
+        >>> cube = np.random.rand(32, 64, 64, 1).astype(np.float32)
+        >>> models_genesis_mixture()(cube).shape
+        (32, 64, 64, 1)
 
     - [0]: Models Genesis, 2019, https://arxiv.org/abs/1908.06912
     """
     several: dict[str, Any] = {"count": 5, "stop": 0.05, "margin": 3 / 64}
     several["fill"] = "noise"
-    return A.Sequential(
+    noise = OneOf(
         [
-            PixelShuffling(count=10_000, side=(1 / 64, 6 / 64), p=0.5),
-            NonLinearIntensity(inverted=0.5, p=0.9),
-            A.OneOf(
-                [
-                    InPainting(side=(1 / 6, 1 / 3), p=0.2, **several),
-                    OutPainting(side=(3 / 7, 4 / 7), p=0.8, **several),
-                ],
-                p=0.9,
-            ),
+            InPainting(side=(1 / 6, 1 / 3), **several),
+            OutPainting(side=(3 / 7, 4 / 7), **several),
         ],
-        p=1,
+        [0.9 * 0.2, 0.9 * 0.8],
     )
+    shuffling = PixelShuffling(count=10_000, side=(1 / 64, 6 / 64), p=0.5)
+    return Sequential([shuffling, NonLinearIntensity(inverted=0.5, p=0.9), noise])
 
 
 # Voxels over which the noise of the elastic deformation is smoothed.

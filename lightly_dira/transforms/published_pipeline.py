@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import albumentations as A
 import cv2
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from lightly_dira.data.pixels import to_array, to_pixels, to_tensor
 from lightly_dira.data.resizing import resize_area
+from lightly_dira.transforms.albumentations_steps import jitter_colour
 from lightly_dira.transforms.alignment import Sample, as_array
 
 _BYTES = np.arange(256, dtype=np.float32)
@@ -133,7 +133,7 @@ class PublishedPipeline:
         )
         order = _ORDERS[int(next(draws) * len(_ORDERS))]
         if image.ndim == 3 and image.shape[2] == 3:
-            return _COLOUR.apply(  # type: ignore[no-any-return]
+            return jitter_colour(  # type: ignore[no-any-return]
                 image,
                 brightness=1 + brightness,
                 contrast=1 + contrast,
@@ -148,9 +148,6 @@ class PublishedPipeline:
             ]
             return np.stack(channels, axis=-1)
         return _jitter_grey(image, 1 + brightness, 1 + contrast, order)
-
-
-_COLOUR = A.ColorJitter()
 
 
 def _between(draw: float, low: float, high: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from lightly_dira.transforms.blocks import Block, Blocks, area_of, draw, place
 _TRIES = 100
 
 
+@dataclass
 class PatchShuffling(Blocks):
     """Exchanges pairs of small rectangles of the image [0, 1].
 
@@ -25,13 +27,10 @@ class PatchShuffling(Blocks):
     Args:
         count: Exchanges to make.
         side: Shortest and longest side, as fractions of the image's.
-        p: Probability to apply the transform.
+        p: Probability to distort an image.
 
-    Targets:
-        image, volume
-
-    Image types:
-        any
+    Shape:
+        - image: (H, W), (H, W, C) or (D, H, W, C), of any type.
 
     Raises:
         ValueError: If a number is out of range.
@@ -40,7 +39,7 @@ class PatchShuffling(Blocks):
         >>> import numpy as np
         >>> from lightly_dira.transforms import PatchShuffling
         >>> image = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
-        >>> shuffled = PatchShuffling()(image=image)["image"]
+        >>> shuffled = PatchShuffling()(image)
         >>> bool((shuffled == image).all()), len(np.unique(shuffled)) == 64 * 64
         (False, True)
 
@@ -48,52 +47,35 @@ class PatchShuffling(Blocks):
     - [1]: Models Genesis, 2019, https://arxiv.org/abs/1908.06912
     """
 
-    def __init__(
-        self,
-        count: int = 10,
-        side: tuple[float, float] = (10 / 224, 15 / 224),
-        p: float = 1.0,
-    ) -> None:
-        """Creates the transform."""
-        super().__init__(count, side, p)
+    count: int = 10
+    side: tuple[float, float] = (10 / 224, 15 / 224)
+    p: float = 1.0
 
-    def _draw(
-        self, sizes: Sequence[int], sides: list[tuple[int, ...]]
-    ) -> dict[str, Any]:
+    def draw(self, sizes: Sequence[int], random: np.random.Generator) -> dict[str, Any]:
+        """Draws the blocks."""
         taken, pairs = np.zeros(sizes, dtype=bool), []
         for _ in range(self.count):
-            lengths = [draw(self.py_random, *limits) for limits in sides]
-            first = self._take_place(taken, lengths)
+            lengths = [draw(random, *limits) for limits in self._limits(sizes)]
+            first = _take_place(taken, lengths, random)
             if first is None:
                 continue
-            second = self._take_place(taken, lengths)
+            second = _take_place(taken, lengths, random)
             if second is None:
                 taken[area_of(first)] = False
             else:
                 pairs.append((first, second))
         return {"pairs": pairs}
 
-    def apply(
-        self, img: NDArray[Any], pairs: list[tuple[Block, Block]], **params: Any
-    ) -> NDArray[Any]:
+    def apply(self, image: NDArray[Any], **drawn: Any) -> NDArray[Any]:
         """Returns a copy with exchanged blocks."""
-        out = img.copy()
-        for first, second in pairs:
-            out[area_of(first)] = img[area_of(second)]
-            out[area_of(second)] = img[area_of(first)]
+        out = image.copy()
+        for first, second in drawn["pairs"]:
+            out[area_of(first)] = image[area_of(second)]
+            out[area_of(second)] = image[area_of(first)]
         return out
 
-    def _take_place(self, taken: NDArray[Any], lengths: list[int]) -> Block | None:
-        """Draws a block without taken pixels, and takes them."""
-        for _ in range(_TRIES):
-            block = place(self.py_random, lengths, taken.shape)
-            area = taken[area_of(block)]
-            if not area.any():
-                area[...] = True
-                return block
-        return None
 
-
+@dataclass
 class PixelShuffling(Blocks):
     """Shuffles the pixels inside small blocks, as Models Genesis and TransVW do [0, 1].
 
@@ -102,13 +84,10 @@ class PixelShuffling(Blocks):
     Args:
         count: Blocks to shuffle.
         side: Shortest and longest side, as fractions of the image's.
-        p: Probability to apply the transform.
+        p: Probability to distort an image.
 
-    Targets:
-        image, volume
-
-    Image types:
-        any
+    Shape:
+        - image: (H, W), (H, W, C) or (D, H, W, C), of any type.
 
     Raises:
         ValueError: If a number is out of range.
@@ -116,8 +95,8 @@ class PixelShuffling(Blocks):
     Examples:
         >>> import numpy as np
         >>> from lightly_dira.transforms import PixelShuffling
-        >>> volume = np.arange(32 * 64 * 64, dtype=np.float32).reshape(32, 64, 64)
-        >>> shuffled = PixelShuffling(count=1)(volume=volume)["volume"]
+        >>> volume = np.arange(32 * 64 * 64, dtype=np.float32).reshape(32, 64, 64, 1)
+        >>> shuffled = PixelShuffling(count=1)(volume)
         >>> len(np.unique(shuffled)) == volume.size
         True
 
@@ -125,38 +104,25 @@ class PixelShuffling(Blocks):
     - [1]: TransVW, 2021, https://arxiv.org/abs/2102.10680 (5 blocks)
     """
 
-    def __init__(
-        self,
-        count: int = 5,
-        side: tuple[float, float] = (1 / 64, 6 / 64),
-        p: float = 1.0,
-    ) -> None:
-        """Creates the transform."""
-        super().__init__(count, side, p)
+    count: int = 5
+    side: tuple[float, float] = (1 / 64, 6 / 64)
+    p: float = 1.0
 
-    def _draw(
-        self, sizes: Sequence[int], sides: list[tuple[int, ...]]
-    ) -> dict[str, Any]:
-        low, high = np.transpose(sides)
+    def draw(self, sizes: Sequence[int], random: np.random.Generator) -> dict[str, Any]:
+        """Draws the blocks."""
+        low, high = np.transpose(self._limits(sizes))
         shape = self.count, len(sizes)
-        random = self.random_generator
         lengths = random.integers(low, high, shape, endpoint=True)
         starts = random.integers(0, np.subtract(sizes, lengths), endpoint=True)
         seed = int(random.integers(2**62))
         return {"starts": starts, "lengths": lengths, "seed": seed}
 
-    def apply(
-        self,
-        img: NDArray[Any],
-        starts: NDArray[Any],
-        lengths: NDArray[Any],
-        seed: int,
-        **_: Any,
-    ) -> NDArray[Any]:
+    def apply(self, image: NDArray[Any], **drawn: Any) -> NDArray[Any]:
         """Returns a copy with shuffled blocks."""
-        random = np.random.default_rng(seed)
-        sizes = img.shape[: starts.shape[1]]
-        pixels = img.reshape(math.prod(sizes), -1)
+        starts, lengths = drawn["starts"], drawn["lengths"]
+        random = np.random.default_rng(drawn["seed"])
+        sizes = image.shape[: starts.shape[1]]
+        pixels = image.reshape(math.prod(sizes), -1)
         # All blocks of one shape at once: blocks are many, shapes few.
         longest = tuple(lengths.max(axis=0) + 1)
         shapes = np.ravel_multi_index(tuple(lengths.T), longest)
@@ -174,4 +140,17 @@ class PixelShuffling(Blocks):
         taken = np.arange(len(pixels))
         # NumPy keeps the last of several values for one pixel.
         taken[np.concatenate(places)[order]] = np.concatenate(sources)[order]
-        return pixels[taken].reshape(img.shape)
+        return pixels[taken].reshape(image.shape)
+
+
+def _take_place(
+    taken: NDArray[Any], lengths: list[int], random: np.random.Generator
+) -> Block | None:
+    """Draws a block without taken pixels, and takes them."""
+    for _ in range(_TRIES):
+        block = place(random, lengths, taken.shape)
+        area = taken[area_of(block)]
+        if not area.any():
+            area[...] = True
+            return block
+    return None

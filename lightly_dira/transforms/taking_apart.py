@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
-import albumentations as A
 import torch
 from torch import Tensor, nn
 
-from lightly_dira.transforms.alignment import Sample, Step, _is_albumentation, name_of
+from lightly_dira.transforms.albumentations_steps import is_albumentation, steps_of
+from lightly_dira.transforms.alignment import Sample, Step, name_of
 from lightly_dira.transforms.kinds import WHOLE, Said, is_of_library, kind_of
 from lightly_dira.transforms.monai_steps import parts_of
 
@@ -75,19 +75,13 @@ def _take_view_apart(transform: Any, aligned: bool, said: Said) -> Any:
 
 
 def _replace_steps(transform: Any, steps: list[Step], said: Said) -> Any:
-    if isinstance(transform, A.ReplayCompose):
-        # Its replay record would be lost here, and causes errors.
-        parts = copy.deepcopy(transform.transforms)
-        for part in parts:
-            part.set_deterministic(False)
-        transform = A.Compose(parts, p=transform.p)
     parts = parts_of(transform)
+    if is_albumentation(transform):
+        parts = steps_of(transform)
     if parts is not None:
         return nn.Sequential(*(_replace_steps(part, steps, said) for part in parts))
-    if _is_albumentation(transform):
-        if name_of(transform) in ("Compose", "Sequential") and transform.p == 1:
-            parts = [_replace_steps(part, steps, said) for part in transform.transforms]
-            return nn.Sequential(*parts)
+    if is_albumentation(transform):
+        pass  # a choice, which stays one step
     elif isinstance(transform, nn.Sequential):
         return nn.Sequential(*(_replace_steps(part, steps, said) for part in transform))
     elif _is_container(transform):
@@ -133,14 +127,33 @@ _LOOK_INTO_THE_IMAGE = {"Jigsaw"}
 FLIPS = ("RandomHorizontalFlip", "HorizontalFlip")
 
 
-def find_normalisation(transform: Any) -> tuple[Tensor, Tensor] | None:
+class Normalisation(NamedTuple):
+    """Mean and standard deviation of each channel, (C, 1, 1)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def fits(self, view: Tensor) -> bool:
+        """Whether a view has these channels."""
+        return len(view) == len(self.mean)
+
+    def undone(self, view: Tensor) -> Tensor:
+        """Returns the pixels that a view was made from."""
+        return view * self.std + self.mean
+
+    def done(self, pixels: Tensor) -> Tensor:
+        """Returns normalised pixels."""
+        return (pixels - self.mean) / self.std
+
+
+def find_normalisation(transform: Any) -> Normalisation | None:
     """Returns mean and standard deviation of a normalisation inside a transform."""
     classes = filter(is_of_library, type(transform).__mro__)
     known = any(cls.__name__ == "Normalize" for cls in classes)
     if known and hasattr(transform, "mean"):
         shape = (-1, 1, 1)
         mean, std = torch.as_tensor(transform.mean), torch.as_tensor(transform.std)
-        return mean.reshape(shape), std.reshape(shape)
+        return Normalisation(mean.reshape(shape), std.reshape(shape))
     several = isinstance(transform, tuple)  # of `ImageGridTransform`
     contents = transform if several else _contents(transform)[1]
     parts = contents if isinstance(contents, Iterable) else [contents]

@@ -1,18 +1,28 @@
 from __future__ import annotations
 
+import copy
+import pickle
+
 import albumentations as A
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from scipy import stats
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import PILToTensor
 
+from lightly_dira import DiRATransform
 from lightly_dira.transforms import (
     InPainting,
     NonLinearIntensity,
+    OneOf,
     OutPainting,
     PatchShuffling,
     PixelShuffling,
+    Sequential,
 )
 from lightly_dira.transforms.mixtures import published_mixture
 
@@ -43,11 +53,7 @@ def test_any_image(distortion, drawn) -> None:
     image = (1 + 254 * random.random(shape)).astype(dtype)
     before = image.copy()
     transform = distortion()
-    outputs = []
-    for _ in range(2):
-        transform.set_random_seed(seed)
-        outputs.append(transform(image=image)["image"])
-    first, second = outputs
+    first, second = (transform(image, np.random.default_rng(seed)) for _ in "12")
     assert np.array_equal(image, before), "the input was modified"
     assert np.array_equal(first, second), "one seed, two results"
     assert first.shape == shape
@@ -59,13 +65,9 @@ def test_any_image(distortion, drawn) -> None:
         assert np.array_equal(first[first != 0], image[first != 0])
 
 
-def rectangles(transform, key: str = "rectangles", n: int = 2000) -> list:
-    transform.set_random_seed(0)
-    drawn = []
-    for _ in range(n):
-        transform(image=numbered())
-        drawn.append(transform.params[key])
-    return drawn
+def rectangles(transform, key: str = "blocks", n: int = 2000) -> list:
+    random = np.random.default_rng(0)
+    return [transform.draw((224, 224), random)[key] for _ in range(n)]
 
 
 @pytest.mark.parametrize(
@@ -107,8 +109,9 @@ def test_published_shuffling() -> None:
 
 def test_shuffling_exchanges() -> None:
     transform, image = PatchShuffling(count=1), numbered()
-    shuffled = transform(image=image)["image"]
-    ((t, l_, b, r), (top, left, bottom, right)) = transform.params["pairs"][0]
+    drawn = transform.draw(image.shape, np.random.default_rng(0))
+    shuffled = transform.apply(image, **drawn)
+    ((t, l_, b, r), (top, left, bottom, right)) = drawn["pairs"][0]
     assert np.array_equal(shuffled[t:b, l_:r], image[top:bottom, left:right])
     assert np.array_equal(shuffled[top:bottom, left:right], image[t:b, l_:r])
     assert (shuffled != image).sum() == 2 * (b - t) * (r - l_)
@@ -117,8 +120,9 @@ def test_shuffling_exchanges() -> None:
 def test_crowded_image_gets_fewer_exchanges() -> None:
     transform = PatchShuffling(count=50, side=(0.3, 0.3))
     image = numbered(16, 16)
-    shuffled = transform(image=image)["image"]
-    assert 0 < len(transform.params["pairs"]) < 50
+    drawn = transform.draw(image.shape, np.random.default_rng(0))
+    shuffled = transform.apply(image, **drawn)
+    assert 0 < len(drawn["pairs"]) < 50
     assert np.array_equal(np.sort(shuffled, axis=None), np.sort(image, axis=None))
 
 
@@ -130,8 +134,7 @@ def test_nonlinear_intensity_is_monotone(dtype, inverted: float) -> None:
     transform = NonLinearIntensity(inverted=inverted)
     curves = set()
     for seed in range(20):
-        transform.set_random_seed(seed)
-        mapped = transform(image=ramp)["image"]
+        mapped = transform(ramp, np.random.default_rng(seed))
         assert mapped.dtype == dtype
         steps = np.diff(mapped.ravel().astype(np.float64))
         assert (steps <= 1e-6).all() if inverted else (steps >= -1e-6).all()
@@ -143,11 +146,9 @@ def test_nonlinear_intensity_is_monotone(dtype, inverted: float) -> None:
 def test_nonlinear_intensity_follows_the_bezier_curve() -> None:
     """de Casteljau's construction, point by point."""
     transform = NonLinearIntensity(inverted=0.0)
-    transform.set_random_seed(1)
-    params = transform.get_params()
-    transform.set_random_seed(1)
-    draw = transform.py_random.random
-    xs, ys = sorted((draw(), draw())), sorted((draw(), draw()))
+    params = transform.draw((16, 16), np.random.default_rng(1))
+    a, b, c, d, _ = np.random.default_rng(1).random(5)
+    xs, ys = sorted((a, b)), sorted((c, d))
     points = np.array([(0, 0), *zip(xs, ys, strict=True), (1, 1)])
     for t in (0.2, 0.5, 0.9):
         row = points
@@ -158,10 +159,10 @@ def test_nonlinear_intensity_follows_the_bezier_curve() -> None:
 
 
 def test_sizes_are_relative() -> None:
-    transform = InPainting()
+    transform, random = InPainting(), np.random.default_rng(0)
     for _ in range(50):
-        transform(image=numbered(448, 448))
-        for top, left, bottom, right in transform.params["rectangles"]:
+        blocks = transform.draw((448, 448), random)["blocks"]
+        for top, left, bottom, right in blocks:
             assert 20 <= bottom - top <= 140
             assert 20 <= right - left <= 140
 
@@ -176,10 +177,9 @@ def kind(before: np.ndarray, after: np.ndarray) -> str:
 
 def test_published_mixture() -> None:
     image = numbered(96, 96)
-    mixture = published_mixture()
-    mixture.set_random_seed(0)
+    mixture, random = published_mixture(), np.random.default_rng(0)
     n = 20_000
-    seen = [kind(image, mixture(image=image)["image"]) for _ in range(n)]
+    seen = [kind(image, mixture(image, random)) for _ in range(n)]
     names = ["inpainting", "outpainting", "shuffling", "none"]
     counts = [seen.count(name) for name in names]
     expected = n * np.array([0.30, 0.05, 0.30, 0.35])
@@ -189,15 +189,94 @@ def test_published_mixture() -> None:
 @pytest.mark.parametrize(
     "distortion", [*DISTORTIONS, published_mixture, NonLinearIntensity]
 )
-def test_serialisation(distortion) -> None:
+def test_copies(distortion) -> None:
     transform = distortion()
-    twin = A.from_dict(A.to_dict(transform))
     image = numbered() / numbered().max()
     results = []
-    for each in (transform, twin):
-        each.set_random_seed(5)
-        results.append([each(image=image)["image"] for _ in range(5)])
-    assert np.array_equal(*results)
+    for twin in (
+        transform,
+        copy.deepcopy(transform),
+        pickle.loads(pickle.dumps(transform)),
+    ):
+        random = np.random.default_rng(5)
+        results.append([twin(image, random) for _ in range(5)])
+        assert repr(twin) == repr(transform)
+    assert np.array_equal(results[0], results[1])
+    assert np.array_equal(results[0], results[2])
+
+
+def test_probability() -> None:
+    image, random = numbered(), np.random.default_rng(0)
+    distort = InPainting(p=0.25)
+    changed = [distort(image, random) is not image for _ in range(4000)]
+    assert np.mean(changed) == pytest.approx(0.25, abs=0.03)
+
+
+def test_without_a_generator_pytorch_decides() -> None:
+    results = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        results.append(InPainting()(numbered()))
+    assert np.array_equal(results[0], results[1])
+    assert not np.array_equal(results[0], results[2])
+
+
+class TestCompositions:
+    def test_of_any_callables(self) -> None:
+        """Ours, the user's own and those of albumentations, adapted."""
+        mine = Sequential([lambda image, random: image + random.random(), InPainting()])
+        out = mine(numbered(), np.random.default_rng(0))
+        assert (out == 0).any()
+        added = (out - numbered())[out != 0]
+        assert np.allclose(added, added[0], atol=1e-2)
+
+    def test_none_is_left_out_of_the_draws(self) -> None:
+        """Parts draw one after the other from one generator."""
+        random, again = np.random.default_rng(3), np.random.default_rng(3)
+        steps = [NonLinearIntensity(), PatchShuffling()]
+        image = numbered() / numbered().max()
+        expected = steps[1](steps[0](image, again), again)
+        assert np.array_equal(Sequential(steps)(image, random), expected)
+
+    def test_equal_parts(self) -> None:
+        parts = OneOf([lambda image, random, add=add: image + add for add in (1, 2)])
+        random, zero = np.random.default_rng(0), np.zeros((4, 4))
+        drawn = [parts(zero, random)[0, 0] for _ in range(2000)]
+        assert set(drawn) == {1, 2}
+        assert np.mean(drawn) == pytest.approx(1.5, abs=0.05)
+
+
+class TestAsAnArgument:
+    """`DiRATransform(distortion=)` takes what is called with an image and draws."""
+
+    image = torch.rand(1, 32, 32)
+
+    def test_a_function(self) -> None:
+        def inverted(image, random):
+            return 1 - image
+
+        transform = DiRATransform([PILToTensor()], distortion=inverted)
+        views = transform(Image.fromarray(np.full((32, 32), 255, np.uint8)))
+        assert views[0].unique().tolist() != views.target.unique().tolist()
+
+    def test_of_albumentations(self) -> None:
+        step = A.InvertImg(p=1)
+        views = DiRATransform([lambda x: x], distortion=step)(self.image)
+        torch.testing.assert_close(views[0], 1 - views.target)
+        assert "InvertImg" in repr(DiRATransform(distortion=step))
+
+    @pytest.mark.parametrize(
+        "wrong", [lambda *given: given, lambda image, _: image[:9]]
+    )
+    def test_what_returns_something_else(self, wrong) -> None:
+        transform = DiRATransform([lambda x: x], distortion=wrong)
+        with pytest.raises(ValueError, match="returns an array like the one"):
+            transform(self.image)
+
+    @pytest.mark.parametrize("wrong", [3, lambda image: image, v2.RGB(), "mine"])
+    def test_what_cannot_be_called(self, wrong) -> None:
+        with pytest.raises(TypeError, match="array and a NumPy generator"):
+            DiRATransform(distortion=wrong)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +299,7 @@ def test_bad_arguments(distortion, options) -> None:
 
 @pytest.mark.parametrize("options", [(-0.1, 0.5, 0.5), (0.5, 0.5, 0.5), (0, 0, 0)])
 def test_bad_mixture(options) -> None:
-    with pytest.raises(ValueError, match="published_mixture"):
+    with pytest.raises(ValueError, match="OneOf: expected a probability"):
         published_mixture(*options)
 
 
@@ -228,10 +307,9 @@ class TestPixelShuffling:
     def test_pixels_stay_in_their_blocks(self) -> None:
         """The same permutation for all channels; what lies outside stays."""
         transform = PixelShuffling(count=1, side=(0.25, 0.25))
-        transform.set_random_seed(0)
         image = np.arange(32 * 32, dtype=np.uint16).reshape(32, 32)
         image = np.stack([image, image + 2000], axis=2)
-        out = transform(image=image)["image"]
+        out = transform(image, np.random.default_rng(0))
         changed = np.argwhere((out != image).any(axis=2))
         low, high = changed.min(axis=0), changed.max(axis=0) + 1
         assert (high - low <= 8).all()
@@ -242,9 +320,8 @@ class TestPixelShuffling:
 
     def test_volumes_by_blocks_of_three_dimensions(self) -> None:
         transform = PixelShuffling(count=1, side=(0.25, 0.25))
-        transform.set_random_seed(0)
         volume = np.arange(16 * 24 * 32, dtype=np.float32).reshape(16, 24, 32)
-        out = transform(volume=volume)["volume"]
+        out = transform(volume[..., None], np.random.default_rng(0))[..., 0]
         changed = np.argwhere(out != volume)
         spread = changed.max(axis=0) + 1 - changed.min(axis=0)
         assert (spread <= (4, 6, 8)).all()
@@ -255,7 +332,6 @@ class TestPixelShuffling:
     def test_of_blocks_that_overlap_the_last_counts(self, sizes) -> None:
         """Each position holds a value of the last block that covers it."""
         transform = PixelShuffling()
-        transform.set_random_seed(0)
         random = np.random.default_rng(0)
         lengths = random.integers(1, 6, (40, len(sizes)))
         starts = random.integers(0, np.subtract(sizes, lengths), endpoint=True)
@@ -281,9 +357,9 @@ class TestPixelShuffling:
     def test_many_blocks(self) -> None:
         """As in Models Genesis: no voxel stays where it was, none moves far."""
         transform = PixelShuffling(count=10_000, side=(1 / 64, 6 / 64))
-        transform.set_random_seed(0)
         ramp = np.linspace(0, 1, 64, dtype=np.float32)
-        out = transform(volume=np.tile(ramp, (32, 64, 1)))["volume"]
+        volume = np.tile(ramp, (32, 64, 1))[..., None]
+        out = transform(volume, np.random.default_rng(0))[..., 0]
         moved = np.abs(out - ramp) * 63
         assert (moved > 0.5).mean() > 0.3
         assert moved.max() < 6

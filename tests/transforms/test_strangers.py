@@ -24,9 +24,6 @@ from torchvision.transforms import v2
 from lightly_dira import DiRA, DiRATransform, DiRAViews
 from lightly_dira.data import pixels
 from lightly_dira.transforms import (
-    InPainting,
-    OutPainting,
-    PixelShuffling,
     boundary,
 )
 
@@ -291,21 +288,6 @@ class TestMonaisLoaders:
             transform.set_random_state(seed=7)
             found.append(transform(self.volumes[0])[0])
         torch.testing.assert_close(*found)
-
-
-@pytest.mark.parametrize(
-    "step", [PixelShuffling(p=1), InPainting(fill="noise"), OutPainting(fill="noise")]
-)
-def test_draws_of_distortions_shift_no_others(step) -> None:
-    """Found: those made in `apply` moved an elastic step behind, for the view only."""
-    elastic = A.ElasticTransform(alpha=300, sigma=8, p=1)
-    base = A.Compose([A.SomeOf([step, elastic], n=2, replace=False, p=1)])
-    image = smooth(64, 255).astype(np.uint8)
-    for number in range(6):
-        torch.manual_seed(number)
-        views = DiRATransform(base, distortion=None)(image)
-        same = (views[0] - views.target).abs() < 0.02
-        assert same.float().mean() > (0.1 if isinstance(step, OutPainting) else 0.5)
 
 
 class TestPreview:

@@ -43,7 +43,7 @@ class TestStepsOfTheUsersOwn:
 
         with pytest.warns(UserWarning, match="effect of Normalize"):
             transform = DiRATransform(v2.Compose([v2.ToImage(), Normalize()]))
-        assert transform._normalisation is None
+        assert transform._boundary.normalisation is None
         said = DiRATransform(
             v2.Compose([v2.CenterCrop(32), v2.ToImage(), Normalize()]),
             kinds={Normalize: "photometric"},

@@ -27,7 +27,7 @@ from lightly_dira.transforms import (
     PatchShuffling,
     VolumePipeline,
     models_genesis_mixture,
-    published_volume_mixture,
+    transvw_mixture,
 )
 
 SIZE = (12, 16, 20)
@@ -403,16 +403,17 @@ class TestDistortions:
     @pytest.mark.parametrize("distortion", [InPainting, OutPainting, PatchShuffling])
     def test_blocks_are_cuboids(self, distortion) -> None:
         transform = distortion(count=1, side=(0.2, 0.4))
-        transform.set_random_seed(0)
+        random = np.random.default_rng(0)
         volume = 1 + np.arange(20 * 30 * 40, dtype=np.float32).reshape(20, 30, 40)
         lengths = []
         for _ in range(200):
-            out = transform(volume=volume)["volume"]
+            drawn = transform.draw(volume.shape, random)
+            out = transform.apply(volume, **drawn)
             if distortion is PatchShuffling:
-                (blocks,) = transform.params["pairs"]
+                (blocks,) = drawn["pairs"]
                 assert np.array_equal(np.sort(out, None), np.sort(volume, None))
             else:
-                blocks = transform.params["rectangles"]
+                blocks = drawn["blocks"]
             for block in blocks:
                 sides = np.subtract(block[3:], block[:3])
                 lengths.append(sides / (20, 30, 40))
@@ -431,9 +432,9 @@ class TestDistortions:
     @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
     def test_noise(self, dtype) -> None:
         top = 1 if dtype is np.float32 else np.iinfo(dtype).max
-        volume = np.full((32, 64, 64), top, dtype)
+        volume = np.full((32, 64, 64, 1), top, dtype)
         painting = OutPainting(1, (3 / 7, 4 / 7), 3 / 64, fill="noise")
-        out = painting(volume=volume)["volume"]
+        out = painting(volume)
         noise = out[out != top] / top
         assert out.dtype == dtype
         assert noise.mean() == pytest.approx(0.5, abs=0.01)
@@ -441,16 +442,13 @@ class TestDistortions:
 
     def test_published_mixture(self) -> None:
         """One of four, each with a quarter; sizes of TransVW for 64 x 64 x 32."""
-        mixture = published_volume_mixture()
-        mixture.set_random_seed(0)
-        elastic = mixture.transforms[0]
-        elastic.p = 0.0
         # Without the elastic step each of the four leaves its own trace.
+        mixture, random = transvw_mixture(displacement=0), np.random.default_rng(0)
         volume = np.linspace(0.2, 0.8, 32 * 64 * 64, dtype=np.float32)
-        volume = volume.reshape(32, 64, 64)
+        volume = volume.reshape(32, 64, 64, 1)
         counts = {"shuffled": 0, "curve": 0, "in": 0, "out": 0}
         for _ in range(200):
-            out = mixture(volume=volume)["volume"]
+            out = mixture(volume, random)
             same = (out == volume).mean()
             # Blocks may overlap, so that a voxel may stand twice.
             if np.isin(out, volume).all():
@@ -470,16 +468,15 @@ class TestDistortions:
 
     def test_models_genesis(self) -> None:
         """Parts with the published probabilities, in the published order."""
-        mixture = models_genesis_mixture()
-        mixture.set_random_seed(0)
-        kinds = [type(part).__name__ for part in mixture.transforms]
+        mixture, random = models_genesis_mixture(), np.random.default_rng(0)
+        kinds = [type(part).__name__ for part in mixture.distortions]
         assert kinds == ["PixelShuffling", "NonLinearIntensity", "OneOf"]
-        mixture.transforms[1].p = 0.0  # the curve changes every voxel
+        mixture.distortions[1].p = 0.0  # the curve changes every voxel
         ramp = np.linspace(0.2, 0.8, 16 * 32 * 32, dtype=np.float32)
-        ramp = ramp.reshape(16, 32, 32)
+        ramp = ramp.reshape(16, 32, 32, 1)
         counts = {"same": 0, "shuffled": 0, "painted": 0}
         for _ in range(100):
-            out = mixture(volume=ramp)["volume"]
+            out = mixture(ramp, random)
             strange = ((out < 0.19) | (out > 0.81)).mean()
             kind = "painted" if strange > 0.005 else "shuffled"
             counts["same" if np.array_equal(out, ramp) else kind] += 1
@@ -487,14 +484,13 @@ class TestDistortions:
         assert 0 < counts["same"] < 15
 
     def test_elastic_step_moves_in_plane(self) -> None:
-        elastic = published_volume_mixture().transforms[0]
-        elastic.set_random_seed(0)
+        elastic, random = transvw_mixture().distortions[0], np.random.default_rng(0)
         volume = np.repeat(np.arange(1.0, 9, dtype=np.float32), 64 * 64)
-        volume = volume.reshape(8, 64, 64) / 8
-        out = elastic(volume=volume)["volume"]
+        volume = volume.reshape(8, 64, 64, 1) / 8
+        out = elastic(volume, random)
         assert np.allclose(out, volume, atol=1e-6), "slices stay what they are"
-        ramp = np.tile(np.linspace(0, 1, 64, dtype=np.float32), (8, 64, 1))
-        out = elastic(volume=ramp)["volume"]
+        ramp = np.tile(np.linspace(0, 1, 64, dtype=np.float32), (8, 64, 1))[..., None]
+        out = elastic(ramp, random)
         assert np.allclose(out, out[:1]), "all slices move alike"
 
     def test_elastic_step_moves_as_far_as_published(self) -> None:
@@ -502,19 +498,17 @@ class TestDistortions:
         noise = np.random.default_rng(0).uniform(-991, 991, (48, 96, 96))
         expected = gaussian_filter(noise, 8, mode="wrap").std()
         assert expected == pytest.approx(3.8, rel=0.2)
-        elastic = published_volume_mixture(expected).transforms[0]
-        elastic.set_random_seed(0)
-        ramp = np.tile(np.linspace(0, 1, 64, dtype=np.float32), (2, 64, 1))
-        moved = [63 * (elastic(volume=ramp)["volume"] - ramp)[0] for _ in range(100)]
+        elastic = transvw_mixture(expected).distortions[0]
+        random = np.random.default_rng(0)
+        ramp = np.tile(np.linspace(0, 1, 64, dtype=np.float32), (2, 64, 1))[..., None]
+        moved = [63 * (elastic(ramp, random) - ramp)[0] for _ in range(100)]
         inner = np.stack(moved)[:, 24:40, 24:40]
         assert inner.std() == pytest.approx(expected, rel=0.15)
 
     def test_no_elastic_step(self) -> None:
-        elastic = published_volume_mixture(0).transforms[0]
-        ramp = np.tile(np.linspace(0, 1, 64, dtype=np.float32), (2, 64, 1))
-        assert np.array_equal(elastic(volume=ramp)["volume"], ramp)
+        assert len(transvw_mixture(0).distortions) == 1
         with pytest.raises(ValueError, match="displacement must be at least 0"):
-            published_volume_mixture(-1)
+            transvw_mixture(-1)
 
 
 def test_no_warnings_about_known_steps() -> None:
