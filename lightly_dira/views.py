@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
-from torch.utils.data._utils.collate import collate, default_collate_fn_map
 
+from lightly_dira.core.private_torch import collate, default_collate_fn_map
 from lightly_dira.core.tensors import moved
 
 

@@ -1,8 +1,11 @@
-"""What `DiRA` and `Adversary` share: one scalar of weighted terms, and a critic."""
+"""What `DiRA` and `Adversary` share: one scalar, a critic, and the state of a run."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +21,7 @@ from lightly_dira.models.patch_discriminator import PatchDiscriminator
 from lightly_dira.training.finite_terms import FiniteTerms, needs_scaler
 from lightly_dira.training.optimizer_follower import OptimizerFollower
 from lightly_dira.training.processes import with_zero_gradients
+from lightly_dira.training.state import buffers_of, load_buffers, packed, unpacked
 from lightly_dira.training.trial import check_last_layer, try_critic
 
 
@@ -79,9 +83,10 @@ class Wrapper(OptimizerFollower):
             features,
             head,
             discriminator,
-            criterion=criterion,
             discriminator_lr=discriminator_lr,
         )
+        # The tuple keeps PyTorch from registering it as a submodule.
+        self._criterion = (criterion,)
         self.loss = loss or DiRALoss()
         self.target_channels = target_channels
         self.conditional = conditional
@@ -90,8 +95,7 @@ class Wrapper(OptimizerFollower):
         self._judged: set[tuple[torch.Size, ...]] = set()
         chosen = schedule or Schedule.starting(restorative, adversarial)
         if adversarial is None:
-            never = Schedule.starting(0, None).adversarial
-            chosen = dataclasses.replace(chosen, adversarial=never)
+            chosen = chosen.without_adversary()
         self.schedule = chosen
         self._schedule_was_set = schedule is not None
         if optimizer is not None:
@@ -178,6 +182,65 @@ class Wrapper(OptimizerFollower):
         )
         loss = loss if factor == 1 else factor * loss
         return with_zero_gradients(loss, self.head, self._critic)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Moves and converts all parts, but never the critic to half precision."""
+
+        def precise(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            if moved.is_floating_point() and moved.dtype.itemsize < 4:
+                moved = tensor.to(moved.device)
+            return moved
+
+        rest = [child for child in self.children() if child is not self.discriminator]
+        if not recurse:
+            return self
+        for child in rest:
+            child._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._critic._apply(precise, recurse)  # type: ignore[no-untyped-call]
+        self._discriminator_step.move_state(precise)
+        return self
+
+    def get_extra_state(self) -> Tensor:
+        """Returns what `state_dict()` holds besides weights, as one tensor of bytes.
+
+        Its length stays the same during a run.
+        """
+        return packed(self._progress())
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Restores what `get_extra_state` returned.
+
+        Raises:
+            ValueError: If it was averaged or converted.
+        """
+        saved = unpacked(state)
+        self._discriminator_step.load_state(self._critic, saved["adam"])
+        (criterion,) = self._criterion
+        if criterion is not None:
+            load_buffers(criterion, saved["criterion"])
+        if isinstance(self.features, FeaturePyramid):
+            self.features.change.load_state(saved["view_change"])
+        if not saved["ramps"].isnan().all():
+            schedule = self.schedule.with_state(saved["ramps"])
+            if not saved["adam"]:  # of a run without a critic
+                own = self.schedule.adversarial
+                schedule = dataclasses.replace(schedule, adversarial=own)
+            self.schedule = schedule
+        self._count(int(saved["steps"]))
+
+    def _progress(self) -> dict[str, Any]:
+        """Returns tensors of fixed shapes: where the run is."""
+        ramps = self.schedule.state()
+        if not self._schedule_was_set:
+            ramps = torch.full_like(ramps, math.nan)
+        state: dict[str, Any] = {"steps": torch.tensor(self.steps), "ramps": ramps}
+        if isinstance(self.features, FeaturePyramid):
+            state["view_change"] = self.features.change.state()
+        (criterion,) = self._criterion
+        state["criterion"] = {} if criterion is None else buffers_of(criterion)
+        state["adam"] = self._discriminator_step.state(self._critic)
+        return state
 
     def extra_repr(self) -> str:
         """Names stage and steps in the module's repr."""

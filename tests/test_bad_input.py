@@ -24,7 +24,7 @@ from torchvision.models import resnet18
 from torchvision.transforms import v2
 
 from lightly_dira import DiRATransform, RestorationHead
-from lightly_dira.data import pixels
+from lightly_dira.data import white
 from lightly_dira.data.image_files import read_image
 from lightly_dira.data.pixels import to_pixels
 from lightly_dira.evaluation.manifest import Manifest
@@ -48,7 +48,7 @@ BOUNDED = dict(
 
 @pytest.fixture(autouse=True)
 def warn_again() -> None:
-    pixels._warn_of_few_bits.cache_clear()
+    white._warn_of_few_bits.cache_clear()
 
 
 class TestIntegers:

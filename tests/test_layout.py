@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import lightly_dira
@@ -63,14 +64,50 @@ def test_arrows_point_down() -> None:
     assert not wrong
 
 
+def private_names(path: Path) -> set[str]:
+    """Names of PyTorch that begin with `_`, of modules and of what they hold."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("torch"):
+            names = [*node.module.split("."), *(alias.name for alias in node.names)]
+            found |= {name for name in names if name.startswith("_")}
+        elif isinstance(node, ast.Attribute) and node.attr in (
+            "_C",
+            "_execution_engine",
+            "_iterator",
+        ):
+            found.add(node.attr)
+    return found
+
+
 def test_private_names_of_torch_stand_in_one_module() -> None:
+    names = {
+        path.relative_to(ROOT).as_posix(): private_names(path)
+        for path in ROOT.rglob("*.py")
+    }
+    assert names.pop("core/private_torch.py") >= {"_C", "_pytree", "_utils"}
+    assert not any(names.values()), names
+
+
+def test_private_names_of_lightning_stand_in_one_module() -> None:
     holders = {
         path.relative_to(ROOT).as_posix()
         for path in ROOT.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Attribute)
-        and node.attr in ("_C", "_execution_engine")
-        and isinstance(node.value, (ast.Name, ast.Attribute))
-        and ast.unparse(node.value).startswith("torch")
+        if re.search("_data_source|_data_fetcher", path.read_text())
     }
-    assert holders <= {"core/private_torch.py"}
+    assert holders == {"lightning/mid_epoch.py"}
+
+
+def test_albumentations_is_adapted_in_one_module() -> None:
+    holders = {
+        path.relative_to(ROOT).as_posix()
+        for path in ROOT.rglob("*.py")
+        if re.search(r"^\s*(import|from) albumentations", path.read_text(), re.M)
+    }
+    assert holders == {"transforms/albumentations_steps.py"}
+
+
+def test_files_are_short() -> None:
+    """One idea each, that one reads from top to bottom."""
+    lengths = {p: len(p.read_text().splitlines()) for p in ROOT.rglob("*.py")}
+    assert not {str(p): n for p, n in lengths.items() if n > 300}

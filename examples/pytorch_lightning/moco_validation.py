@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, random_split
 from lightly_dira import DiRATransform
 from lightly_dira.data import ImageFiles
 from lightly_dira.evaluation.data import MNI152Slices
-from lightly_dira.lightning.callbacks import CollapseWatch, RestorationLogger
+from lightly_dira.lightning import CollapseWatch, RestorationLogger
 from lightly_dira.lightning.mixin import DiRAMixin
 
 

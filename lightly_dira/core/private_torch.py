@@ -1,7 +1,7 @@
 """All private names of PyTorch that this library uses.
 
-They follow a running backward pass, and end a loader's workers. They were tested with
-2.4.1 and 2.15.
+They follow a running backward pass, end a loader's workers, collate batches and look
+into containers. They were tested with 2.4.1 and 2.15.
 """
 
 from __future__ import annotations
@@ -9,6 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch.utils._pytree import tree_leaves
+from torch.utils.data._utils.collate import collate, default_collate_fn_map
+
+__all__ = [
+    "after_backward",
+    "collate",
+    "default_collate_fn_map",
+    "drop_workers",
+    "in_backward",
+    "tree_leaves",
+]
 
 
 def in_backward() -> bool:

@@ -1,14 +1,11 @@
 """The one boundary: whatever holds an image or a volume becomes pixels in [0, 1].
 
-Values come from files, PIL, arrays, tensors and MONAI's MetaTensors. Here, and only
-here, it is decided what is black and what is white.
+Values come from files, PIL, arrays, tensors and MONAI's MetaTensors.
 """
 
 from __future__ import annotations
 
-import functools
-import math
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,59 +13,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from lightly_dira.core.user_warnings import warn
+from lightly_dira.data.white import Window, scale, white_of
 
-Window = tuple[float, float] | Literal["percentiles"]
-"""The lowest and the highest value of interest, in the units of the image.
-
-"percentiles" stands for 0.5 and 99.5 of each image.
-"""
 # Fewest pixels along a side of images, and of volumes.
 SMALLEST = {2: 16, 3: 2}
 MOST_CHANNELS = 32
-# The highest value of 12 bits, which use a sixteenth of the range of 16 bits.
-_SIXTEENTH = 4095
-# Values that percentiles are taken of.
-_VALUES = 2**19
 # Modes of PIL that are not arrays of grey values or of red, green and blue.
 _MODES_OF_COLOUR = ("P", "PA", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 # Weights of red, green and blue, by ITU-R BT.601.
 _LUMINANCE = torch.tensor([0.299, 0.587, 0.114])
-
-
-class Stored(np.ndarray[Any, Any]):
-    """Values of a file that says what is white: those of 12 bits, for example.
-
-    Attributes:
-        white: The highest value that the file's bits can hold.
-    """
-
-    white: float | None = None
-
-    @classmethod
-    def of(cls, values: NDArray[Any], white: float) -> Stored:
-        """Says what is white."""
-        stored = values.view(cls)
-        stored.white = white
-        return stored
-
-    def __array_finalize__(self, whole: Any) -> None:
-        """Parts and copies have the same white."""
-        self.white = getattr(whole, "white", None)
-
-    def __reduce__(self) -> Any:
-        """Keeps white in copies that are pickled, as between processes."""
-        reduced: Any = super().__reduce__()
-        make, arguments, state = reduced
-        return make, arguments, (state, self.white)
-
-    def __setstate__(self, state: Any) -> None:
-        state, self.white = state
-        super().__setstate__(state)
-
-    def __array_wrap__(self, values: Any, *args: Any, **kwargs: Any) -> Any:
-        """Results of arithmetic are plain arrays, as white may have changed."""
-        return np.asarray(values)[()]
 
 
 def values_of(image: Any, spatial_dims: int = 2) -> NDArray[Any]:
@@ -257,96 +210,3 @@ _CURES = {
     'or window="percentiles", or scale the volume as the first step of the base '
     "transform (in MONAI: ScaleIntensityRange).",
 }
-
-
-def scale(values: NDArray[Any], window: Window | None) -> NDArray[Any]:
-    """Returns values as float32 in [0, 1], or bits as uint8; see `to_pixels`."""
-    if values.dtype == np.bool_ and window is None:
-        return np.where(values, np.uint8(255), np.uint8(0))
-    check_finite(values)
-    black, white = limits_of(values, window)
-    scaled: NDArray[Any] = np.array(values, np.float32)
-    scaled -= np.float32(black)
-    scaled /= np.float32(white - black)
-    return scaled.clip(0, 1, out=scaled)
-
-
-def check_finite(values: NDArray[Any]) -> None:
-    """Raises a ValueError if floats hold NaN or infinite numbers."""
-    # Both limits are NaN if any value is.
-    limits = (
-        [float(values.min()), float(values.max())] if values.dtype.kind == "f" else 0
-    )
-    if not np.isfinite(limits).all():
-        raise ValueError(
-            "DiRATransform: the image holds NaN or infinite pixels. Replace them, for "
-            "example with `numpy.nan_to_num`."
-        )
-
-
-def check_window(window: Any) -> None:
-    """Raises a ValueError if it is neither None, (low, high) nor "percentiles"."""
-    if window is None or (isinstance(window, str) and window == "percentiles"):
-        return
-    if isinstance(window, str) or not window[0] < window[1]:
-        raise ValueError(
-            "DiRATransform: window must be (low, high) with low < high, or "
-            f"'percentiles', got {window!r}."
-        )
-
-
-def limits_of(values: NDArray[Any], window: Window | None) -> tuple[float, float]:
-    """Returns the values that become 0 and 1."""
-    if window is None:
-        return 0.0, white_of(values)
-    if not isinstance(window, str):
-        return window
-    flat = np.asarray(values).reshape(-1)
-    # Some hundred thousand values tell the percentiles of large volumes. Their step has
-    # no factor in common with a side, so that they come from all rows and columns.
-    step = max(1, flat.size // _VALUES)
-    while math.gcd(step, flat.size) > 1:
-        step += 1
-    low, high = np.percentile(flat[::step], (0.5, 99.5))
-    least = np.nextafter(np.float32(low), np.float32(np.inf))
-    return float(low), float(max(high, least))
-
-
-def white_of(values: NDArray[Any]) -> float:
-    """Returns the value of white, which the type alone does not always determine.
-
-    Raises:
-        ValueError: If the value of white is unclear.
-    """
-    if values.dtype == np.bool_:
-        return 1.0
-    low, high = float(values.min()), float(values.max())
-    said = getattr(values, "white", None)
-    if said is not None and 0 <= low <= high <= said:
-        return float(said)
-    top = 1.0 if values.dtype.kind == "f" else 65535.0
-    # PIL and some readers give 16 bits as wider integers; 8 bits come as bytes.
-    wide = values.dtype.itemsize > 2 and (high > 255 or high == 0)
-    fits = top == 1 or values.dtype == np.uint16 or wide
-    if not (fits and low >= 0 and high <= top):
-        raise ValueError(
-            f"DiRATransform: without a window {values.dtype} pixels must be "
-            f"{'floats in [0, 1]' if top == 1 else 'uint8, or unsigned of 16 bits'}, "
-            f"got values from {low:g} to {high:g}. Say which values are black and "
-            "white, DiRATransform(..., window=(low, high)), or take those of each "
-            'image, window="percentiles"; DICOM files may state theirs, '
-            "read_image(file, voi=True)."
-        )
-    if top > 1 and 0 < high <= _SIXTEENTH:
-        _warn_of_few_bits()
-    return top
-
-
-@functools.cache
-def _warn_of_few_bits() -> None:
-    """Warns, once in a process."""
-    warn(
-        "DiRATransform: an image of 16 bits uses at most a sixteenth of their range "
-        "(0 to 4095) and becomes almost black. If all images do, as those of 12 bits, "
-        "give their range: DiRATransform(..., window=(0, 4095))."
-    )

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import zoom
 
 from lightly_dira.core.extras import extra
-from lightly_dira.data.dicom import is_dicom, read_series
+from lightly_dira.data.dicom import is_dicom
+from lightly_dira.data.dicom_series import read_series
 
 # What NumPy and nibabel raise on files that are damaged or of another kind.
 DAMAGED = (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)

@@ -17,9 +17,10 @@ from torchvision import tv_tensors
 
 from lightly_dira.data.files import is_plain
 from lightly_dira.data.image_files import read_image
-from lightly_dira.data.pixels import Window, to_array, to_pixels, to_tensor
+from lightly_dira.data.pixels import to_array, to_pixels, to_tensor
 from lightly_dira.data.resizing import resize_area, resize_mask, resize_volume
 from lightly_dira.data.volume_files import read_volume
+from lightly_dira.data.white import Window
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

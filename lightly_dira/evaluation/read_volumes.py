@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lightly_dira.data.pixels import Window
 from lightly_dira.data.volume_files import from_canonical, load_canonical
+from lightly_dira.data.white import Window
 from lightly_dira.evaluation.data import slice_brain
 from lightly_dira.evaluation.labelled import LabelledImages
 from lightly_dira.evaluation.manifest import Manifest

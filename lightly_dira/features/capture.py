@@ -18,7 +18,7 @@ from lightly_dira.core.hooks import Hook, HookSet
 from lightly_dira.core.private_torch import in_backward
 from lightly_dira.core.tensors import tensors_in
 from lightly_dira.features.maps_and_tokens import Level
-from lightly_dira.features.which_pass import Pass
+from lightly_dira.features.passes import Pass
 
 # How many passes to remember: those that are never decoded must not pile up.
 _MOST_PASSES = 32

@@ -12,14 +12,10 @@ from lightly_dira.core.modes import evaluating
 from lightly_dira.features.capture import Capture
 from lightly_dira.features.dry_pass import find_levels
 from lightly_dira.features.maps_and_tokens import DroppedTokensError
+from lightly_dira.features.passes import Pass
 from lightly_dira.features.same_image import is_waited_for
 from lightly_dira.features.view_change import WHICH_VIEW, ViewChange
-from lightly_dira.features.which_pass import (
-    NeverSawError,
-    Pass,
-    Recognition,
-    which_view,
-)
+from lightly_dira.features.which_pass import NeverSawError, Recognition, which_view
 
 # Learning what a loop does to its views waits for an accelerator; so often it may.
 _MOST_LESSONS = 2

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import operator
-import threading
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lightly_dira.core.user_warnings import warn
+from lightly_dira.features.passes import Pass
 from lightly_dira.features.same_image import (
     SAME_IMAGE,
     difference_of,
@@ -22,55 +20,6 @@ from lightly_dira.features.same_image import (
 
 # By this factor the best of several matches must be better than any other.
 _CLEARLY = 10.0
-
-
-@dataclass(eq=False)
-class Pass:
-    """One pass of the backbone: its input and the captured maps.
-
-    Attributes:
-        images: What the module that receives the image was called with.
-        called_with: What the backbone itself was called with, if it was.
-        training: Whether the backbone was in training mode.
-        maps: The captured outputs, by module and number.
-        outputs: How many tensors each module has output.
-        without_gradients: Maps made while gradients were off.
-        versions: How often `images` and `called_with` had been changed in place when
-            the last map was captured.
-    """
-
-    images: Tensor
-    called_with: Tensor | None
-    training: bool
-    maps: dict[tuple[str, int], Tensor] = field(default_factory=dict)
-    outputs: Counter[str] = field(default_factory=Counter)
-    without_gradients: set[tuple[str, int]] = field(default_factory=set)
-    versions: tuple[int, ...] = ()
-    thread: int = field(default_factory=threading.get_ident)
-    interleaved: bool = False
-
-    def note_versions(self) -> None:
-        """Notes how often the input has been changed in place so far."""
-        self.versions = self._versions()
-
-    @property
-    def is_stale(self) -> bool:
-        """Whether the input has been changed in place since."""
-        return self.versions != self._versions()
-
-    def received(self, images: Tensor) -> bool:
-        """Whether this very tensor arrived, and has not been changed since."""
-        return images is self.images and not self.is_stale
-
-    def was_called_with(self, images: Tensor) -> bool:
-        """Whether the backbone or its entry was called with this very tensor."""
-        same = images is self.images or images is self.called_with
-        return same and not self.is_stale
-
-    def _versions(self) -> tuple[int, ...]:
-        given = (self.images, self.called_with)
-        known = (x for x in given if x is not None and not x.is_inference())
-        return tuple(x._version for x in known)
 
 
 class NeverSawError(RuntimeError):

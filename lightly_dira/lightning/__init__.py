@@ -80,7 +80,8 @@ skips the critic's), with channels-last, and with `torch.compile` of the model, 
 `dira` or of both.
 """
 
-from lightly_dira.lightning.callbacks import CollapseWatch, RestorationLogger
+from lightly_dira.lightning.collapse_watch import CollapseWatch
 from lightly_dira.lightning.mixin import DiRAMixin
+from lightly_dira.lightning.restoration_logger import RestorationLogger
 
 __all__ = ["CollapseWatch", "DiRAMixin", "RestorationLogger"]

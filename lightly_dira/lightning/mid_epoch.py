@@ -15,9 +15,8 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.__version__ import version
-from torch.utils._pytree import tree_leaves
 
-from lightly_dira.core.private_torch import drop_workers
+from lightly_dira.core.private_torch import drop_workers, tree_leaves
 from lightly_dira.core.randomness import random_state, set_random_state
 from lightly_dira.core.user_warnings import warn
 from lightly_dira.training.own_randomness import OwnRandomness

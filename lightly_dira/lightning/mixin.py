@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
-from abc import ABCMeta
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
@@ -13,6 +11,12 @@ from torch.optim import Optimizer
 
 from lightly_dira.adversary import Adversary
 from lightly_dira.dira import DiRA
+from lightly_dira.lightning.made_after_init import (
+    MadeAfterInit,
+    is_lightnings,
+    is_module,
+    then_dira,
+)
 from lightly_dira.lightning.mid_epoch import PlaceInData
 from lightly_dira.lightning.stages import Stages
 from lightly_dira.loss.schedule import Schedule
@@ -21,35 +25,12 @@ from lightly_dira.training.state import buffers_of, load_buffers
 from lightly_dira.views import find_views
 
 # Names that Lightly's examples give to the backbone that is trained.
-_BACKBONES = (
-    "backbone",
-    "student_backbone",
-    "online_backbone",
-    "anchor_backbone",
-    "encoder",
-)
+_BACKBONES = "backbone, student_backbone, online_backbone, anchor_backbone, encoder"
 
 _SHARDING = ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy")
 
 
-class _MadeAfterInit(ABCMeta):
-    """Makes `dira` once every `__init__` has run."""
-
-    @property
-    def __signature__(cls) -> inspect.Signature:
-        """The arguments of the class, which `__call__` would hide."""
-        signature = inspect.signature(cls.__init__)  # type: ignore[misc]
-        return signature.replace(parameters=[*signature.parameters.values()][1:])
-
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Constructs the module."""
-        # Not by `super()`: Lightning looks for `__class__` in the frames of callers.
-        module = ABCMeta.__call__(cls, *args, **kwargs)
-        module._make_dira(required=False)
-        return module
-
-
-class DiRAMixin(metaclass=_MadeAfterInit):
+class DiRAMixin(metaclass=MadeAfterInit):
     """Makes a DiRA variant of a LightningModule: ``class DiRAMoCo(DiRAMixin, MoCo)``.
 
     It comes before the method in the list of bases, keeps automatic optimisation, and
@@ -119,7 +100,7 @@ class DiRAMixin(metaclass=_MadeAfterInit):
         for base in cls.__mro__:
             if base is DiRAMixin:
                 break
-            if _is_module(base) and not issubclass(base, DiRAMixin):
+            if is_module(base) and not issubclass(base, DiRAMixin):
                 raise TypeError(
                     f"DiRA: {base.__name__} comes before DiRAMixin, so the mixin's "
                     f"training step would never be called. Write class {cls.__name__}"
@@ -127,9 +108,9 @@ class DiRAMixin(metaclass=_MadeAfterInit):
                 )
         configure_model = getattr(cls, "configure_model", None)
         # Lightning's own does nothing.
-        usual = configure_model is None or _is_lightnings(configure_model.__module__)
+        usual = configure_model is None or is_lightnings(configure_model.__module__)
         if not usual and not hasattr(configure_model, "makes_dira"):
-            cls.configure_model = _then_dira(configure_model)
+            cls.configure_model = then_dira(configure_model)
 
     def configure_dira(self) -> DiRA | Adversary:
         """Makes the wrapper, without an optimiser. Override it to choose the parts.
@@ -141,7 +122,7 @@ class DiRAMixin(metaclass=_MadeAfterInit):
         if backbone is None:
             raise RuntimeError(
                 f"DiRA: {type(self).__name__} has none of the attributes "
-                f"{', '.join(_BACKBONES)}. Override `configure_dira(self)` and return "
+                f"{_BACKBONES}. Override `configure_dira(self)` and return "
                 "DiRA(self.<the encoder>)."
             )
         return DiRA(backbone)
@@ -151,7 +132,7 @@ class DiRAMixin(metaclass=_MadeAfterInit):
         if name == "dira" and "dira" not in self.__dict__.get("_modules", {}):
             raise AttributeError(
                 f"DiRA: {type(self).__name__} has no `dira` yet, since it has no "
-                f"backbone ({', '.join(_BACKBONES)}). `setup` makes it, once there is "
+                f"backbone ({_BACKBONES}). `setup` makes it, once there is "
                 "a backbone. Override `configure_dira(self)` for another name."
             )
         return super().__getattr__(name)  # type: ignore[misc]
@@ -280,7 +261,7 @@ class DiRAMixin(metaclass=_MadeAfterInit):
 
     def _backbone(self) -> nn.Module | None:
         """Finds the backbone by its name, and prefers one that is not frozen."""
-        parts = (getattr(self, name, None) for name in _BACKBONES)
+        parts = (getattr(self, name, None) for name in _BACKBONES.split(", "))
         found = [part for part in parts if isinstance(part, nn.Module)]
         trained = (f for f in found if any(p.requires_grad for p in f.parameters()))
         return next(trained, found[0] if found else None)
@@ -303,30 +284,6 @@ _HOST = (
     "DiRA: with an `Adversary` the training step returns what the host restored and "
     'the clean images: {"loss": loss, "restored": images, "target": clean}.'
 )
-
-
-def _is_module(base: type) -> bool:
-    """Whether a class is a LightningModule, of `pytorch_lightning` or `lightning`."""
-    return any(
-        each.__name__ == "LightningModule" and _is_lightnings(each.__module__)
-        for each in base.__mro__
-    )
-
-
-def _is_lightnings(module: str) -> bool:
-    return module.startswith(("pytorch_lightning.", "lightning.pytorch."))
-
-
-def _then_dira(configure_model: Any) -> Any:
-    """Returns a `configure_model` that also makes `dira`, after the model."""
-
-    @functools.wraps(configure_model)
-    def configured(self: DiRAMixin) -> None:
-        configure_model(self)
-        self._make_dira(required=False)
-
-    configured.makes_dira = True  # type: ignore[attr-defined]
-    return configured
 
 
 def _optimizers_in(configured: Any) -> Iterator[Optimizer]:

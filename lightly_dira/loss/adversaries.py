@@ -227,7 +227,7 @@ def comparable(restored: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         is_tensor = isinstance(restored, Tensor)
         got = tuple(restored.shape) if is_tensor else type(restored).__name__
         raise ValueError(
-            f"DiRA: restored images, {got}, cannot be compared with targets of shape "
+            f"DiRA: restored images, got {got}, cannot be compared with targets of shape "
             f"{tuple(target.shape)}: both are (B, C, H, W). A head of your own is "
             "called as head(features, output_size) and returns a tensor; see also "
             "`target_channels`."

@@ -171,6 +171,10 @@ class Schedule:
             adversarial=Ramp(adversarial * total_steps, ramp * total_steps),
         )
 
+    def without_adversary(self) -> Schedule:
+        """Returns this schedule with an adversary that never starts."""
+        return dataclasses.replace(self, adversarial=Ramp(math.inf))
+
     def __call__(self, step: int) -> Factors:
         """Returns the factors of a step.
 

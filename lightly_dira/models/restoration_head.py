@@ -18,6 +18,7 @@ from lightly_dira.models.decoder_block import (
     resize,
     runs_of,
 )
+from lightly_dira.models.head_layout import by_axis, doublings, next_size
 
 
 class RestorationHead(nn.Module):
@@ -117,45 +118,13 @@ class RestorationHead(nn.Module):
                 count is below 1, the activation is unknown or the strides do not fit.
         """
         super().__init__()
-        if spatial_dims not in LAYERS:
-            raise ValueError(
-                "RestorationHead: spatial_dims must be 2 for images or 3 for volumes, "
-                f"got {spatial_dims}."
-            )
-        if len(encoder_channels) < 2:
-            raise ValueError(
-                "RestorationHead: expected the channels of at least two feature maps, "
-                f"finest to coarsest, got {list(encoder_channels)}."
-            )
-        if len(decoder_channels) < len(encoder_channels) - 1:
-            raise ValueError(
-                f"RestorationHead: {len(encoder_channels)} feature maps need at least "
-                f"{len(encoder_channels) - 1} decoder_channels, got "
-                f"{tuple(decoder_channels)}. Add entries or leave out feature maps."
-            )
-        if min(*encoder_channels, *decoder_channels, out_channels) < 1:
-            raise ValueError(
-                "RestorationHead: channel counts must be at least 1, got "
-                f"encoder_channels={tuple(encoder_channels)}, decoder_channels="
-                f"{tuple(decoder_channels)}, out_channels={out_channels}."
-            )
+        _check(spatial_dims, encoder_channels, decoder_channels, out_channels)
         if activation not in ("sigmoid", None):
             raise ValueError(
                 "RestorationHead: activation must be 'sigmoid' or None, got "
                 f"{activation!r}."
             )
-        *skips, width = encoder_channels
-        doublings = [(0,) * spatial_dims] * len(skips)
-        if strides is not None:
-            by_axis = _by_axis(strides, spatial_dims)
-            if len(strides) != len(encoder_channels) or any(
-                sorted(axis) != [*axis] for axis in zip(*by_axis, strict=True)
-            ):
-                raise ValueError(
-                    f"RestorationHead: expected {len(encoder_channels)} strides, "
-                    f"finest map to coarsest, got {tuple(strides)}."
-                )
-            doublings, _ = _doublings(by_axis)
+        enlarged = _enlarged(strides, len(encoder_channels), spatial_dims)
         self.settings: dict[str, Any] = {
             "encoder_channels": tuple(encoder_channels),
             "spatial_dims": spatial_dims,
@@ -169,10 +138,10 @@ class RestorationHead(nn.Module):
         self.encoder_channels = tuple(encoder_channels)
         self.spatial_dims = spatial_dims
         self.out_channels = out_channels
-        self.enlarge = nn.ModuleList()
-        self.blocks = nn.ModuleList()
+        self.enlarge, self.blocks = nn.ModuleList(), nn.ModuleList()
         # Coarsest map first, as the blocks run; blocks after the last have no skip.
-        ahead = [*zip(skips, doublings, strict=True)][::-1]
+        *skips, width = encoder_channels
+        ahead = [*zip(skips, enlarged, strict=True)][::-1]
         for number, out in enumerate(decoder_channels):
             skip = 0
             if number < len(ahead):
@@ -181,9 +150,13 @@ class RestorationHead(nn.Module):
                 skip = out if any(times) else skip
             self.blocks.append(DecoderBlock(width, skip, out, spatial_dims))
             width = out
-        layers = LAYERS[spatial_dims]
-        self.to_image = layers.convolution(width, out_channels, 3, padding=1)
+        convolution = LAYERS[spatial_dims].convolution
+        self.to_image = convolution(width, out_channels, 3, padding=1)
         self.activation = nn.Sigmoid() if activation == "sigmoid" else nn.Identity()
+        self._initialise()
+
+    def _initialise(self) -> None:
+        layers = LAYERS[self.spatial_dims]
         for module in (*self.enlarge.modules(), *self.blocks.modules()):
             if isinstance(module, (layers.convolution, layers.transposed)):
                 nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
@@ -222,7 +195,8 @@ class RestorationHead(nn.Module):
                 skip = self.enlarge[number](skips[-1 - number])
                 size = skip.shape[2:]
             else:
-                skip, size = None, self._next_size(x, number, output_size)
+                skip, left = None, len(self.blocks) - 1 - number
+                size = next_size(x.shape[2:], output_size, left)
             step = block, x, skip, size, output_size
             if self.checkpoint and torch.is_grad_enabled():
                 contexts = functools.partial(runs_of, block)
@@ -232,19 +206,6 @@ class RestorationHead(nn.Module):
             else:
                 x = self._decode(*step)
         return x
-
-    def _next_size(
-        self, x: Tensor, number: int, output_size: Sequence[int] | None
-    ) -> torch.Size:
-        """Returns the size of a block's output if no map determines it."""
-        if output_size is None:
-            return torch.Size(2 * side for side in x.shape[2:])
-        left = len(self.blocks) - 1 - number
-        # Half of an odd side, rounded up, doubles to one position more.
-        return torch.Size(
-            max(side, min(2 * side, math.ceil(full / 2**left)))
-            for side, full in zip(x.shape[2:], output_size, strict=True)
-        )
 
     def _decode(
         self,
@@ -264,40 +225,52 @@ class RestorationHead(nn.Module):
         return restored
 
 
-def _by_axis(
-    strides: Sequence[int | Sequence[int]], spatial_dims: int
-) -> list[tuple[int, ...]]:
-    """Returns the strides of each map along each axis."""
-    return [
-        (stride,) * spatial_dims if isinstance(stride, int) else tuple(stride)
-        for stride in strides
-    ]
-
-
-def _doublings(
-    strides: Sequence[tuple[int, ...]],
-) -> tuple[list[tuple[int, ...]], tuple[float, ...]]:
-    """How often each map but the coarsest is doubled, along each axis, to be a skip.
-
-    Each skip must be finer than the one before, along one axis at least. If a map is
-    already finer along some axis, its other axes may stay as they are. Otherwise, it is
-    doubled along all axes.
-
-    Returns:
-        The numbers, finest map to coarsest, and the strides of the last skip.
-    """
-    counts = []
-    *finer, coarsest = strides
-    reached = tuple(map(float, coarsest))
-    for stride in reversed(finer):
-        halved = [math.log2(r / s) >= 0.5 for r, s in zip(reached, stride, strict=True)]
-        reached = tuple(
-            max(1.0, min(s, r / 2 if half or not any(halved) else r))
-            for s, r, half in zip(stride, reached, halved, strict=True)
+def _check(
+    spatial_dims: int,
+    encoder_channels: Sequence[int],
+    decoder_channels: Sequence[int],
+    out_channels: int,
+) -> None:
+    """Raises a ValueError if these numbers make no decoder."""
+    if spatial_dims not in LAYERS:
+        raise ValueError(
+            "RestorationHead: spatial_dims must be 2 for images or 3 for volumes, "
+            f"got {spatial_dims}."
         )
-        pairs = zip(stride, reached, strict=True)
-        counts.append(tuple(round(math.log2(s / r)) for s, r in pairs))
-    return counts[::-1], reached
+    if len(encoder_channels) < 2:
+        raise ValueError(
+            "RestorationHead: expected the channels of at least two feature maps, "
+            f"finest to coarsest, got {list(encoder_channels)}."
+        )
+    if len(decoder_channels) < len(encoder_channels) - 1:
+        raise ValueError(
+            f"RestorationHead: {len(encoder_channels)} feature maps need at least "
+            f"{len(encoder_channels) - 1} decoder_channels, got "
+            f"{tuple(decoder_channels)}. Add entries or leave out feature maps."
+        )
+    if min(*encoder_channels, *decoder_channels, out_channels) < 1:
+        raise ValueError(
+            "RestorationHead: channel counts must be at least 1, got "
+            f"encoder_channels={tuple(encoder_channels)}, decoder_channels="
+            f"{tuple(decoder_channels)}, out_channels={out_channels}."
+        )
+
+
+def _enlarged(
+    strides: Sequence[int | tuple[int, ...]] | None, maps: int, spatial_dims: int
+) -> list[tuple[int, ...]]:
+    """Returns how often each map but the coarsest is doubled, to be a skip."""
+    if strides is None:
+        return [(0,) * spatial_dims] * (maps - 1)
+    of_axes = by_axis(strides, spatial_dims)
+    if len(strides) != maps or any(
+        sorted(axis) != [*axis] for axis in zip(*of_axes, strict=True)
+    ):
+        raise ValueError(
+            f"RestorationHead: expected {maps} strides, finest map to coarsest, got "
+            f"{tuple(strides)}."
+        )
+    return doublings(of_axes)[0]
 
 
 def head_for(
@@ -308,7 +281,7 @@ def head_for(
     spatial_dims: int = 2,
 ) -> RestorationHead:
     """Makes the published decoder, with as many blocks as full resolution needs."""
-    _, reached = _doublings(_by_axis(strides, spatial_dims))
+    _, reached = doublings(by_axis(strides, spatial_dims))
     blocks = len(channels) - 1 + round(math.log2(max(reached)))
     return RestorationHead(
         channels,

@@ -1,11 +1,7 @@
-"""Follows the user's optimiser: counts steps, changes stages, keeps the state."""
+"""Follows the user's optimiser: counts steps, and changes stages."""
 
 from __future__ import annotations
 
-import dataclasses
-import io
-import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,29 +14,28 @@ from lightly_dira.core.user_warnings import warn
 from lightly_dira.features.pyramid import FeaturePyramid
 from lightly_dira.features.restoring_host import RestoringHost
 from lightly_dira.loss import DiRALossComponents
-from lightly_dira.loss.schedule import Ramp, Schedule, starts
+from lightly_dira.loss.schedule import Schedule, starts
 from lightly_dira.training.discriminator_step import DiscriminatorStep
+from lightly_dira.training.first_step import FirstStep
 from lightly_dira.training.idle import IdleWatch
 from lightly_dira.training.optimizer_groups import (
     add_parameters,
     check_can_be_followed,
-    check_moved,
+    check_not_replaced,
     check_state_knows,
     held_by,
     remove_parameters,
     replace_parameters,
-    versions_of,
     without_gradients,
 )
-from lightly_dira.training.processes import check_averaged
-from lightly_dira.training.state import buffers_of, load_buffers
+from lightly_dira.training.trial import check_assigned
 
 
 class OptimizerFollower(nn.Module):
     """Trains a head with the user's optimiser, and a discriminator after its steps.
 
     This part does not depend on what is restored. It counts the steps of the user's
-    optimiser, changes stages, and keeps what a resumed run needs.
+    optimiser and changes stages.
     """
 
     def __init__(
@@ -49,32 +44,26 @@ class OptimizerFollower(nn.Module):
         head: nn.Module,
         discriminator: nn.Module | None,
         *,
-        criterion: nn.Module | None,
         discriminator_lr: float,
     ) -> None:
-        """Takes the parts; the arguments are those of `DiRA`."""
+        """Takes the parts; see `DiRA`."""
         super().__init__()
         self.features = features
         self.head = head
         self.discriminator = discriminator
-        # The tuple keeps PyTorch from registering it as a submodule.
-        self._criterion = (criterion,)
         self.components: DiRALossComponents | None = None
         self._discriminator_step = DiscriminatorStep(
             self._critic, head, lr=discriminator_lr
         )
         self._hooks = HookSet()
         self._optimizer: Optimizer | None = None
-        self._averaged = self._stepping = False
-        self._before = (0, 0)
+        self._stepping, self._first_step = False, FirstStep()
         self._idle = IdleWatch()
-        # When an optimiser was attached: the head's parameters, and ids of the
-        # backbone's.
+        # When it was attached: the head's parameters, and ids of the backbone's.
         self._of_head: dict[str, nn.Parameter] = {}
         self._of_backbone: set[int] = set()
         # What the method's loss depends on, as its first call tells.
-        self._leaves: list[nn.Parameter] = []
-        self._clips = False
+        self._leaves, self._clips = list[nn.Parameter](), False
         self.steps = 0
         self._schedule, self._schedule_was_set = Schedule.starting(0, None), False
 
@@ -97,7 +86,7 @@ class OptimizerFollower(nn.Module):
         if self.discriminator is None:
             if starts(schedule.adversarial):
                 warn(_NO_CRITIC)
-            schedule = dataclasses.replace(schedule, adversarial=Ramp(math.inf))
+            schedule = schedule.without_adversary()
         self._schedule = schedule
         self._schedule_was_set = True
         self._count(self.steps)
@@ -138,19 +127,19 @@ class OptimizerFollower(nn.Module):
             (optimizer.register_load_state_dict_pre_hook, self._before_loading),
         ):
             self._hooks.add(register(Hook(method)))
-        backbone = self.features.backbone
-        add_parameters(optimizer, self.head, beside=backbone.parameters())
+        backbone = [*self.features.backbone.parameters()]
+        add_parameters(optimizer, self.head, beside=backbone)
         remove_parameters(optimizer, self._critic)
         self._optimizer = optimizer
         self._of_head, self._leaves = head, []
-        self._of_backbone = {id(p) for p in backbone.parameters()}
+        self._of_backbone = {id(p) for p in backbone}
         self._discriminator_step.adopt(self._critic, self.head)
         self._discriminator_step.witnesses = Hook(self._witnesses)
         self._follow_witnesses()
 
     def is_attached_to(self, optimizer: Optimizer) -> bool:
         """Whether steps of this optimiser, or of one that it wraps, are followed."""
-        inner = getattr(optimizer, "__dict__", {}).values()
+        inner = vars(optimizer).values()
         return any(each is self._optimizer for each in (optimizer, *inner))
 
     def clip_grad_norm_(self, max_norm: float, norm_type: float = 2.0) -> Tensor:
@@ -167,7 +156,7 @@ class OptimizerFollower(nn.Module):
             norm_type: Order of the norm.
 
         Returns:
-            The norm before clipping, a scalar.
+            The norm before clipping.
 
         Raises:
             RuntimeError: If no optimiser is attached.
@@ -181,10 +170,9 @@ class OptimizerFollower(nn.Module):
 
     def _check_followed(self, loss: Tensor) -> None:
         """Warns if no optimiser step would train head and discriminator."""
-        if not torch.is_grad_enabled():
-            return
-        if self._optimizer is None:
+        if self._optimizer is None and torch.is_grad_enabled():
             self._idle.warn_once(_NO_OPTIMIZER)
+        if self._optimizer is None or not torch.is_grad_enabled():
             return
         self._idle.called(
             self.features,
@@ -202,33 +190,15 @@ class OptimizerFollower(nn.Module):
 
         Not earlier than at a step: sharded modules have others within their passes.
         """
-        critic = self._discriminator_step.parameters
-        known = {id(p) for p in (*self._of_head.values(), *critic)}
-        own = (*self.head.parameters(), *self._critic.parameters())
-        backbone = {id(p) for p in self.features.backbone.parameters()}
-        gone, new = self._of_backbone - backbone, backbone - self._of_backbone
         assert self._optimizer is not None
-        replaced = gone and new - held_by(self._optimizer)
-        if replaced or {id(p) for p in own} != known:
-            raise RuntimeError(_REPLACED)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """Moves and converts all parts, but never the critic to half precision."""
-
-        def precise(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            if moved.is_floating_point() and moved.dtype.itemsize < 4:
-                moved = tensor.to(moved.device)
-            return moved
-
-        rest = [child for child in self.children() if child is not self.discriminator]
-        if not recurse:
-            return self
-        for child in rest:
-            child._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self._critic._apply(precise, recurse)  # type: ignore[no-untyped-call]
-        self._discriminator_step.move_state(precise)
-        return self
+        critic = self._discriminator_step.parameters
+        own = (*self.head.parameters(), *self._critic.parameters())
+        check_not_replaced(
+            {id(p) for p in (*self._of_head.values(), *critic)},
+            {id(p) for p in own},
+            (self._of_backbone, {id(p) for p in self.features.backbone.parameters()}),
+            held_by(self._optimizer),
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns what a copy needs to train by itself."""
@@ -239,72 +209,12 @@ class OptimizerFollower(nn.Module):
         if self._optimizer is not None:
             self.attach(self._optimizer)
 
-    def get_extra_state(self) -> Tensor:
-        """Returns what `state_dict()` holds besides weights, as one tensor of bytes.
-
-        Only tensors suit all who handle state dicts: safetensors, moving averages of
-        weights, launchers. Its length stays the same during a run.
-        """
-        file = io.BytesIO()
-        torch.save(self._progress(), file)
-        return torch.frombuffer(bytearray(file.getbuffer()), dtype=torch.uint8)
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Restores what `get_extra_state` returned.
-
-        Raises:
-            ValueError: If it was averaged or converted.
-        """
-        if state.dtype != torch.uint8:
-            raise ValueError(
-                f"DiRA: expected the extra state as bytes (uint8), got {state.dtype}. "
-                "Average and convert only the floating-point tensors of a state dict, "
-                "and copy those of integers."
-            )
-        file = io.BytesIO(state.detach().cpu().numpy().tobytes())
-        saved = torch.load(file, weights_only=True)
-        self._discriminator_step.load_state(self._critic, saved["adam"])
-        (criterion,) = self._criterion
-        if criterion is not None:
-            load_buffers(criterion, saved["criterion"])
-        if isinstance(self.features, FeaturePyramid):
-            self.features.change.load_state(saved["view_change"])
-        if not saved["ramps"].isnan().all():
-            schedule = self.schedule.with_state(saved["ramps"])
-            if not saved["adam"]:  # of a run without a critic
-                own = self.schedule.adversarial
-                schedule = dataclasses.replace(schedule, adversarial=own)
-            self.schedule = schedule
-        self._count(int(saved["steps"]))
-
-    def _progress(self) -> dict[str, Any]:
-        """Returns tensors of fixed shapes: where the run is."""
-        ramps = self.schedule.state()
-        if not self._schedule_was_set:
-            ramps = torch.full_like(ramps, math.nan)
-        state: dict[str, Any] = {"steps": torch.tensor(self.steps), "ramps": ramps}
-        if isinstance(self.features, FeaturePyramid):
-            state["view_change"] = self.features.change.state()
-        (criterion,) = self._criterion
-        state["criterion"] = {} if criterion is None else buffers_of(criterion)
-        state["adam"] = self._discriminator_step.state(self._critic)
-        return state
-
     def __setattr__(self, name: str, value: Any) -> None:
         """Rejects a new head or discriminator, which no optimiser would train."""
         old = self.__dict__.get("_modules", {}).get(name)
         missing = self.__dict__.get(name, self) is None and value is not None
         if name in ("head", "discriminator") and (old is not None or missing):
-            ids = [
-                {id(p) for p in module.parameters()} if module else set()
-                for module in (old, value)
-            ]
-            if ids[0] != ids[1]:
-                raise AttributeError(
-                    f"DiRA: a module assigned to `dira.{name}` would never be trained, "
-                    "since the optimisers hold the parameters of the old one. Create "
-                    f"a new wrapper: DiRA(backbone, optimizer, {name}=...)."
-                )
+            check_assigned(name, old, value)
         super().__setattr__(name, value)
 
     def _count(self, steps: int) -> None:
@@ -339,14 +249,9 @@ class OptimizerFollower(nn.Module):
         """
         self._stepping = True
         self._check_parameters()
-        if not self._averaged:
-            self._before = self._versions()
-        if self.stage != "di":
-            return None
-        return without_gradients(self.head, args, kwargs)
-
-    def _versions(self) -> tuple[int, int]:
-        return versions_of(self.head), versions_of(self.features.backbone)
+        self._first_step.note(self.head, self.features.backbone)
+        begun = self.stage != "di"
+        return None if begun else without_gradients(self.head, args, kwargs)
 
     def _before_loading(self, optimizer: Optimizer, state: dict[str, Any]) -> None:
         check_state_knows(self.head, optimizer, state)
@@ -373,32 +278,23 @@ class OptimizerFollower(nn.Module):
             self._discriminator_step.forget()
         # A host that restores by itself leaves only the discriminator to be compared.
         has_head = any(True for _ in self.head.parameters())
-        begun = self.stage in (("dir", "dira") if has_head else ("dira",))
-        if begun and not self._averaged:
-            self._averaged = True
-            check_moved(self._before, self._versions())
-            check_averaged(self.head if has_head else self._critic)
+        trained = self.head if has_head else self._critic
+        if self.stage in (("dir", "dira") if has_head else ("dira",)):
+            self._first_step.check(self.head, self.features.backbone, trained)
         self._count(self.steps + 1)
 
 
 # Stands in for a discriminator where there is no adversary.
 _NOBODY = nn.Identity()
 
-_REPLACED = (
-    "DiRA: parameters of the backbone, the head or the discriminator have been "
-    "replaced since the optimiser was attached, as by load_state_dict(assign=True) or "
-    "a new module: nothing would train them. Attach an optimiser that holds the "
-    "backbone as it is now: `dira.attach(optimizer)`."
+_NO_OPTIMIZER = (
+    "DiRA: no optimiser is attached, so neither head nor discriminator will be "
+    "stepped, and the stage will not change. Pass one, DiRA(backbone, optimizer), or "
+    "call `dira.attach(optimizer)`."
 )
 
 _NO_CRITIC = (
     "DiRA: the schedule has an adversary, but this wrapper was made without one "
     "(adversarial_start=None), and goes on without it. Make it with a start, or with "
     "DiRA(..., schedule=...)."
-)
-
-_NO_OPTIMIZER = (
-    "DiRA: no optimiser is attached, so neither head nor discriminator will be "
-    "stepped, and the stage will not change. Pass one, DiRA(backbone, optimizer), or "
-    "call `dira.attach(optimizer)`."
 )

@@ -192,27 +192,28 @@ def check_state_knows(
         )
 
 
-def versions_of(module: nn.Module) -> int:
-    """Counts the in-place changes of a module's trained parameters so far."""
-    trained = (p for p in module.parameters() if p.requires_grad)
-    return sum(p._version for p in trained if p.grad is not None)
-
-
-def check_moved(before: tuple[int, int], after: tuple[int, int]) -> None:
-    """Checks that an optimiser that stepped the backbone has stepped the head.
+def check_not_replaced(
+    known: set[int], own: set[int], backbone: tuple[set[int], set[int]], held: set[int]
+) -> None:
+    """Checks that optimisers hold parameters of the present.
 
     Args:
-        before: Versions of head and backbone before the step.
-        after: The same, after it.
+        known: Ids of the parameters of head and critic that they were given.
+        own: Those that head and critic have now.
+        backbone: Ids of the backbone's when the optimiser was attached, and now.
+        held: Those that the optimiser holds.
 
     Raises:
-        RuntimeError: If it has not changed any parameter of the head.
+        RuntimeError: If they hold parameters of the past.
     """
-    if before[0] and before[0] == after[0] and before[1] != after[1]:
-        raise RuntimeError(
-            "DiRA: the optimiser holds the restoration head but does not step it, as "
-            "it formed its own groups before (ZeroRedundancyOptimizer does). Create it "
-            "for model and head together: first `dira = DiRA(backbone)`, then the "
-            "optimiser of `[*model.parameters(), *dira.head.parameters()]`, then "
-            "`dira.attach(optimizer)`."
-        )
+    then, now = backbone
+    if known != own or (then - now and now - then - held):
+        raise RuntimeError(_REPLACED)
+
+
+_REPLACED = (
+    "DiRA: parameters of the backbone, the head or the discriminator have been "
+    "replaced since the optimiser was attached, as by load_state_dict(assign=True) or "
+    "a new module: nothing would train them. Attach an optimiser that holds the "
+    "backbone as it is now: `dira.attach(optimizer)`."
+)

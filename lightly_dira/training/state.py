@@ -1,8 +1,10 @@
-"""Buffers that a run needs, besides weights and optimisers, to resume exactly."""
+"""What a run needs, besides weights and optimisers, to resume exactly."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,3 +47,31 @@ def load_buffers(module: nn.Module, saved: Mapping[str, Tensor]) -> None:
                 )
             buffer.resize_(value.shape)
         buffer.copy_(value)
+
+
+def packed(state: Mapping[str, Any]) -> Tensor:
+    """Returns a state as one tensor of bytes.
+
+    Only tensors suit all who handle state dicts: safetensors, moving averages of
+    weights, launchers.
+    """
+    file = io.BytesIO()
+    torch.save(state, file)
+    return torch.frombuffer(bytearray(file.getbuffer()), dtype=torch.uint8)
+
+
+def unpacked(state: Tensor) -> dict[str, Any]:
+    """Returns what was packed.
+
+    Raises:
+        ValueError: If it was averaged or converted.
+    """
+    if state.dtype != torch.uint8:
+        raise ValueError(
+            f"DiRA: expected the extra state as bytes (uint8), got {state.dtype}. "
+            "Average and convert only the floating-point tensors of a state dict, and "
+            "copy those of integers."
+        )
+    file = io.BytesIO(state.detach().cpu().numpy().tobytes())
+    saved: dict[str, Any] = torch.load(file, weights_only=True)
+    return saved

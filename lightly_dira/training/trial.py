@@ -82,3 +82,21 @@ def check_same_place(weight: Tensor, own: Tensor) -> None:
             f"{own.dtype} on {own.device}. Move both: after wrapping, call "
             "`dira.to(...)` with every `model.to(...)`."
         )
+
+
+def check_assigned(name: str, old: nn.Module | None, new: nn.Module | None) -> None:
+    """Checks that a part that is assigned has the parameters of the old one.
+
+    Raises:
+        AttributeError: If it has others, which no optimiser would train.
+    """
+    known, given = (
+        {id(p) for p in module.parameters()} if module else set()
+        for module in (old, new)
+    )
+    if known != given:
+        raise AttributeError(
+            f"DiRA: a module assigned to `dira.{name}` would never be trained, since "
+            "the optimisers hold the parameters of the old one. Create a new wrapper: "
+            f"DiRA(backbone, optimizer, {name}=...)."
+        )

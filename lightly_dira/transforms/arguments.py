@@ -10,7 +10,8 @@ from lightly.transforms.multi_view_transform import MultiViewTransform
 from torch import nn
 
 from lightly_dira.core.user_warnings import warn
-from lightly_dira.data.pixels import MOST_CHANNELS, Window
+from lightly_dira.data.pixels import MOST_CHANNELS
+from lightly_dira.data.white import Window
 from lightly_dira.transforms.albumentations_steps import Albumentation, is_albumentation
 from lightly_dira.transforms.alignment import Step, name_of
 from lightly_dira.transforms.distortion import Distortion

@@ -19,17 +19,19 @@ from torchvision.utils import make_grid
 from lightly_dira.core.user_warnings import warn
 from lightly_dira.data.pixels import (
     SMALLEST,
-    Window,
-    check_finite,
-    limits_of,
-    scale,
     to_array,
     to_pixels,
     to_target,
     to_tensor,
     values_of,
-    white_of,
     without_alpha,
+)
+from lightly_dira.data.white import (
+    Window,
+    check_finite,
+    limits_of,
+    scale,
+    white_of,
 )
 from lightly_dira.transforms.albumentations_steps import Draws
 from lightly_dira.transforms.alignment import as_array

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 
-from lightly_dira.data.pixels import Window, check_window
+from lightly_dira.data.white import Window, check_window
 from lightly_dira.transforms.albumentations_steps import Draws
 from lightly_dira.transforms.alignment import Sample, Step
 from lightly_dira.transforms.arguments import (
@@ -53,8 +53,7 @@ class DiRATransform:
     Without a base transform, a `PublishedPipeline` makes two views, or of volumes a
     `VolumePipeline`.
 
-    All randomness comes from the global generators that the base transform uses;
-    distortions and albumentations draw from one that PyTorch's seeds for every image.
+    All draws follow PyTorch's seed, and the global generators that the steps use.
 
     - [0]: DiRA, 2022, https://arxiv.org/abs/2204.10437 (Section 4.1)
 
@@ -71,9 +70,8 @@ class DiRATransform:
           to 32 channels, 8 or 16 bits or float, and at least 16 x 16 pixels.
         - output: `DiRAViews` of float (C, H, W), with targets (target_channels, H, W)
           in [0, 1].
-        - volume (spatial_dims=3): an array or a tensor (D, H, W) or (C, D, H, W); with
-          a base transform of MONAI also what that takes, such as a file. The views
-          are (C, D, H, W), with targets (target_channels, D, H, W).
+        - volume (spatial_dims=3): (D, H, W) or (C, D, H, W), or what a base transform
+          of MONAI takes. Views and targets are (C, D, H, W).
 
     Examples:
         >>> from lightly.transforms import MoCoV2Transform
@@ -147,9 +145,8 @@ class DiRATransform:
         fixed: list[Any] = []
         if not own:
             self._call = take_apart(self.transform, aligned, checked_kinds(kinds))
-            if any(
-                isinstance(s.transform, DiRATransform) for s in steps_in(self._call)
-            ):
+            steps = [step.transform for step in steps_in(self._call)]
+            if any(isinstance(step, DiRATransform) for step in steps):
                 raise TypeError(_TWICE)
             fixed = check_steps(self._call, aligned, window, spatial_dims)
         self._opaque = isinstance(self._call, Step) and self._call.kind == "unknown"
@@ -207,8 +204,8 @@ class DiRATransform:
             outputs = self._call(sample, *extras)
             if not isinstance(outputs, list):
                 outputs = [outputs]
-        found = {index: _sample_in(output) for index, output in enumerate(outputs)}
-        samples = {i: sample for i, sample in found.items() if sample is not None}
+        found = enumerate(map(_sample_in, outputs))
+        samples = {i: sample for i, sample in found if sample is not None}
         if len(samples) <= (self.target_view or 0):
             raise ValueError(
                 f"DiRATransform: target_view={self.target_view}, but the transform "
@@ -251,7 +248,7 @@ class DiRATransform:
             n: How often to transform the image.
 
         Returns:
-            A `matplotlib.figure.Figure`; matplotlib must be installed.
+            A `matplotlib.figure.Figure`.
         """
         examples = [self(image) for _ in range(n)]
         return draw_preview(

@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightly_dira.data.pixels import Window, check_finite, scale, values_of
+from lightly_dira.data.pixels import values_of
 from lightly_dira.data.resizing import resize_volume
+from lightly_dira.data.white import Window, check_finite, scale
 from lightly_dira.transforms.alignment import Sample
 from lightly_dira.transforms.grey_curves import bezier_curve
 

@@ -14,7 +14,8 @@ from pydicom.data import get_testdata_file
 
 from lightly_dira import DiRATransform
 from lightly_dira.data import ImageFiles
-from lightly_dira.data.pixels import Stored, to_pixels
+from lightly_dira.data.pixels import to_pixels
+from lightly_dira.data.white import Stored
 from lightly_dira.transforms import read_image, read_volume
 
 

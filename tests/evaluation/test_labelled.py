@@ -6,7 +6,7 @@ import torch
 from small import bars
 from torchvision.transforms import v2
 
-from lightly_dira.data.pixels import Stored
+from lightly_dira.data.white import Stored
 from lightly_dira.evaluation.labelled import LabelledImages, Samples
 
 

@@ -332,7 +332,7 @@ class TestLoopsThatChangeTheirViews:
     def test_callbacks(self, how: str, said: bool, tmp_path, monkeypatch) -> None:
         shown = []
         monkeypatch.setattr(
-            "lightly_dira.lightning.callbacks.save_image",
+            "lightly_dira.lightning.restoration_logger.save_image",
             lambda grid, path: (shown.append(grid), save_image(grid, path)),
         )
         loop, data = LOOPS[how], self.data(how)

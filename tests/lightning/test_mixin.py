@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from lightly_dira import Adversary, DiRA, DiRALoss
 from lightly_dira.core.modes import evaluating
-from lightly_dira.lightning.callbacks import CollapseWatch, RestorationLogger
+from lightly_dira.lightning import CollapseWatch, RestorationLogger
 from lightly_dira.lightning.mixin import DiRAMixin
 from lightly_dira.loss.schedule import Schedule
 from lightly_dira.training.state import buffers_of, load_buffers

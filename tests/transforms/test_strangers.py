@@ -22,7 +22,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from lightly_dira import DiRA, DiRATransform, DiRAViews
-from lightly_dira.data import pixels
+from lightly_dira.data import white
 from lightly_dira.transforms import (
     boundary,
 )
@@ -339,7 +339,7 @@ class TestPixelsBehindTheBoundary:
         volume = np.zeros((256, 128, 128), np.uint8)
         inside = volume[:, 30:100, 30:100]
         inside[:] = np.random.default_rng(0).integers(50, 200, inside.shape)
-        low, high = pixels.limits_of(volume, "percentiles")
+        low, high = white.limits_of(volume, "percentiles")
         assert low == 0
         assert high == pytest.approx(np.percentile(volume, 99.5), abs=2)
 
@@ -358,7 +358,7 @@ class TestPixelsBehindTheBoundary:
         values = np.random.default_rng(0).integers(0, 4096, (20, 20, 20))
         crop = mt.Compose([mt.RandSpatialCrop((16, 16, 16), random_size=False)])
         transform = DiRATransform([crop], spatial_dims=3, distortion=None)
-        stored = pixels.Stored.of(values.astype(np.uint16), 4095)
+        stored = white.Stored.of(values.astype(np.uint16), 4095)
         assert transform(stored).target.max() > 0.95
         wide = np.zeros((20, 20, 20), np.int32)
         wide[10:] = 1000

@@ -1,0 +1,179 @@
+"""A folder of DICOM slices as one volume, whose axes are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightly_dira.core.extras import extra
+from lightly_dira.data.dicom import as_displayed, is_dicom, values_of
+from lightly_dira.data.white import Stored
+
+# What the place of a slice in its volume is known by.
+_PLACES = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+# What a window for displays is stated by.
+_WINDOW = ("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence")
+# Slices may lie this far from where even spacing puts them, in parts of the spacing.
+_UNEVEN = 0.1
+
+
+def read_series(
+    folder: Path, *, voi: bool = False
+) -> tuple[NDArray[Any], tuple[float, ...]]:
+    """Returns the volume of a series, and its spacing; see `read_volume`."""
+    with extra("medical"):
+        import pydicom
+    slices = []
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and is_dicom(path):
+            try:
+                slices.append((pydicom.dcmread(path, force=True), path))
+            except Exception as error:
+                raise ValueError(
+                    f"read_volume: {path} is damaged ({error})."
+                ) from error
+    slices = [(file, path) for file, path in slices if "PixelData" in file]
+    if len(slices) < 2:
+        raise ValueError(
+            f"read_volume: {folder} holds {len(slices)} DICOM images, expected the "
+            "slices of one series."
+        )
+    series = {str(file.get("SeriesInstanceUID", "")) for file, _ in slices}
+    if len(series) > 1:
+        raise ValueError(
+            f"read_volume: {folder} holds {len(series)} series. Put each into a folder "
+            "of its own."
+        )
+    for file, path in slices:
+        missing = [name for name in _PLACES if not file.get(name)]
+        if missing or int(file.get("NumberOfFrames") or 1) != 1:
+            raise ValueError(
+                f"read_volume: {path} has no {' or '.join(missing) or 'single image'}, "
+                "so that its place in the volume is not known."
+            )
+    first = slices[0][0]
+    across, down = np.reshape(np.float64(first.ImageOrientationPatient), (2, 3))
+    normal = np.cross(across, down)
+    placed = sorted(
+        (
+            (float(normal @ np.float64(file.ImagePositionPatient)), path, file)
+            for file, path in slices
+        ),
+        key=lambda item: (item[0], str(item[1])),
+    )
+    _check_series(placed, folder)
+    places = np.array([place for place, _, _ in placed])
+    between = float(np.median(np.diff(places)))
+    _check_straight(placed, normal, folder)
+    windows = {str([file.get(name) for name in _WINDOW]) for _, _, file in placed}
+    if voi and len(windows) > 1:
+        raise ValueError(
+            f"read_volume: the slices in {folder} state {len(windows)} windows, and a "
+            'volume has one. Leave voi at False and choose it: window="percentiles".'
+        )
+    slices_of = [_slice_of(file, path, voi) for _, path, file in placed]
+    rows, columns = (float(side) for side in first.PixelSpacing)
+    volume, spacing = _oriented(
+        np.stack(slices_of), (normal, down, across), (between, rows, columns)
+    )
+    whites = {getattr(part, "white", None) for part in slices_of}
+    white = whites.pop() if len(whites) == 1 else None
+    return volume if white is None else Stored.of(volume, white), spacing
+
+
+def _slice_of(file: Any, path: Path, voi: bool) -> NDArray[Any]:
+    try:
+        pixels = as_displayed(file) if voi else values_of(file)
+    except Exception as error:
+        raise ValueError(f"read_volume: {path} cannot be read: {error}.") from error
+    if pixels.ndim != 2:
+        raise ValueError(
+            f"read_volume: {path} is an image in colour, expected grey slices."
+        )
+    return pixels
+
+
+def _check_straight(
+    placed: list[tuple[float, Path, Any]], normal: NDArray[Any], folder: Path
+) -> None:
+    """Raises a ValueError if the slices do not lie straight behind one another."""
+    spacings = {tuple(round(float(x), 4) for x in f.PixelSpacing) for _, _, f in placed}
+    if len(spacings) > 1:
+        raise ValueError(
+            f"read_volume: the slices in {folder} have pixels of different sizes: "
+            f"{sorted(spacings)} mm. Resample them first."
+        )
+    corners = np.array([np.float64(f.ImagePositionPatient) for _, _, f in placed])
+    aside = corners - corners[0] - np.outer((corners - corners[0]) @ normal, normal)
+    pixel = min(min(spacings))
+    worst = int(np.argmax(np.linalg.norm(aside, axis=1)))
+    if np.linalg.norm(aside[worst]) > 0.5 * pixel:
+        raise ValueError(
+            f"read_volume: {placed[worst][1]} lies {np.linalg.norm(aside[worst]):.3g} "
+            f"mm aside of {placed[0][1].name}, so that the volume would be sheared: "
+            "the gantry was tilted, or the field of view moved. Resample the series "
+            "first, for example with SimpleITK."
+        )
+
+
+def _check_series(placed: list[tuple[float, Path, Any]], folder: Path) -> None:
+    """Raises a ValueError if slices are missing, doubled or of different shapes."""
+    forms = {
+        (
+            file.Rows,
+            file.Columns,
+            *(round(float(part), 3) for part in file.ImageOrientationPatient),
+        )
+        for _, _, file in placed
+    }
+    if len(forms) > 1:
+        raise ValueError(
+            f"read_volume: the slices in {folder} differ in shape or direction. Leave "
+            "out scouts and other views."
+        )
+    steps = np.diff([place for place, _, _ in placed])
+    between = np.median(steps)
+    if between <= 0 or (steps < _UNEVEN * between).any():
+        number = int(np.argmin(steps))
+        raise ValueError(
+            f"read_volume: {placed[number][1]} and {placed[number + 1][1]} lie at the "
+            "same place. Leave one out; several points in time need folders of "
+            "their own."
+        )
+    wide = np.abs(steps - between) > _UNEVEN * between
+    if wide.any():
+        number = int(np.argmax(wide))
+        missing = max(1, round(steps[number] / between) - 1)
+        raise ValueError(
+            f"read_volume: slices of {folder} are {between:.4g} mm apart, but "
+            f"{placed[number][1].name} and {placed[number + 1][1].name} are "
+            f"{steps[number]:.4g} mm apart: {missing} missing there. Copy the whole "
+            "series."
+        )
+
+
+def _oriented(
+    volume: NDArray[Any],
+    axes: tuple[NDArray[Any], ...],
+    spacing: tuple[float, float, float],
+) -> tuple[NDArray[Any], tuple[float, ...]]:
+    """Turns a volume so that its axes point to the head, the back and the left.
+
+    Args:
+        volume: The volume.
+        axes: Directions of its axes, in DICOM's coordinates: left, back, head.
+        spacing: Millimetres between voxels along them.
+    """
+    directions = np.stack(axes)[:, ::-1]  # now: head, back, left
+    order: list[int] = []
+    for wanted in range(3):
+        left = [axis for axis in range(3) if axis not in order]
+        order.append(max(left, key=lambda axis: abs(directions[axis, wanted])))
+    turned = volume.transpose(order)
+    for wanted, axis in enumerate(order):
+        if directions[axis, wanted] < 0:
+            turned = np.flip(turned, wanted)
+    return np.ascontiguousarray(turned), tuple(spacing[axis] for axis in order)
