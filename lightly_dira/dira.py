@@ -214,7 +214,7 @@ class DiRA(Wrapper):
         check_loss(loss)
         self._check_followed(loss)
         self._check_balanced()
-        batches = different_views(batch, said=view)
+        batches = different_views(batch, single=view is not None)
         if self.stage == "di":
             if batches and torch.is_grad_enabled():
                 self._try_all(batches, view)
@@ -235,11 +235,13 @@ class DiRA(Wrapper):
         )
 
     def _see(
-        self, batches: list[DiRAViews], said: Tensor | None
+        self, batches: list[DiRAViews], called_with: Tensor | None
     ) -> list[tuple[Taken, Pair]]:
         """Returns what the backbone saw of each `DiRAViews`, and its clean image."""
         pairs = [views.pairs(self.target_channels) for views in batches]
-        taken = self.features.see([[p.view for p in each] for each in pairs], said)
+        taken = self.features.see(
+            [[p.view for p in each] for each in pairs], called_with
+        )
         seen = [(t, p[t.view]) for t, p in zip(taken, pairs, strict=True) if t]
         if len(seen) < len(batches):
             self._idle.warn_once(UNSEEN)
@@ -249,13 +251,13 @@ class DiRA(Wrapper):
             self._idle.frozen = bool(maps) and not any(m.requires_grad for m in maps)
         return seen
 
-    def _try_all(self, batches: list[DiRAViews], said: Tensor | None) -> None:
+    def _try_all(self, batches: list[DiRAViews], called_with: Tensor | None) -> None:
         """Tries, in the first step of stage "di", all that later stages need."""
         capture = self.features.capture
         known = capture.noting and self.features.was_run
         if not (known and starts(self.schedule.restorative)):
             return
-        seen = self._see(batches, said)
+        seen = self._see(batches, called_with)
         images = join([taken.images for taken, _ in seen])
         target = join([pair.target(images.device) for _, pair in seen])
         with torch.no_grad(), evaluating(self.head), same_randomness(images.device):

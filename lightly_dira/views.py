@@ -244,14 +244,14 @@ def find_views(batch: Any) -> Iterator[DiRAViews]:
             yield from find_views(item)
 
 
-def different_views(batch: Any, said: Tensor | None) -> list[DiRAViews]:
+def different_views(batch: Any, *, single: bool) -> list[DiRAViews]:
     """Returns the `DiRAViews` in a batch, each once.
 
     Raises:
-        ValueError: If there are several, and one tensor is said to be the view.
+        ValueError: If there are several, and must not be.
     """
     found = list({id(views): views for views in find_views(batch)}.values())
-    if said is not None and len(found) > 1:
+    if single and len(found) > 1:
         raise ValueError(
             "DiRA: view= names one tensor, but this batch holds several `DiRAViews`. "
             "Pass those that it was made from: `dira(loss, batch[name], view=x)`."

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 import torch
 from lightly.transforms import SimCLRTransform
+from methods import tiny_backbone
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 from torch.utils.data._utils.pin_memory import pin_memory
 from torchvision.transforms import v2
 
-from lightly_dira import DiRATransform, DiRAViews
+from lightly_dira import DiRA, DiRATransform, DiRAViews
 from lightly_dira.views import find_views
 
 
@@ -229,3 +230,64 @@ def test_targets_are_tensors() -> None:
 def test_targets_of_views_that_are_not_there() -> None:
     with pytest.raises(ValueError, match="target of view 2, but 2 views"):
         DiRAViews(torch.rand(2, 3, 8, 8), {2: torch.rand(1, 8, 8)}, target_view=None)
+
+
+def make_views(batch: int = 4, size: int = 32, dtype=torch.float32) -> DiRAViews:
+    views = torch.rand(2, batch, 3, size, size, dtype=dtype)
+    targets = torch.rand(2, batch, 1, size, size, dtype=dtype)
+    return DiRAViews(views, dict(enumerate(targets)), target_view=None)
+
+
+def part_of(views: DiRAViews, rows: slice) -> DiRAViews:
+    targets = {i: target[rows] for i, target in enumerate(views.targets)}
+    return DiRAViews([view[rows] for view in views], targets, target_view=None)
+
+
+def test_import_changes_nothing_of_lightly() -> None:
+    """Found: `MultiViewCollate.__call__` was replaced for everybody."""
+    from lightly.data.multi_view_collate import MultiViewCollate
+
+    assert MultiViewCollate.__call__.__module__ == "lightly.data.multi_view_collate"
+    assert not hasattr(MultiViewCollate.__call__, "__wrapped__")
+    samples = [(part_of(make_views(1), 0), i, f"{i}") for i in range(2)]
+    batch = next(iter(DataLoader(samples, 2, collate_fn=MultiViewCollate())))
+    backbone = tiny_backbone()
+    dira = DiRA(backbone, torch.optim.SGD(backbone.parameters(), lr=0.1))
+    with pytest.raises(ValueError, match="leave `collate_fn` out"):
+        dira(backbone(batch[0][0]).mean(), batch)
+
+
+class TestViewsAsALists:
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda views: views.pop(0),
+            lambda views: views.reverse(),
+            lambda views: views.insert(0, views[0]),
+            lambda views: views.__delitem__(0),
+        ],
+    )
+    def test_views_keep_their_targets(self, change) -> None:
+        with pytest.raises(TypeError, match=r"targets of others.*list\(views\)"):
+            change(make_views())
+
+    def test_a_view_that_is_said_in_validation(self) -> None:
+        backbone = tiny_backbone().eval()
+        dira, views = DiRA(backbone), make_views()
+        with torch.no_grad():
+            dira(torch.tensor(0.0), views, view=views[1])
+        expected = (dira.restore(views[1]) - views.targets[1]).square().mean()
+        torch.testing.assert_close(dira.components.restorative, expected)
+
+    def test_validation_of_views_that_the_loop_changes(self) -> None:
+        backbone = tiny_backbone()
+        dira = DiRA(backbone, torch.optim.SGD(backbone.parameters(), lr=0.1))
+        views = make_views()
+        x = (views[0] - 0.5) / 0.2
+        dira(backbone(x).mean(), views)
+        with torch.no_grad():
+            with pytest.raises(RuntimeError, match="view=x"):
+                dira(torch.tensor(0.0), views)
+            dira(torch.tensor(0.0), views, view=x)
+        expected = (dira.restore(x) - views.targets[0]).square().mean()
+        torch.testing.assert_close(dira.components.restorative, expected)

@@ -20,7 +20,7 @@ from results import JOINING, Results, as_json, write_whole
 from settings import Settings
 
 
-def join(out: Path, parts: list[Path]) -> None:
+def join_parts(out: Path, parts: list[Path]) -> None:
     settings = join_settings(parts)
     out.mkdir(parents=True, exist_ok=True)
     rows = pd.concat([Results(part / "results.csv").table for part in parts])
@@ -62,4 +62,4 @@ def join_settings(parts: list[Path]) -> dict[str, Any]:
 if __name__ == "__main__":
     if len(sys.argv) < 3:
         sys.exit(__doc__)
-    join(Path(sys.argv[1]), [Path(part) for part in sys.argv[2:]])
+    join_parts(Path(sys.argv[1]), [Path(part) for part in sys.argv[2:]])

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 from settings import Settings
 
+from lightly_dira.evaluation.chestxray14 import read_chestxray14
 from lightly_dira.evaluation.labelled import LabelledImages
 from lightly_dira.evaluation.protocol import Protocol, Task
-from lightly_dira.evaluation.read_tables import read_chestxray14
 from lightly_dira.evaluation.read_volumes import read_mni152, read_nifti
 from lightly_dira.evaluation.readers import read_medmnist, read_npz
 
@@ -190,12 +190,12 @@ def load_chest(folder: Path) -> list[LabelledImages]:
         splits=np.where(np.isin(findings.patients, framed), "test", findings.splits),
     )
     unseen = (findings.splits == "train") & (boxed.splits == "train")
-    pool = join(
+    pool = concatenated(
         [pneumonia.split("train"), lungs.split("train"), findings.subset(unseen)]
     )
     return [pool, pneumonia, lungs, elsewhere, findings, boxed]
 
 
-def join(parts: list[LabelledImages]) -> LabelledImages:
+def concatenated(parts: list[LabelledImages]) -> LabelledImages:
     """Joins images of any size, without labels, masks and so on."""
     return LabelledImages([part.pixels(i) for part in parts for i in range(len(part))])

@@ -119,9 +119,9 @@ def white_of(values: NDArray[Any]) -> float:
     if values.dtype == np.bool_:
         return 1.0
     low, high = float(values.min()), float(values.max())
-    said = getattr(values, "white", None)
-    if said is not None and 0 <= low <= high <= said:
-        return float(said)
+    stored = getattr(values, "white", None)
+    if stored is not None and 0 <= low <= high <= stored:
+        return float(stored)
     top = 1.0 if values.dtype.kind == "f" else 65535.0
     # PIL and some readers give 16 bits as wider integers; 8 bits come as bytes.
     wide = values.dtype.itemsize > 2 and (high > 255 or high == 0)

@@ -56,7 +56,7 @@ class Capture:
         self.capturing = self.noting = True
         self.has_trained = False
         self.seen = 0
-        self._wanted = {key for level in levels for key in (level.key, level.same)}
+        self._wanted = {key for level in levels for key in (level.key, level.alias)}
         # Modules with one output in a pass: a second one belongs to another pass.
         self._wanted_once = {level.key for level in levels if level.once}
         self._running: Pass | None = None
@@ -104,7 +104,7 @@ class Capture:
         maps = []
         missing = []
         for level in self.levels:
-            key = level.key if level.key in run.maps else level.same
+            key = level.key if level.key in run.maps else level.alias
             if key not in run.maps:
                 missing.append(level.name)
                 continue

@@ -14,7 +14,7 @@ from lightly_dira.features.maps_and_tokens import (
     Level,
     Map,
     images_in,
-    in_place,
+    is_at_pixel,
     stride_of,
     tokens_in,
 )
@@ -31,7 +31,7 @@ class Output(NamedTuple):
     shape: torch.Size
     entered: torch.Size | None
     changed: tuple[int, ...]  # tokens that a pixel changes most, if they are few
-    same: tuple[str, int]  # of the inner module that first output this tensor
+    alias: tuple[str, int]  # of the inner module that first output this tensor
 
 
 def levels_of(
@@ -63,7 +63,7 @@ def levels_of(
     levels = [
         Level(
             (output.module, output.number),
-            output.same,
+            output.alias,
             f"{output.module}[{output.number}]"
             if counts[output.module] > 1
             else output.module,
@@ -149,7 +149,7 @@ def _read_tokens(
         # In deeper layers, the change reaches other tokens, too. But if it is rarely
         # found at the changed pixel, the tokens have been reordered.
         if reading is not None:
-            places = [in_place(reading, changed, pixel, size) for changed in telling]
+            places = [is_at_pixel(reading, changed, pixel, size) for changed in telling]
             if 2 * sum(places) >= len(places):
                 found[count] = reading
     return found

@@ -29,7 +29,7 @@ class Level(NamedTuple):
 
     Attributes:
         key: Name of the module, and the tensor's index among its outputs in one pass.
-        same: Another key of the very same tensor: that of the innermost module.
+        alias: Another key of the very same tensor: that of the innermost module.
         name: The module's name, with the number where it outputs several.
         channels: Channels of the map.
         stride: Pixels of the image, along each side, per position of the map; a tuple
@@ -41,7 +41,7 @@ class Level(NamedTuple):
     """
 
     key: tuple[str, int]
-    same: tuple[str, int]
+    alias: tuple[str, int]
     name: str
     channels: int
     stride: int | tuple[int, ...]
@@ -156,12 +156,14 @@ def tokens_in(
             # All extra tokens come first; or last, if the pixel is found exactly there.
             for before in (extra, 0) if tolerance == 0 else (extra,):
                 found = Map("tokens", 0, grid, octave, before, extra - before)
-                if not changed or in_place(found, changed[:1], pixel, size, tolerance):
+                if not changed or is_at_pixel(
+                    found, changed[:1], pixel, size, tolerance
+                ):
                     return found
     return None
 
 
-def in_place(
+def is_at_pixel(
     tokens: Map,
     changed: Sequence[int],
     pixel: Sequence[int],

@@ -145,7 +145,7 @@ class FeaturePyramid:
         return taken.view, taken.maps
 
     def see(
-        self, groups: Sequence[Sequence[Tensor]], said: Tensor | None = None
+        self, groups: Sequence[Sequence[Tensor]], called_with: Tensor | None = None
     ) -> list[Taken | None]:
         """Returns the view of each group that the backbone saw, and its maps.
 
@@ -153,26 +153,26 @@ class FeaturePyramid:
 
         Args:
             groups: The views that may be restored, of each `DiRAViews` of a batch.
-            said: The tensor that the backbone was called with, where no pass is to be
-                recognised; then there is one group.
+            called_with: The tensor that the backbone was called with, where no pass is
+                to be recognised; then there is one group.
 
         Raises:
             RuntimeError: If the backbone has seen none of them. A group that was not
                 seen gives None, if another one was.
         """
         if not torch.is_grad_enabled():
-            return [self._look_again(views, said) for views in groups]
-        if said is None:
+            return [self._look_again(views, called_with) for views in groups]
+        if called_with is None:
             return self._take_first_of_each(groups)
         (views,) = groups
-        maps, number = self._take_of(said), which_view(said, views)
-        self._learn(said, views[number])
-        return [Taken(number, maps, said)]
+        maps, number = self._take_of(called_with), which_view(called_with, views)
+        self._learn(called_with, views[number])
+        return [Taken(number, maps, called_with)]
 
-    def _look_again(self, views: Sequence[Tensor], said: Tensor | None) -> Taken:
-        """Runs the backbone on a view: on the first, unless another one is said."""
-        if said is not None:
-            number, images = which_view(said, views), said
+    def _look_again(self, views: Sequence[Tensor], called_with: Tensor | None) -> Taken:
+        """Runs the backbone on a view: the first, unless `called_with` is another."""
+        if called_with is not None:
+            number, images = which_view(called_with, views), called_with
         elif self.change.is_none:
             weight = next(self.backbone.parameters())
             number, images = 0, self.change.apply(views[0]).to(weight.device)

@@ -18,7 +18,7 @@ from lightly_dira.lightning.made_after_init import (
     then_dira,
 )
 from lightly_dira.lightning.mid_epoch import PlaceInData
-from lightly_dira.lightning.stages import Stages
+from lightly_dira.lightning.stages import EpochStages
 from lightly_dira.loss.schedule import Schedule
 from lightly_dira.training.optimizer_groups import held_by
 from lightly_dira.training.state import buffers_of, load_buffers
@@ -158,7 +158,7 @@ class DiRAMixin(metaclass=MadeAfterInit):
         callbacks = super().configure_callbacks()  # type: ignore[misc]
         several = isinstance(callbacks, (list, tuple))
         own = [*callbacks] if several else [callbacks]
-        return [*own, PlaceInData(), Stages()]
+        return [*own, PlaceInData(), EpochStages()]
 
     def configure_optimizers(self) -> Any:
         """Hands the head to the optimiser that holds the backbone.
@@ -172,7 +172,7 @@ class DiRAMixin(metaclass=MadeAfterInit):
                 "`manual_backward` yourself, use DiRA in the training step: "
                 "`loss = self.dira(loss, batch)`."
             )
-        if not any(isinstance(c, Stages) for c in self.trainer.callbacks):
+        if not any(isinstance(c, EpochStages) for c in self.trainer.callbacks):
             raise RuntimeError(
                 f"DiRA: {type(self).__name__} overrides configure_callbacks and leaves "
                 "out what DiRAMixin returns there. Return "
@@ -210,21 +210,21 @@ class DiRAMixin(metaclass=MadeAfterInit):
             self.dira.features.forget()
             return output
         views = [*find_views(batch)] or [*find_views(self._batch)]
-        said: dict[str, Any] = {}
+        given: dict[str, Any] = {}
         if isinstance(output, Mapping):
             # Lightning must not keep the graphs of these images.
             output = dict(output)
             host = isinstance(self.dira, Adversary)
             names = ("view", "restored", "target") if host else ("view",)
-            said = {
+            given = {
                 n: output.pop(n) for n in names if isinstance(output.get(n), Tensor)
             }
         if isinstance(self.dira, Adversary):
-            if not {"restored", "target"} <= said.keys():
+            if not {"restored", "target"} <= given.keys():
                 raise ValueError(_HOST)
-            total = self.dira(loss, **said)
+            total = self.dira(loss, **given)
         else:
-            total = self.dira(loss, views, **said)
+            total = self.dira(loss, views, **given)
         assert self.dira.components is not None
         terms = self.dira.components._asdict()
         self.log_dict(

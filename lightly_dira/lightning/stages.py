@@ -1,4 +1,4 @@
-"""Stages given in epochs, and the check that the training step ran DiRA."""
+"""EpochStages given in epochs, and the check that the training step ran DiRA."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lightly_dira.lightning.mixin import DiRAMixin
 
 
-class Stages(Callback):
+class EpochStages(Callback):
     """Starts stages given in epochs, and checks that the training step ran DiRA."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

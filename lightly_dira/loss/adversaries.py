@@ -227,8 +227,8 @@ def comparable(restored: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         is_tensor = isinstance(restored, Tensor)
         got = tuple(restored.shape) if is_tensor else type(restored).__name__
         raise ValueError(
-            f"DiRA: restored images, got {got}, cannot be compared with targets of shape "
-            f"{tuple(target.shape)}: both are (B, C, H, W). A head of your own is "
+            "DiRA: restored images cannot be compared with their targets: expected "
+            f"{tuple(target.shape)}, (B, C, H, W), got {got}. A head of your own is "
             "called as head(features, output_size) and returns a tensor; see also "
             "`target_channels`."
         )

@@ -15,7 +15,7 @@ from lightly_dira.loss.adversaries import (
     reference_terms,
     terms_differentiated_at_once,
 )
-from lightly_dira.loss.schedule import WHOLE, Factors
+from lightly_dira.loss.schedule import ONES, Factors
 
 
 class DiRALossComponents(NamedTuple):
@@ -176,7 +176,7 @@ class DiRALoss(nn.Module):
         restored: Tensor,
         target: Tensor,
         discriminator: nn.Module,
-        factors: Factors = WHOLE,
+        factors: Factors = ONES,
         *,
         condition: Tensor | None = None,
         last_layer: Tensor | None = None,
@@ -202,7 +202,7 @@ class DiRALoss(nn.Module):
         restored: Tensor,
         target: Tensor,
         discriminator: nn.Module | None,
-        factors: Factors = WHOLE,
+        factors: Factors = ONES,
         *,
         condition: Tensor | None = None,
         last_layer: Tensor | None = None,

@@ -19,7 +19,7 @@ class Factors(NamedTuple):
     adversarial: float = 1.0
 
 
-WHOLE = Factors()
+ONES = Factors()
 
 
 @dataclasses.dataclass(frozen=True)

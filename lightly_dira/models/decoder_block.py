@@ -173,7 +173,7 @@ def enlargement(
     return nn.Sequential(*steps)
 
 
-def runs_of(block: nn.Module) -> tuple[AbstractContextManager[None], Any]:
+def checkpoint_contexts(block: nn.Module) -> tuple[AbstractContextManager[None], Any]:
     """Returns contexts for the first and for further runs of a checkpointed block."""
     return nullcontext(), _StatisticsKept(block)
 

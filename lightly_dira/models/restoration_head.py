@@ -14,9 +14,9 @@ from torch.utils.checkpoint import checkpoint as checkpoint_of
 from lightly_dira.models.decoder_block import (
     LAYERS,
     DecoderBlock,
+    checkpoint_contexts,
     enlargement,
     resize,
-    runs_of,
 )
 from lightly_dira.models.head_layout import by_axis, doublings, next_size
 
@@ -199,7 +199,7 @@ class RestorationHead(nn.Module):
                 size = next_size(x.shape[2:], output_size, left)
             step = block, x, skip, size, output_size
             if self.checkpoint and torch.is_grad_enabled():
-                contexts = functools.partial(runs_of, block)
+                contexts = functools.partial(checkpoint_contexts, block)
                 x = checkpoint_of(
                     self._decode, *step, use_reentrant=False, context_fn=contexts
                 )

@@ -21,7 +21,12 @@ from lightly_dira.core.randomness import set_states_on_cpu, states_on_cpu
 from lightly_dira.core.tensors import tensors_in
 from lightly_dira.data.pixels import to_tensor
 from lightly_dira.transforms.albumentations_steps import Draws, is_albumentation
-from lightly_dira.transforms.kinds import WHOLE, Said, geometry_of, is_of_library
+from lightly_dira.transforms.kinds import (
+    THROUGH_BOTH,
+    Stated,
+    geometry_of,
+    is_of_library,
+)
 from lightly_dira.transforms.monai_steps import (
     is_of_monai,
     looks_into_the_volume,
@@ -71,13 +76,13 @@ class Step(nn.Module):
         self,
         transform: Callable[..., Any],
         kind: str,
-        said: Said | None = None,
+        stated: Stated | None = None,
     ) -> None:
         """Wraps an image transform of the given kind."""
         super().__init__()
         self.transform = transform
         self.kind = kind
-        self.said = said or {}
+        self.stated = stated or {}
         self.after_geometry = False
         self.after_distortion = False
         # Whether it moves pixels in [0, 1].
@@ -91,7 +96,7 @@ class Step(nn.Module):
     def twin(self) -> Any:
         """The step for the target: the same draws, but no change of pixel values."""
         mixed = self.kind == "mixed"
-        return geometry_of(self.transform, self.said) if mixed else self.transform
+        return geometry_of(self.transform, self.stated) if mixed else self.transform
 
     def forward(self, sample: Sample, *extras: Any) -> Any:
         """Transforms the sample's view and, depending on the kind, its target."""
@@ -101,10 +106,10 @@ class Step(nn.Module):
             return sample  # which steps take as tensors, too
         view_only = self.after_geometry or self.kind in ("photometric", "normalisation")
         same = sample.view is sample.target and self.kind != "mixed"
-        shared = self.kind in WHOLE or same
+        shared = self.kind in THROUGH_BOTH or same
         if view_only or shared:
             (out,) = self._run(extras, sample.draws, sample.view)
-            view, rest = (out, ()) if self.kind in WHOLE else _split(out)
+            view, rest = (out, ()) if self.kind in THROUGH_BOTH else _split(out)
             target = sample.target if view_only else view
         else:
             images = sample.view, sample.target

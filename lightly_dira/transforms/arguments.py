@@ -15,7 +15,7 @@ from lightly_dira.data.white import Window
 from lightly_dira.transforms.albumentations_steps import Albumentation, is_albumentation
 from lightly_dira.transforms.alignment import Step, name_of
 from lightly_dira.transforms.distortion import Distortion
-from lightly_dira.transforms.kinds import SAYABLE
+from lightly_dira.transforms.kinds import KINDS
 from lightly_dira.transforms.mixtures import published_mixture, transvw_mixture
 from lightly_dira.transforms.monai_steps import scales_by_fixed_numbers
 from lightly_dira.transforms.published_pipeline import PublishedPipeline
@@ -108,13 +108,13 @@ def distortion_of(distortion: Any, spatial_dims: int) -> Distortion | None:
 
 def checked_kinds(kinds: Mapping[Any, str] | None) -> dict[Any, str]:
     """Returns what the user says of steps, or raises a ValueError."""
-    said = dict(kinds or {})
-    if not set(said.values()) <= set(SAYABLE):
+    stated = dict(kinds or {})
+    if not set(stated.values()) <= set(KINDS):
         raise ValueError(
-            f"DiRATransform: kinds must be of {', '.join(SAYABLE)}, got "
-            f"{', '.join(map(repr, said.values()))}."
+            f"DiRATransform: kinds must be of {', '.join(KINDS)}, got "
+            f"{', '.join(map(repr, stated.values()))}."
         )
-    return said
+    return stated
 
 
 def check_steps(

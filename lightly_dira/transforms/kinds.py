@@ -67,23 +67,23 @@ _KIND_OF = {name: kind for kind, names in _NAMES.items() for name in names.split
 _LIBRARIES = ("torchvision", "lightly", "albumentations")
 
 # Both view and target go through these.
-WHOLE = ("unknown", "stack")
+THROUGH_BOTH = ("unknown", "stack")
 # What users may say of their own steps.
-SAYABLE = ("geometric", "photometric", "conversion", "normalisation")
+KINDS = ("geometric", "photometric", "conversion", "normalisation")
 
 # Operations of torchvision's automatic augmentations that move pixels.
 _MOVES = {"ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"}
 
-Said = Mapping[Any, str]
+Stated = Mapping[Any, str]
 """Kinds that the user gives: by class, by name of a class, or by the step itself."""
 
 
-def kind_of(transform: Any, said: Said) -> str:
+def kind_of(transform: Any, stated: Stated) -> str:
     """Says what a step does.
 
     Args:
         transform: The step.
-        said: What the user says of some steps; it takes precedence.
+        stated: What the user says of some steps; it takes precedence.
 
     Returns:
         "geometric", "photometric", "mixed", "conversion", "normalisation", "stack" or
@@ -95,12 +95,12 @@ def kind_of(transform: Any, said: Said) -> str:
     classes = type(transform).__mro__
     hashable = [transform] if type(transform).__hash__ is not None else []
     for key in (*hashable, *classes, *(cls.__name__ for cls in classes)):
-        if key in said:
-            return said[key]
+        if key in stated:
+            return stated[key]
     choices = choices_of(transform)
     choices = choices_in(transform) if choices is None else choices
     if choices is not None:
-        return _kind_of_all({kind_of(part, said) for part in choices})
+        return _kind_of_all({kind_of(part, stated) for part in choices})
     kind = kind_of_lambda(transform) or kind_of_volume_step(transform)
     if kind is None:
         names = (cls.__name__ for cls in classes if is_of_library(cls))
@@ -122,15 +122,15 @@ def is_of_library(cls: type) -> bool:
     return cls.__module__.partition(".")[0] in _LIBRARIES
 
 
-def geometry_of(transform: Any, said: Said) -> Any:
+def geometry_of(transform: Any, stated: Stated) -> Any:
     """Returns a copy of a mixed step that has the same draws but only moves pixels."""
     if choices_of(transform) is not None:
         return geometry_of_choices(
-            transform, lambda part: _geometry_or_none(part, said)
+            transform, lambda part: _geometry_or_none(part, stated)
         )
     if is_albumentation(transform):
         return geometry_of_albumentation(
-            transform, lambda step: kind_of(step, said) == "geometric"
+            transform, lambda step: kind_of(step, stated) == "geometric"
         )
     if isinstance(transform, nn.Module) and hasattr(
         transform, "_apply_image_or_video_transform"
@@ -139,10 +139,10 @@ def geometry_of(transform: Any, said: Said) -> Any:
     return types.MethodType(_with_moves_only(type(transform).forward), transform)
 
 
-def _geometry_or_none(transform: Any, said: Said) -> Any:
-    kind = kind_of(transform, said)
+def _geometry_or_none(transform: Any, stated: Stated) -> Any:
+    kind = kind_of(transform, stated)
     if kind == "mixed":
-        return geometry_of(transform, said)
+        return geometry_of(transform, stated)
     return transform if kind == "geometric" else None
 
 

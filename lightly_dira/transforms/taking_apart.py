@@ -12,27 +12,29 @@ from torch import Tensor, nn
 
 from lightly_dira.transforms.albumentations_steps import is_albumentation, steps_of
 from lightly_dira.transforms.alignment import Sample, Step, name_of
-from lightly_dira.transforms.kinds import WHOLE, Said, is_of_library, kind_of
+from lightly_dira.transforms.kinds import THROUGH_BOTH, Stated, is_of_library, kind_of
 from lightly_dira.transforms.monai_steps import parts_of
 
 
-def take_apart(transform: Any, aligned: bool, said: Said) -> Any:
+def take_apart(transform: Any, aligned: bool, stated: Stated) -> Any:
     """Replaces the steps of every view's transform by steps for samples.
 
     Args:
         transform: The transform; it is left as it is.
         aligned: Whether flips touch the target.
-        said: What the user says of the kinds of steps.
+        stated: What the user says of the kinds of steps.
 
     Returns:
         A transform of samples: a single `Step` where nothing could be taken apart.
     """
     several = {cls.__name__ for cls in type(transform).__mro__} & _MULTI_VIEW
     if not several or not _is_container(transform):
-        return _take_view_apart(transform, aligned, said)
+        return _take_view_apart(transform, aligned, stated)
     # Views often share one transform.
     views = {id(view): view for view in transform.transforms}
-    views = {key: _take_view_apart(view, aligned, said) for key, view in views.items()}
+    views = {
+        key: _take_view_apart(view, aligned, stated) for key, view in views.items()
+    }
     transform = copy.copy(transform)
     transform.transforms = [views[id(view)] for view in transform.transforms]
     mask_fn = getattr(transform, "mask_fn", None)
@@ -54,18 +56,18 @@ def steps_in(replaced: Any) -> Iterator[Step]:
             yield from steps_in(contents)
 
 
-def _take_view_apart(transform: Any, aligned: bool, said: Said) -> Any:
+def _take_view_apart(transform: Any, aligned: bool, stated: Stated) -> Any:
     steps: list[Step] = []
     if isinstance(transform, tuple):  # of `ImageGridTransform`: one after the other
-        replaced: Any = tuple(_replace_steps(part, steps, said) for part in transform)
+        replaced: Any = tuple(_replace_steps(part, steps, stated) for part in transform)
     else:
-        replaced = _replace_steps(transform, steps, said)
+        replaced = _replace_steps(transform, steps, stated)
     if not aligned:
         for step in steps:
             if name_of(step.transform) in FLIPS:
                 step.kind = "photometric"
     for step in reversed(steps):
-        if step.kind in ("geometric", "mixed", *WHOLE):
+        if step.kind in ("geometric", "mixed", *THROUGH_BOTH):
             break
         step.after_geometry = True
     for step in steps:
@@ -74,29 +76,31 @@ def _take_view_apart(transform: Any, aligned: bool, said: Said) -> Any:
     return replaced
 
 
-def _replace_steps(transform: Any, steps: list[Step], said: Said) -> Any:
+def _replace_steps(transform: Any, steps: list[Step], stated: Stated) -> Any:
     parts = parts_of(transform)
     if is_albumentation(transform):
         parts = steps_of(transform)
     if parts is not None:
-        return nn.Sequential(*(_replace_steps(part, steps, said) for part in parts))
+        return nn.Sequential(*(_replace_steps(part, steps, stated) for part in parts))
     if is_albumentation(transform):
         pass  # a choice, which stays one step
     elif isinstance(transform, nn.Sequential):
-        return nn.Sequential(*(_replace_steps(part, steps, said) for part in transform))
+        return nn.Sequential(
+            *(_replace_steps(part, steps, stated) for part in transform)
+        )
     elif _is_container(transform):
         container = copy.copy(transform)
         if isinstance(container, nn.Module):
             container._modules = dict(container._modules)
         name, contents = _contents(transform)
         if isinstance(contents, Iterable):
-            parts = [_replace_steps(part, steps, said) for part in contents]
+            parts = [_replace_steps(part, steps, stated) for part in contents]
             several = isinstance(contents, nn.ModuleList)
             setattr(container, name, nn.ModuleList(parts) if several else parts)
         else:
-            setattr(container, name, _replace_steps(contents, steps, said))
+            setattr(container, name, _replace_steps(contents, steps, stated))
         return container
-    steps.append(Step(transform, kind_of(transform, said), said))
+    steps.append(Step(transform, kind_of(transform, stated), stated))
     return steps[-1]
 
 

@@ -11,6 +11,7 @@ import pydicom
 import pytest
 from pydicom import Dataset, Sequence
 from pydicom.data import get_testdata_file
+from pydicom.pixels.utils import set_pixel_data
 
 from lightly_dira import DiRATransform
 from lightly_dira.data import ImageFiles
@@ -201,3 +202,23 @@ class TestDicom:
         same = self.series(tmp_path / "b", lambda _, tags: change(0, tags))
         volume = read_volume(same, voi=True)
         assert 0 <= volume.min() < volume.max() <= 1
+
+
+class TestOddDicom:
+    @pytest.mark.parametrize("signed", [0, 1])
+    @pytest.mark.parametrize("inverted", [False, True])
+    def test_inverted(self, signed: int, inverted: bool, tmp_path: Path) -> None:
+        """Found: signed MONOCHROME1 was not."""
+        pydicom = pytest.importorskip("pydicom")
+        values = np.arange(256, dtype=np.int16 if signed else np.uint16)
+        values = values.reshape(16, 16)
+        interpretation = "MONOCHROME1" if inverted else "MONOCHROME2"
+        path = tmp_path / "image.dcm"
+        file = pydicom.dcmread(get_testdata_file("MR_small.dcm"))
+        set_pixel_data(file, values, interpretation, 16, generate_instance_uid=False)
+        file.save_as(path)
+        assert pydicom.dcmread(path).PixelRepresentation == signed
+        found = read_image(path).astype(int)
+        assert (found[0, 0] > found[0, 1]) == inverted
+        if signed:
+            assert np.array_equal(found, ~values if inverted else values)

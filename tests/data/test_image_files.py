@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import shutil
+import warnings
 from pathlib import Path
 
 import cv2
@@ -9,9 +12,13 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
+from torchvision.datasets import ImageFolder
 
 from lightly_dira import DiRATransform
+from lightly_dira.evaluation.manifest import Manifest
 from lightly_dira.transforms import read_image
 
 
@@ -108,3 +115,83 @@ class TestBandsOfTiff:
         image = read_image(tmp_path / "a.tif")
         top = np.iinfo(dtype).max
         np.testing.assert_array_equal(image, top - pixels)
+
+
+BOUNDED = dict(
+    max_examples=120,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[
+        HealthCheck.too_slow,
+        HealthCheck.function_scoped_fixture,
+        HealthCheck.filter_too_much,
+    ],
+)
+
+
+class TestDamage:
+    def picture(self) -> Image.Image:
+        ramp = np.linspace(0, 255, 64 * 64).reshape(64, 64)
+        return Image.fromarray(ramp.astype(np.uint8))
+
+    def test_constant_lower_half(self, tmp_path: Path) -> None:
+        array = np.array(self.picture())
+        array[32:] = 128
+        Image.fromarray(array).save(tmp_path / "image.png")
+        with pytest.warns(UserWarning, match=r"lower half of .*image.png is constant"):
+            read_image(tmp_path / "image.png")
+
+    @pytest.mark.parametrize("kind", ["tiff", "bmp", "webp", "jpg", "png"])
+    def test_a_manifest_finds_every_change(self, kind: str, tmp_path: Path) -> None:
+        """Found: decoders do not notice damage of the right length."""
+        (tmp_path / "a").mkdir()
+        path = tmp_path / "a" / f"image.{kind}"
+        self.picture().save(path)
+        Manifest.of(tmp_path).write(tmp_path / "SHA256SUMS")
+        manifest = Manifest.read(tmp_path / "SHA256SUMS")
+        data = ImageFolder(tmp_path, loader=manifest.read_image)
+        assert data[0][0].shape[:2] == (64, 64)
+        manifest.check([path])
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+        for check in (manifest.read_image, lambda path: manifest.check([path])):
+            with pytest.raises(ValueError, match="another checksum"):
+                check(path)
+        shutil.copy(path, tmp_path / "other.png")
+        with pytest.raises(ValueError, match="not in the manifest"):
+            manifest.check([tmp_path / "other.png"])
+
+    def test_no_manifest(self, tmp_path: Path) -> None:
+        (tmp_path / "SHA256SUMS").write_text("what is this?\n")
+        with pytest.raises(ValueError, match="line 1 of"):
+            Manifest.read(tmp_path / "SHA256SUMS")
+
+    def test_a_manifest_is_what_sha256sum_writes(self, tmp_path: Path) -> None:
+        (tmp_path / "a").write_text("")
+        manifest = Manifest.of(tmp_path)
+        digest = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+        assert manifest.sums == {"a": digest}
+        (tmp_path / "sums").write_text(f"{digest} *a\n")
+        Manifest.read(tmp_path / "sums").check([tmp_path / "a"])
+
+    @settings(**BOUNDED | dict(max_examples=60))
+    @given(data=st.data())
+    def test_files_damaged_at_random(self, data, tmp_path: Path) -> None:
+        """A picture, a warning or an error of ours: nothing else."""
+        kind = data.draw(st.sampled_from(["tiff", "bmp", "webp", "jpeg", "png"]))
+        file = io.BytesIO()
+        self.picture().save(file, kind)
+        content = bytearray(file.getvalue())
+        for _ in range(data.draw(st.integers(1, 20))):
+            place = data.draw(st.integers(0, len(content) - 1))
+            content[place] = data.draw(st.integers(0, 255))
+        content = content[: data.draw(st.integers(1, len(content)))]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                image = read_image(bytes(content))
+            except ValueError as error:
+                assert str(error).startswith("read_image: "), error
+            else:
+                assert image.ndim in (2, 3)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -8,12 +9,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from lightly_dira.evaluation.chestxray14 import CHESTXRAY14, read_chestxray14
 from lightly_dira.evaluation.labelled import Samples
-from lightly_dira.evaluation.read_tables import (
-    CHESTXRAY14,
-    read_chestxray14,
-    read_table,
-)
+from lightly_dira.evaluation.manifest import Manifest
+from lightly_dira.evaluation.read_tables import read_table
 from lightly_dira.evaluation.read_volumes import read_mni152, read_nifti
 from lightly_dira.evaluation.readers import read_medmnist, read_npz
 
@@ -293,3 +292,30 @@ class TestOddLayouts:
             data = read_table(tmp_path / "a.csv", tmp_path, seed=seed)
             splits = data.splits.reshape(20, 2)
             assert (splits[:, 0] == splits[:, 1]).all()
+
+
+class TestArrays:
+    @pytest.mark.parametrize("kind", ["npy", "text", "cut", "pickled"])
+    def test_other_files(self, kind: str, tmp_path: Path) -> None:
+        path = tmp_path / "file.npz"
+        if kind == "npy":
+            with path.open("wb") as file:
+                np.save(file, np.zeros(3))
+        elif kind == "text":
+            path.write_text("images")
+        else:
+            values = np.array([{}]) if kind == "pickled" else np.zeros((9, 32, 32))
+            np.savez_compressed(path, images=values)
+        if kind == "cut":
+            path.write_bytes(path.read_bytes()[:-60])
+        with pytest.raises(ValueError, match=r"read_npz: .*savez"):
+            read_npz(path)
+
+    def test_manifest(self, tmp_path: Path) -> None:
+        path = tmp_path / "file.npz"
+        np.savez(path, images=np.zeros((2, 32, 32), np.uint8))
+        manifest = Manifest.of(tmp_path)
+        assert len(read_npz(path, manifest=manifest)) == 2
+        np.savez(path, images=np.ones((2, 32, 32), np.uint8))
+        with pytest.raises(ValueError, match="another checksum"):
+            read_npz(path, manifest=manifest)

@@ -97,7 +97,7 @@ def rows_of(folder: Path) -> pd.DataFrame:
 def test_joining(tmp_path, monkeypatch) -> None:
     """Two seeds that ran apart are one comparison; other settings are an error."""
     monkeypatch.syspath_prepend(EXAMPLES / "compare")
-    from join import join
+    from join import join_parts
 
     whole = EXAMPLES / "results/hippocampus_unet"
     rows = pd.read_csv(whole / "results.csv", dtype=str)
@@ -110,16 +110,16 @@ def test_joining(tmp_path, monkeypatch) -> None:
         (part / "settings.json").write_text(json.dumps(own))
         shutil.copy(whole / "environment.txt", part)
     parts = sorted(tmp_path.glob("part*"))
-    join(tmp_path / "out", parts[:2])
-    join(tmp_path / "out", [tmp_path / "out", *parts])
+    join_parts(tmp_path / "out", parts[:2])
+    join_parts(tmp_path / "out", [tmp_path / "out", *parts])
     for name in ("results.csv", "outcomes.csv", "settings.json", "environment.txt"):
         assert (tmp_path / "out" / name).read_text() == (whole / name).read_text()
     other = json.loads((parts[1] / "settings.json").read_text()) | {"lr": 5}
     (parts[1] / "settings.json").write_text(json.dumps(other))
     with pytest.raises(SystemExit, match="part1 holds results of another lr"):
-        join(tmp_path / "other", parts)
+        join_parts(tmp_path / "other", parts)
     with pytest.raises(SystemExit, match="no folder of results"):
-        join(tmp_path / "other", [tmp_path / "nowhere"])
+        join_parts(tmp_path / "other", [tmp_path / "nowhere"])
 
 
 def test_two_in_one_folder(data, tmp_path) -> None:

@@ -116,7 +116,7 @@ class TestDiRAIsNeverLeftOut:
 
 
 class TestEpochsOfChangingLength:
-    """Stages in epochs begin with those epochs, however many steps they have."""
+    """EpochStages in epochs begin with those epochs, however many steps they have."""
 
     def stages(self, tmp_path, callbacks=(), **flags) -> list[str]:
         class Staged(DiRASimSiam):

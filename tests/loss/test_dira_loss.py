@@ -216,7 +216,7 @@ def test_unknown_form(option: str) -> None:
 
 
 def test_shapes_must_agree() -> None:
-    with pytest.raises(ValueError, match=r"\(2, 1, 8, 8\).*\(1, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"\(1, 8, 8\).*\(2, 1, 8, 8\)"):
         DiRALoss()(torch.tensor(0.0), torch.rand(2, 1, 8, 8), torch.rand(1, 8, 8), None)
 
 

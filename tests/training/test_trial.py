@@ -117,7 +117,7 @@ class TestTheCritic:
 class TestInStageDi:
     @pytest.mark.parametrize("channels", [2, 3])
     def test_a_head_of_other_images(self, channels: int) -> None:
-        with pytest.raises(ValueError, match="cannot be compared with targets"):
+        with pytest.raises(ValueError, match="cannot be compared with their targets"):
             first_step(head=Head(channels), restorative_start=5)
 
     def test_a_head_that_returns_no_images(self) -> None:

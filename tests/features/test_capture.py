@@ -1,0 +1,116 @@
+"""Checkpointed, interleaved and threaded passes."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+from methods import tiny_backbone
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from lightly_dira import DiRA, DiRAViews
+from lightly_dira.features.pyramid import FeaturePyramid
+
+
+def frozen_statistics(*modules: nn.Module) -> None:
+    """The batches of one window must not depend on one another."""
+    for module in modules:
+        for part in module.modules():
+            if isinstance(part, nn.BatchNorm2d):
+                part.eval()
+
+
+def make_views(batch: int = 4, size: int = 32, dtype=torch.float32) -> DiRAViews:
+    views = torch.rand(2, batch, 3, size, size, dtype=dtype)
+    targets = torch.rand(2, batch, 1, size, size, dtype=dtype)
+    return DiRAViews(views, dict(enumerate(targets)), target_view=None)
+
+
+class Watched:
+    """A backbone whose own hooks tell which maps belong to which input."""
+
+    def __init__(self, backbone: nn.Module, **options) -> None:
+        self.backbone = backbone
+        frozen_statistics(backbone)
+        self.pyramid = FeaturePyramid(backbone, **options)
+
+    def expected(self, images: Tensor) -> list[Tensor]:
+        """The maps of these images, from a pass of their own."""
+        with torch.no_grad():
+            return [value.clone() for value in self.pyramid(images)]
+
+    def check(self, views, seen: int, rows=None) -> None:
+        number, maps = self.pyramid.take_first(*views)
+        assert number == seen
+        for found, expected in zip(maps, self.expected(views[seen]), strict=True):
+            assert torch.allclose(found, expected, atol=1e-5)
+
+
+class TestCheckpointing:
+    """Activations that are computed again in the backward pass."""
+
+    def gradient(self, run) -> Tensor:
+        torch.manual_seed(0)
+        backbone = tiny_backbone()
+        dira = DiRA(backbone, torch.optim.SGD(backbone.parameters(), lr=0.1))
+        views = make_views()
+        dira(run(backbone, views[0]).mean(), views).backward()
+        return backbone[0][0].weight.grad.norm()
+
+    def test_without_reentry(self) -> None:
+        plain = self.gradient(lambda f, x: f(x))
+        again = self.gradient(
+            lambda f, x: f[1:](checkpoint(f[0], x, use_reentrant=False))
+        )
+        torch.testing.assert_close(plain, again)
+
+    def test_several_layers_at_once_with_reentry(self) -> None:
+        """Found: inner maps had no gradient, and restoration did not reach the stem."""
+
+        def run(f, x):
+            x = f[0][0](x)
+            x = checkpoint(
+                lambda x: f[2](f[1](f[0][2](f[0][1](x)))), x, use_reentrant=True
+            )
+            return f[3:](x)
+
+        with pytest.raises(RuntimeError, match="use_reentrant=False"):
+            self.gradient(run)
+
+    def test_set_after_wrapping(self) -> None:
+        """Found: the message spoke of compilation. Parts now stand for their whole."""
+        plain, again = (
+            timm.create_model("resnet18", num_classes=0).train() for _ in range(2)
+        )
+        again.load_state_dict(plain.state_dict())
+        views = make_views(size=64)
+        terms = []
+        for backbone in (plain, again):
+            dira = DiRA(backbone, torch.optim.SGD(backbone.parameters(), lr=0.1))
+            torch.manual_seed(0)
+            for parameter in dira.parameters():
+                nn.init.normal_(parameter, 0, 0.02)
+            if backbone is again:
+                backbone.set_grad_checkpointing()
+            dira(backbone(views[0]).mean(), views).backward()
+            terms.append(dira.components.restorative)
+        torch.testing.assert_close(*terms)
+
+
+class TestPassesThatRunIntoEachOther:
+    def test_stage_by_stage(self) -> None:
+        backbone = tiny_backbone()
+        pyramid, views = FeaturePyramid(backbone), list(torch.rand(2, 3, 3, 32, 32))
+        first, second = backbone[0](views[1]), backbone[0](views[0])
+        backbone[1:](first)
+        backbone[1:](second)
+        with pytest.raises(RuntimeError, match=r"run into each other|output nothing"):
+            pyramid.take_first(*views)
+
+    def test_the_latest_whole_pass_counts(self) -> None:
+        watched = Watched(tiny_backbone())
+        view = torch.rand(3, 3, 32, 32)
+        watched.backbone[0](view)  # a part of a pass
+        watched.backbone(view)
+        watched.check([view], 0)

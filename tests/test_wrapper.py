@@ -1,0 +1,29 @@
+"""What both wrappers do with a loss."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from methods import SimSiam, tiny_backbone
+
+from lightly_dira import DiRA, DiRAViews
+
+
+def make_views(batch: int = 4, size: int = 32, dtype=torch.float32) -> DiRAViews:
+    views = torch.rand(2, batch, 3, size, size, dtype=dtype)
+    targets = torch.rand(2, batch, 1, size, size, dtype=dtype)
+    return DiRAViews(views, dict(enumerate(targets)), target_view=None)
+
+
+@pytest.mark.parametrize("start", [0, 1])
+def test_losses_of_one_element(start: int) -> None:
+    """Found: SwAV's and VICRegL's, of shape (1,), were refused."""
+    model = SimSiam(tiny_backbone(), 16)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    dira = DiRA(model.backbone, optimizer, restorative_start=start)
+    views = make_views()
+    loss = model.loss(*views).reshape(1)
+    total = dira(loss, views)
+    assert all(term.ndim == 0 for term in dira.components)
+    assert total is loss if start else total.ndim == 0
+    total.backward()
