@@ -37,13 +37,11 @@ class DiRA(Wrapper):
 
     Training goes through stages, counted in steps of the user's optimiser:
 
-    ======  ==========================  ==========================================
-    stage   until step                  loss
-    ======  ==========================  ==========================================
-    di      ``restorative_start``       L_dis, returned unchanged
-    dir     ``adversarial_start``       L_dis and L_res
-    dira    the end                     L_dis, L_res, L_advG and L_D
-    ======  ==========================  ==========================================
+    | stage | until step            | loss                         |
+    |-------|-----------------------|------------------------------|
+    | di    | ``restorative_start`` | L_dis, returned unchanged    |
+    | dir   | ``adversarial_start`` | L_dis and L_res              |
+    | dira  | the end               | L_dis, L_res, L_advG and L_D |
 
     ``schedule=`` says more: linear ramps, and parts that end again (see `Schedule`).
 

@@ -5,8 +5,6 @@ read every file with its own bits: 16-bit PNG and TIFF, DICOM with or without a 
 NIfTI, DICOM series and NumPy. Hidden files, and the forks that macOS leaves, are not
 read. A file that cannot be read is an error that names it.
 
-::
-
     transform = DiRATransform(MoCoV2Transform(), window="percentiles")
     dataset = ImageFiles("scans", transform)
     loader = DataLoader(dataset, batch_size=256, shuffle=True)

@@ -1,7 +1,5 @@
 """Data to look at: slices and cubes of the MNI152 brain."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 from collections.abc import Callable

@@ -67,8 +67,6 @@ processes then compute the gradients of one process with the whole batch, to 1e-
 float64. To shard the model (`fully_shard` or `FullyShardedDataParallel`), make DiRA
 before sharding, and attach the optimiser after it:
 
-::
-
     dira = DiRA(model.backbone)
     fully_shard(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.06)

@@ -1,7 +1,5 @@
 """The DiRA loss: discriminative, restorative and adversarial terms in one scalar."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch
@@ -51,14 +49,12 @@ class DiRALoss(nn.Module):
     decoder the gradient of the first three terms, and D the gradient of the last. The
     two alternating passes of the published run compute exactly the same.
 
-    =================  ==================  =========================================
-    ``adversary``      ``L_advG``          ``L_D``
-    =================  ==================  =========================================
-    least_squares      (D(x') - 1)^2       1/2 [(D(x) - 1)^2 + D(x')^2]
-    cross_entropy      -log s(D(x'))       -1/2 [log s(D(x)) + log(1 - s(D(x')))]
-    hinge              -D(x')              1/2 [max(0, 1 - D(x)) + max(0, 1 + D(x'))]
-    wasserstein        -D(x')              1/2 [D(x') - D(x) + 10 (|D'(z)| - 1)^2]
-    =================  ==================  =========================================
+    | ``adversary`` | ``L_advG``    | ``L_D``                                    |
+    |---------------|---------------|--------------------------------------------|
+    | least_squares | (D(x') - 1)^2 | 1/2 [(D(x) - 1)^2 + D(x')^2]               |
+    | cross_entropy | -log s(D(x')) | -1/2 [log s(D(x)) + log(1 - s(D(x')))]     |
+    | hinge         | -D(x')        | 1/2 [max(0, 1 - D(x)) + max(0, 1 + D(x'))] |
+    | wasserstein   | -D(x')        | 1/2 [D(x') - D(x) + 10 (norm D'(z) - 1)^2] |
 
     Every entry is a mean over patches and images; s is the sigmoid. The last row has
     the gradient penalty of [2]: z lies between x and x', and D'(z) is the gradient. The

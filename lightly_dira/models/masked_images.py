@@ -23,8 +23,6 @@ def fill_masked_patches(
     Masked image models of Lightly (MAE [0], SimMIM, Pixio) predict the pixels of masked
     tokens only. An adversary needs whole images:
 
-    ::
-
         restored = fill_masked_patches(images, predictions, idx_mask, patch_size)
         loss = dira(loss, restored=restored, target=images)
 

@@ -41,25 +41,21 @@ class RestorationHead(nn.Module):
     The default is as heavy as a ResNet-50 (23.5 million parameters and 4.1 billion
     multiplications for an image of 224 x 224). Lighter heads for a ResNet-50's maps:
 
-    ======================  ====================  ===============  ==========
-    decoder_channels        parameters, millions  multiplications  time, CPU
-    ======================  ====================  ===============  ==========
-    256, 128, 64, 32, 16    9.0                   4.1 billion      1
-    128, 64, 32, 16, 16     4.2                   1.8 billion      0.5
-    64, 32, 16, 16, 16      2.0                   1.0 billion      0.35
-    ======================  ====================  ===============  ==========
+    | decoder_channels     | parameters, millions | multiplications | time, CPU |
+    |----------------------|----------------------|-----------------|-----------|
+    | 256, 128, 64, 32, 16 | 9.0                  | 4.1 billion     | 1         |
+    | 128, 64, 32, 16, 16  | 4.2                  | 1.8 billion     | 0.5       |
+    | 64, 32, 16, 16, 16   | 2.0                  | 1.0 billion     | 0.35      |
 
     For a volume of 32 x 64 x 64 voxels, on the maps of MONAI's ResNet-18 (33.2 million
     parameters and 15.7 billion multiplications); memory is that of the outputs of all
     layers, float32:
 
-    ======================  ====================  ===============  ==========
-    decoder_channels        parameters, millions  multiplications  memory
-    ======================  ====================  ===============  ==========
-    128, 64, 32, 16         3.8                   8.1 billion      91 MiB
-    64, 32, 16, 16          1.7                   6.0 billion      85 MiB
-    32, 16, 16, 16          0.9                   5.7 billion      84 MiB
-    ======================  ====================  ===============  ==========
+    | decoder_channels | parameters, millions | multiplications | memory |
+    |------------------|----------------------|-----------------|--------|
+    | 128, 64, 32, 16  | 3.8                  | 8.1 billion     | 91 MiB |
+    | 64, 32, 16, 16   | 1.7                  | 6.0 billion     | 85 MiB |
+    | 32, 16, 16, 16   | 0.9                  | 5.7 billion     | 84 MiB |
 
     - [0]: DiRA, 2022, https://arxiv.org/abs/2204.10437 (Section 3.1)
     - [1]: U-Net, 2015, https://arxiv.org/abs/1505.04597

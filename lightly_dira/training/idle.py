@@ -25,17 +25,13 @@ _CALLED: weakref.WeakSet[Optimizer] = weakref.WeakSet()
 class IdleWatch:
     """Counts what is missing in consecutive steps, and warns of each thing once.
 
-    =================  ==============================================================
-    what is missing    how it is known
-    =================  ==============================================================
-    a step             DiRA is called and weights change after gradients were cleared,
-                       or the backbone is not run, while the attached optimiser takes
-                       no step
-    a call             the attached optimiser steps and DiRA has never been called
-    a trained encoder  no map that was restored from depends on trained weights
-    a backward pass    DiRA was called, but its scalar was not differentiated
-    gradients          it was, and no parameter of the head, or of the critic, has one
-    =================  ==============================================================
+    | what is missing   | how it is known                                           |
+    |-------------------|-----------------------------------------------------------|
+    | a step            | weights change, or the backbone is not run, between calls |
+    | a call            | the optimiser steps and DiRA was never called             |
+    | a trained encoder | no decoded map depends on trained weights                 |
+    | a backward pass   | DiRA was called, but its scalar was not differentiated    |
+    | gradients         | it was, and no parameter of head or critic has one        |
 
     Steps without a call neither count nor interrupt: loops may alternate.
     """

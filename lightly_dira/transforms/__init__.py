@@ -16,16 +16,12 @@ Images are PIL images, arrays or tensors of 1 to 32 channels, 8 or 16 bits or fl
 bits keep their precision. CT numbers need a window, and so do types that do not tell
 which value is white (8 bits in wider integers, signed integers):
 
-::
-
     transform = DiRATransform(MoCoV2Transform(), window=(-1000, 400))
     dataset = lightly_dira.data.ImageFiles(folder, transform)
     DiRATransform().preview(image).savefig("preview.png")  # look before you train
 
 Images from other machines or hospitals differ in their grey levels. Random curves of
 grey levels before the published distortions teach the encoder to ignore this:
-
-::
 
     curves = NonLinearIntensity(inverted=0.0, p=0.5)
     DiRATransform(distortion=Sequential([curves, published_mixture()]))

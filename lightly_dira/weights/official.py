@@ -1,7 +1,5 @@
 """Weights of the authors' published code, loaded into an encoder and a head."""
 
-from __future__ import annotations
-
 import os
 import pickle
 from collections.abc import Mapping

@@ -197,6 +197,7 @@ def train(model, optimizer, dira, dims, steps) -> list[list[float]]:
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_loops(form: str, dims: int) -> None:
     """Finite, trains the critic, resumes to the bit, and is silent in validation."""
@@ -222,6 +223,7 @@ def test_loops(form: str, dims: int) -> None:
         assert dira(model.loss(*views), views).isfinite()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_compiled(form: str) -> None:
     """Backbone and wrapper compiled give the terms of those that are not."""

@@ -122,6 +122,7 @@ def test_channels_last() -> None:
     torch.testing.assert_close(train(steps=3, **options), train(steps=3), **CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [("model",), ("dira",), ("model", "dira")])
 def test_compiled(compiled: tuple[str, ...]) -> None:
     options = dict(steps=12)

@@ -62,6 +62,7 @@ def test_all_differ_and_all_repeat(base: str, workers: int, persistent: bool) ->
             assert not torch.equal(view, other), "repeated in a worker or an epoch"
 
 
+@pytest.mark.slow
 def test_spawned_workers() -> None:
     views = draw("lightly", 2, epochs=1, multiprocessing_context="spawn")
     assert len({view.numpy().tobytes() for view in views}) == 8

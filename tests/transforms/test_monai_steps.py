@@ -547,6 +547,7 @@ def test_curves_map_every_voxel_alike() -> None:
         assert mapped[-1] <= 1
 
 
+@pytest.mark.slow
 def test_images_need_neither_monai_nor_torchio() -> None:
     code = (
         "import sys, numpy as np\n"
