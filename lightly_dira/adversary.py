@@ -64,6 +64,7 @@ class Adversary(Wrapper):
         target_channels: int = 1,
         discriminator_lr: float = 2e-4,
         conditional: bool = False,
+        restored_share: float = 1.0,
         adversarial_start: float = 0,
         schedule: Schedule | None = None,
     ) -> None:
@@ -81,6 +82,8 @@ class Adversary(Wrapper):
             target_channels: Channels of the images.
             discriminator_lr: Learning rate of the discriminator's Adam, above 0.
             conditional: Whether the critic also sees what was to be restored.
+            restored_share: Part of the batch that the critic judges in a training step,
+                as in `DiRA`.
             adversarial_start: Steps of the optimiser before the adversary starts.
             schedule: Its adversarial and discriminative factors, in place of it.
 
@@ -109,6 +112,7 @@ class Adversary(Wrapper):
             target_channels=target_channels,
             discriminator_lr=discriminator_lr,
             conditional=conditional,
+            restored_share=restored_share,
             starts=(0, adversarial_start),
             schedule=schedule,
             optimizer=optimizer,
@@ -150,8 +154,10 @@ class Adversary(Wrapper):
                 self._idle.warn_once(unreached)
             if self.conditional and view is None:
                 raise ValueError(_CONDITION)
+        rows = self._rows(len(restored))
+        restored, target = rows.of(restored), rows.of(target)
         target = target.detach().to(restored.device)
-        condition = self._condition([] if view is None else [view])
+        condition = self._condition([] if view is None else [rows.of(view)])
         if self.stage == "dira":
             # The host's loss has its restoration already.
             factors = self.schedule(self.steps)._replace(restorative=0.0)

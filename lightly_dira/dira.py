@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ from lightly_dira.loss.adversaries import comparable
 from lightly_dira.loss.schedule import Schedule, starts
 from lightly_dira.models.restoration_head import head_for
 from lightly_dira.training.trial import check_same_place
-from lightly_dira.views import NO_TARGET, UNSEEN, DiRAViews, Pair, different_views
+from lightly_dira.views import NO_TARGET, UNSEEN, DiRAViews, different_views
 from lightly_dira.wrapper import Wrapper, check_loss, join
 
 
@@ -45,16 +47,15 @@ class DiRA(Wrapper):
 
     ``schedule=`` says more: linear ramps, and parts that end again (see `Schedule`).
 
-    A host that restores by itself, such as Lightly's MAE and SimMIM or a U-Net, gets
-    the adversary only: see `Adversary`.
+    Hosts that restore by themselves (MAE, SimMIM, U-Nets) get an `Adversary`.
 
     ``state_dict()`` holds the head, the discriminator, the discriminator's Adam, the
     step count, the ramps of a schedule and, if `criterion` is given, its buffers.
     Together with the states of model and optimiser it resumes a run: wrap first, then
     load all three. A copy of model, wrapper and optimiser together trains on its own.
 
-    DiRA recognises the pass that saw the view by identity or by value, and verifies it
-    at every step (`which_pass.Recognition`); ``view=`` names the pass instead.
+    The pass that saw the view is recognised by identity or by value, and verified at
+    every step; ``view=`` names it instead.
 
     - [0]: DiRA, 2022, https://arxiv.org/abs/2204.10437
     - [1]: Stepwise Incremental Pre-training, 2022,
@@ -103,6 +104,7 @@ class DiRA(Wrapper):
         target_channels: int = 1,
         discriminator_lr: float = 2e-4,
         conditional: bool = False,
+        restored_share: float = 1.0,
         restorative_start: float = 0,
         adversarial_start: float | None = 0,
         schedule: Schedule | None = None,
@@ -133,6 +135,9 @@ class DiRA(Wrapper):
             discriminator_lr: Learning rate of the discriminator's Adam, above 0.
             conditional: Whether the critic also sees the distorted view, beside the
                 restored or clean image [1]. Its input then has the channels of both.
+            restored_share: Part of the batch that a training step decodes, in (0, 1]:
+                whole images, other ones at every step. The losses are means over them,
+                an unbiased estimate of those of the whole batch.
             restorative_start: Steps of the optimiser before the restoration starts.
             adversarial_start: Steps before the adversary starts. It never starts before
                 the restoration does. None leaves it out: no critic is made.
@@ -140,8 +145,7 @@ class DiRA(Wrapper):
                 place of these two starts.
 
         Raises:
-            TypeError: If the backbone is not a module or the optimiser is not a
-                `torch.optim.Optimizer`.
+            TypeError: If the backbone or the optimiser is not one.
             ValueError: If the backbone has no pyramid of feature maps, the pyramid is
                 that of another network, the optimiser does not hold the backbone or a
                 number is out of range.
@@ -177,6 +181,7 @@ class DiRA(Wrapper):
                 target_channels=target_channels,
                 discriminator_lr=discriminator_lr,
                 conditional=conditional,
+                restored_share=restored_share,
                 starts=(restorative_start, adversarial_start),
                 schedule=schedule,
                 optimizer=optimizer,
@@ -192,8 +197,7 @@ class DiRA(Wrapper):
 
         Args:
             loss: The method's loss on this batch, a tensor of one element.
-            batch: What the data loader returned: the views of a `DiRATransform`, alone
-                or nested in lists, tuples and dicts.
+            batch: What the data loader returned: `DiRAViews`, alone or nested.
             view: The very tensor that the backbone was called with. It is restored, and
                 no pass has to be recognised. Its target is that of the view which is
                 the same tensor, which `target_view` of the transform names, or else
@@ -224,7 +228,7 @@ class DiRA(Wrapper):
         seen = self._see(batches, view)
         with evaluating(*self._held_out):
             restored = join([self._decode(taken) for taken, _ in seen])
-        target = join([pair.target(restored.device) for _, pair in seen])
+        target = join([clean(restored.device) for _, clean in seen])
         condition = self._condition([taken.images for taken, _ in seen])
         precision = seen[0][0].maps[0].dtype
         factors = self.schedule(self.steps)
@@ -234,13 +238,15 @@ class DiRA(Wrapper):
 
     def _see(
         self, batches: list[DiRAViews], called_with: Tensor | None
-    ) -> list[tuple[Taken, Pair]]:
-        """Returns what the backbone saw of each `DiRAViews`, and its clean image."""
+    ) -> list[tuple[Taken, Callable[[torch.device], Tensor]]]:
+        """Returns what the backbone saw, in this step's rows, and its clean images."""
         pairs = [views.pairs(self.target_channels) for views in batches]
-        taken = self.features.see(
-            [[p.view for p in each] for each in pairs], called_with
-        )
-        seen = [(t, p[t.view]) for t, p in zip(taken, pairs, strict=True) if t]
+        views = [[pair.view for pair in each] for each in pairs]
+        seen: list[tuple[Taken, Callable[[torch.device], Tensor]]] = []
+        for taken, of in zip(self.features.see(views, called_with), pairs, strict=True):
+            if taken is not None:
+                rows = self._rows(len(taken.images))
+                seen.append((taken.part(rows), partial(of[taken.view].target, rows)))
         if len(seen) < len(batches):
             self._idle.warn_once(UNSEEN)
         # In stage "di" only the shapes of maps are known.
@@ -257,7 +263,7 @@ class DiRA(Wrapper):
             return
         seen = self._see(batches, called_with)
         images = join([taken.images for taken, _ in seen])
-        target = join([pair.target(images.device) for _, pair in seen])
+        target = join([clean(images.device) for _, clean in seen])
         with torch.no_grad(), evaluating(self.head), same_randomness(images.device):
             for (number, maps, own), _ in seen:
                 # Of these maps only the shapes were kept.
@@ -277,10 +283,8 @@ class DiRA(Wrapper):
         """Restores distorted images, in evaluation mode and without gradients.
 
         Args:
-            images: (B, C, H, W), as the backbone takes them.
-
-        Returns:
-            Restored images, (B, target_channels, H, W), in [0, 1].
+            images: (B, C, H, W), as the backbone takes them. The restored ones are
+                (B, target_channels, H, W), in [0, 1].
         """
         with evaluating(self.features.backbone, self.head):
             return self._decode(Taken(0, self.features(images), images))

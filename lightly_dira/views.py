@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 from lightly_dira.core.private_torch import collate, default_collate_fn_map
+from lightly_dira.core.rows import Rows
 from lightly_dira.core.tensors import moved
 
 
 class Pair(NamedTuple):
-    """A view, and its clean image on the device that one asks for."""
+    """A view, and rows of its clean image, on the device that one asks for."""
 
     view: Tensor
-    target: Callable[[torch.device], Tensor]
+    target: Callable[[Rows, torch.device], Tensor]
 
 
 class DiRAViews(list[Tensor]):
@@ -151,9 +152,9 @@ class DiRAViews(list[Tensor]):
             self._moved[index] = target
         return self._moved[index]
 
-    def target_on(self, index: int, device: torch.device) -> Tensor:
-        """Returns the clean image of a view on a device, without waiting for it."""
-        return moved(self._moved.get(index, self._targets[index]), device)
+    def target_on(self, index: int, rows: Rows, device: torch.device) -> Tensor:
+        """Returns clean images of a view on a device, without waiting for them."""
+        return moved(rows.of(self._moved.get(index, self._targets[index])), device)
 
     def pairs(self, target_channels: int) -> list[Pair]:
         """Returns the views that may be restored, each with its clean image.

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from lightly_dira.core.modes import evaluating
 from lightly_dira.core.randomness import same_randomness
+from lightly_dira.core.rows import Rows
 from lightly_dira.features.pyramid import FeaturePyramid
 from lightly_dira.features.restoring_host import RestoringHost
 from lightly_dira.loss import DiRALoss, DiRALossComponents
@@ -37,6 +38,7 @@ class Wrapper(OptimizerFollower):
         target_channels: Channels of the images.
         discriminator_lr: Learning rate of the critic's Adam.
         conditional: Whether the critic also sees what was to be restored.
+        restored_share: Part of the batch that is restored or judged in a step.
         starts: Steps before restoration and adversary start; None for no adversary.
         schedule: In place of the starts.
         optimizer: The optimiser to follow, if it is there already.
@@ -53,6 +55,7 @@ class Wrapper(OptimizerFollower):
         target_channels: int,
         discriminator_lr: float,
         conditional: bool,
+        restored_share: float,
         starts: tuple[float, float | None],
         schedule: Schedule | None,
         optimizer: Optimizer | None,
@@ -64,6 +67,10 @@ class Wrapper(OptimizerFollower):
         ):
             if not value > 0:
                 raise ValueError(f"DiRA: {name} must be above 0, got {value}.")
+        if not 0 < restored_share <= 1:
+            raise ValueError(
+                f"DiRA: restored_share must be in (0, 1], got {restored_share}."
+            )
         restorative, adversarial = starts
         if schedule is not None and (restorative or adversarial):
             raise ValueError(
@@ -80,16 +87,14 @@ class Wrapper(OptimizerFollower):
                 "discriminator is given. Leave one of the two out."
             )
         super().__init__(
-            features,
-            head,
-            discriminator,
-            discriminator_lr=discriminator_lr,
+            features, head, discriminator, discriminator_lr=discriminator_lr
         )
         # The tuple keeps PyTorch from registering it as a submodule.
         self._criterion = (criterion,)
         self.loss = loss or DiRALoss()
         self.target_channels = target_channels
         self.conditional = conditional
+        self.restored_share = restored_share
         self._finite = FiniteTerms()
         # Shapes of images that the critic has judged before.
         self._judged: set[tuple[torch.Size, ...]] = set()
@@ -122,6 +127,11 @@ class Wrapper(OptimizerFollower):
     def _check_balanced(self) -> None:
         if self.loss.balanced and self._adversary_starts:
             check_last_layer(self.last_layer)
+
+    def _rows(self, size: int) -> Rows:
+        """Returns the rows that this step restores: all without gradients."""
+        share = self.restored_share if torch.is_grad_enabled() else 1.0
+        return Rows.of_step(size, share, self.steps)
 
     def _condition(self, images: list[Tensor]) -> Tensor | None:
         """Returns what a conditional critic sees beside the images."""

@@ -111,7 +111,9 @@ class Capture:
             output = run.maps[key]
             if key in run.without_gradients and not self._own_pass:
                 self._check_gradients(level.name, output)
-            maps.append(level.as_map(output[rows], size))
+            # A slice of all rows would copy the map's gradient.
+            output = output if rows == slice(None) else output[rows]
+            maps.append(level.as_map(output, size))
         if missing:
             raise RuntimeError(
                 f"DiRA: {', '.join(missing)} output nothing in this pass, unlike in "

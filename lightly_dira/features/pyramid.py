@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightly_dira.core.modes import evaluating
+from lightly_dira.core.rows import Rows
 from lightly_dira.features.capture import Capture
 from lightly_dira.features.dry_pass import find_levels
 from lightly_dira.features.maps_and_tokens import DroppedTokensError
@@ -27,6 +28,10 @@ class Taken(NamedTuple):
     view: int
     maps: list[Tensor]
     images: Tensor
+
+    def part(self, rows: Rows) -> Taken:
+        """Returns some rows of maps and images."""
+        return Taken(self.view, [*map(rows.of, self.maps)], rows.of(self.images))
 
 
 class FeaturePyramid:

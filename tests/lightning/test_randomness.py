@@ -249,6 +249,7 @@ def test_draws_of_data_sets(draw: str, tmp_path: Path) -> None:
     assert_resumes(tmp_path, make, steps=(8,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["global", "of the loader", "own, numpy"])
 @pytest.mark.parametrize("persistent", [False, True])
 def test_workers(order: str, persistent: bool, tmp_path: Path) -> None:
@@ -274,6 +275,7 @@ def test_workers(order: str, persistent: bool, tmp_path: Path) -> None:
             assert_resumes(tmp_path, make, steps=(8, 12))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", ["global torch", "numpy", "monai, seeded"])
 def test_draws_of_workers(draw: str, tmp_path: Path) -> None:
     """Workers that start with each epoch copy the generators of the data set."""

@@ -23,6 +23,7 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from lightly_dira import DiRATransform, DiRAViews
+from lightly_dira.core.rows import Rows
 from lightly_dira.transforms.distortions import InPainting
 from lightly_dira.transforms.mixtures import published_mixture
 from lightly_dira.transforms.published_pipeline import PublishedPipeline
@@ -288,7 +289,8 @@ class TestViews:
         moved = views.to("meta")
         assert len(moves) == 2, "the views"
         assert moved.target_of(1).device.type == "meta"
-        assert moved.target_on(0, torch.device("cpu")) is views.targets[0]
+        cpu = torch.device("cpu")
+        assert moved.target_on(0, Rows(0, 2, 2), cpu) is views.targets[0]
 
     def test_moves_as_a_whole(self, samples) -> None:
         views = default_collate(samples)[0].to(torch.float64)
