@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
@@ -82,7 +84,9 @@ class DecoderBlock(nn.Module):
         factors = [full / side for full, side in zip(size, x.shape[2:], strict=True)]
         # Both ways give the same up to rounding. Without gradients the plain one
         # reproduces other libraries' decoders to the last digit.
-        if torch.is_grad_enabled() and set(factors) <= {1, 2} and 2 in factors:
+        doubles = set(factors) <= {1, 2} and 2 in factors
+        few = len(x) * math.prod(x.shape[2:]) < _FEW[len(size)]
+        if torch.is_grad_enabled() and doubles and not few:
             convolve, *rest = self.conv1
             weight, of_skip = convolve.weight.split([x.shape[1], self.skip_channels], 1)
             if skip is None and x.device.type == "cpu":
@@ -100,6 +104,9 @@ class DecoderBlock(nn.Module):
         return restored
 
 
+# Positions of a map, over the batch, below which building the kernel costs more than
+# its fewer products save (measured on a CPU, float32 and bfloat16).
+_FEW = {2: 200, 3: 64}
 # After doubling, each position has an equal neighbour: along the axis, every weight of
 # a convolution of width 3 occurs twice in the kernel of the transposed convolution.
 _SPREAD = torch.tensor([[0.0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
@@ -119,12 +126,13 @@ def convolve_enlarged(
         spread: (4, 3), the places of each weight in the kernel of a doubled axis.
         factors: Enlargement of each axis, 1 or 2.
     """
+    turned = spread.new_tensor([[0.0, 0, 1], [0, 1, 0], [1, 0, 0]])
+    of_axes = [spread if factor == 2 else turned for factor in factors]
+    # One product for all axes: per axis, they would be many tiny ones.
+    places = functools.reduce(torch.kron, of_axes).to(weight.dtype)
+    sides = [len(of_axis) for of_axis in of_axes]
     weight = weight.transpose(0, 1)
-    for axis, factor in enumerate(factors, start=2):
-        if factor == 2:
-            weight = (weight.movedim(axis, -1) @ spread.T).movedim(-1, axis)
-        else:
-            weight = weight.flip(axis)
+    weight = (weight.flatten(2) @ places.T).reshape(*weight.shape[:2], *sides)
     stride = [int(factor) for factor in factors]
     convolve = LAYERS[len(stride)].convolve_transposed
     return convolve(x, weight, stride=stride, padding=1)

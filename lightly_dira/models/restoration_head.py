@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -267,23 +266,3 @@ def _enlarged(
             f"{tuple(strides)}."
         )
     return doublings(of_axes)[0]
-
-
-def head_for(
-    channels: Sequence[int],
-    strides: Sequence[int | tuple[int, ...]],
-    out_channels: int,
-    activation: str | None = "sigmoid",
-    spatial_dims: int = 2,
-) -> RestorationHead:
-    """Makes the published decoder, with as many blocks as full resolution needs."""
-    _, reached = doublings(by_axis(strides, spatial_dims))
-    blocks = len(channels) - 1 + round(math.log2(max(reached)))
-    return RestorationHead(
-        channels,
-        spatial_dims=spatial_dims,
-        decoder_channels=[min(256, 16 * 2**block) for block in reversed(range(blocks))],
-        out_channels=out_channels,
-        activation=activation,
-        strides=strides,
-    )
