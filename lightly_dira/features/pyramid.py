@@ -10,16 +10,19 @@ from torch import Tensor, nn
 
 from lightly_dira.core.modes import evaluating
 from lightly_dira.core.rows import Rows
+from lightly_dira.core.user_warnings import warn
 from lightly_dira.features.capture import Capture
 from lightly_dira.features.dry_pass import find_levels
 from lightly_dira.features.maps_and_tokens import DroppedTokensError
 from lightly_dira.features.passes import Pass
-from lightly_dira.features.same_image import is_waited_for
+from lightly_dira.features.same_image import differences_of, is_waited_for
 from lightly_dira.features.view_change import WHICH_VIEW, ViewChange
 from lightly_dira.features.which_pass import NeverSawError, Recognition, which_view
 
 # Learning what a loop does to its views waits for an accelerator; so often it may.
 _MOST_LESSONS = 2
+# Pixels that correspond correlate by more, whatever a loop does to their values.
+_HARDLY = 0.5
 
 
 class Taken(NamedTuple):
@@ -106,6 +109,7 @@ class FeaturePyramid:
         self._recognition = Recognition()
         self.change = ViewChange(self.image_channels)
         self._lessons = 0
+        self._has_compared = False
 
     def __call__(self, images: Tensor) -> list[Tensor]:
         """Runs the backbone and returns its maps, finest to coarsest.
@@ -170,8 +174,10 @@ class FeaturePyramid:
         if called_with is None:
             return self._take_first_of_each(groups)
         (views,) = groups
-        maps, number = self._take_of(called_with), which_view(called_with, views)
+        maps = self._take_of(called_with)
+        number = self._recognition.which_view(called_with, views)
         self._learn(called_with, views[number])
+        self._compare(called_with, views[number])
         return [Taken(number, maps, called_with)]
 
     def _look_again(self, views: Sequence[Tensor], called_with: Tensor | None) -> Taken:
@@ -224,6 +230,23 @@ class FeaturePyramid:
             self._lessons += 1
         if self._lessons <= _MOST_LESSONS:
             self.change.learn(images, view)
+
+    def _compare(self, images: Tensor, view: Tensor) -> None:
+        """Warns, once, if what a loop names hardly resembles the view."""
+        alike = images is view or images.shape[2:] != view.shape[2:]
+        waits = is_waited_for(images) and self._lessons > _MOST_LESSONS
+        if alike or waits or self._has_compared:
+            return
+        correlation = 1 - differences_of(images, view).mean() / 2
+        if correlation < _HARDLY:
+            self._has_compared = True
+            warn(
+                "DiRA: the tensor given as `view` hardly resembles its view: their "
+                f"pixels correlate by {float(correlation):.2f}. If the loop crops or "
+                "turns views, targets do not move with them, and what is restored does "
+                "not correspond. Move the targets in the same way, and make new views: "
+                "DiRAViews(views, targets)."
+            )
 
     def _find(
         self,

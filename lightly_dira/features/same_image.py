@@ -27,6 +27,14 @@ def equal(images: Tensor, view: Tensor) -> bool:
 
 def difference_of(images: Tensor, view: Tensor) -> Tensor:
     """Mean squared difference of the least similar pair of standardised images."""
+    return differences_of(images, view).max()
+
+
+def differences_of(images: Tensor, view: Tensor) -> Tensor:
+    """Mean squared difference of each pair of standardised images, (B,).
+
+    It is 2 (1 - r), with the correlation r of their pixels.
+    """
     images, view = images.detach(), view.detach()
     if images.device != view.device:
         images, view = _sampled(images), moved(_sampled(view), images.device)
@@ -34,9 +42,9 @@ def difference_of(images: Tensor, view: Tensor) -> Tensor:
         if images.shape[1] == 1:
             view = view.mean(dim=1, keepdim=True)
         elif view.shape[1] != 1:
-            return torch.full((), float("inf"), device=images.device)
+            return torch.full((len(images),), float("inf"), device=images.device)
     difference = (_standardise(images) - _standardise(view)).square()
-    return difference.flatten(1).mean(dim=1).max()
+    return difference.flatten(1).mean(dim=1)
 
 
 def _sampled(images: Tensor) -> Tensor:

@@ -129,6 +129,24 @@ class Recognition:
         wanted = [view for view in views if view is not None]
         raise NeverSawError(_never_saw(passes, wanted, forgotten))
 
+    def which_view(self, images: Tensor, views: Sequence[Tensor]) -> int:
+        """Returns which view a tensor is; see the function of this name.
+
+        On an accelerator only the first step waits, as in `find`.
+        """
+        key = ("which view", images.shape, *(view.shape for view in views))
+        waits = is_waited_for(images) and len(views) > 1
+        if waits and not any(view is images for view in views):
+            self._look_at_arrived()
+            route = None if self._waits else self._routes.get(key)
+            if route is not None:
+                self._prove_later(images, views[route.view])
+                return route.view
+        number = which_view(images, views)
+        if waits:
+            self._routes[key] = _Route(number, 0, slice(None))
+        return number
+
     def _prove_later(self, images: Tensor, view: Tensor) -> None:
         """Compares without waiting, and keeps the worst result so far."""
         difference = difference_of(images, view)

@@ -33,6 +33,29 @@ def bezier_curve(
     return x, 1 - y if inverted else y
 
 
+def through_curve(
+    image: NDArray[Any], x: NDArray[Any], y: NDArray[Any]
+) -> NDArray[Any]:
+    """Maps floats in [0, 1] through a curve, linearly between its points.
+
+    The points are resampled to even steps first, so that no pixel has to be searched
+    for. The error is about 1e-7, and more only below 1/8192, where a curve is steep.
+    """
+    table = np.interp(np.linspace(0, 1, _STEPS + 1), x, y).astype(np.float32)
+    slopes = np.append(np.diff(table), np.float32(0))
+    places = np.asarray(image, dtype=np.float32).clip(0, 1) * np.float32(_STEPS)
+    below = places.astype(np.int16)
+    places -= below
+    mapped = slopes[below]
+    mapped *= places
+    mapped += table[below]
+    return mapped.astype(image.dtype, copy=False)
+
+
+# Even steps of a resampled curve.
+_STEPS = 8192
+
+
 @dataclass
 class NonLinearIntensity(RandomDistortion):
     """Maps intensities through a random monotone Bezier curve [0].
@@ -84,8 +107,7 @@ class NonLinearIntensity(RandomDistortion):
         """Returns the image with mapped intensities."""
         x, y = drawn["x"], drawn["y"]
         if image.dtype.kind == "f":
-            interpolated: NDArray[Any] = np.interp(image, x, y).astype(image.dtype)
-            return interpolated
+            return through_curve(image, x, y)
         top = np.iinfo(image.dtype).max
         table = np.interp(np.arange(top + 1) / top, x, y)
         mapped: NDArray[Any] = np.round(table * top).astype(image.dtype)[image]

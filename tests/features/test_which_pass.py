@@ -453,3 +453,66 @@ def test_a_backbone_that_pads_its_images() -> None:
         assert number == 0
         expected = backbone.net[0](nn.functional.pad(views[0], (0, 2)))
         torch.testing.assert_close(maps[0], expected)
+
+
+class TestNamed:
+    """`view=x` is compared with its view, and does not wait for an accelerator."""
+
+    def step(self, change, *, target_view: int | None = 0):
+        torch.manual_seed(0)
+        backbone = tiny_backbone()
+        optimizer = torch.optim.SGD(backbone.parameters(), lr=0.0)
+        dira = DiRA(backbone, optimizer)
+        smooth = torch.nn.functional.interpolate(torch.rand(8, 3, 4, 4), size=(32, 32))
+        targets = smooth.mean(dim=1, keepdim=True)
+        views = DiRAViews(list(smooth.split(4)), targets[:4], target_view=target_view)
+        x = change(views[0])
+        dira(backbone(x).mean(), views, view=x)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda x: x.flip(-1),
+            lambda x: x.flip(-2),
+            lambda x: x.roll(12, dims=-1),
+            lambda x: x.rot90(1, dims=(-2, -1)),
+        ],
+    )
+    def test_geometry_on_the_device_is_loud(self, change) -> None:
+        with pytest.warns(UserWarning, match=r"hardly resembles its view.*correlate"):
+            self.step(change)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda x: (x - 0.4) / 0.2,
+            lambda x: x.clone(),
+            lambda x: 0.3 * x + 0.5,
+            lambda x: (x + 0.1 * torch.randn_like(x)).clamp(0, 1),
+            v2.ColorJitter(0.4, 0.4, 0.4, 0.1),
+            v2.GaussianBlur(5),
+        ],
+    )
+    def test_values_may_change(self, change, recwarn) -> None:
+        self.step(change)
+        assert not [w for w in recwarn if "hardly" in str(w.message)]
+
+    def test_only_the_first_step_waits(self, monkeypatch) -> None:
+        """Later ones compare without reading, and read when it has arrived."""
+        monkeypatch.setattr(which_pass, "is_waited_for", lambda images: True)
+        searched = []
+        search = which_pass.which_view
+        monkeypatch.setattr(
+            which_pass,
+            "which_view",
+            lambda *args: searched.append(args) or search(*args),
+        )
+        recognition = which_pass.Recognition()
+        for _ in range(4):
+            views = list(torch.rand(2, 4, 3, 32, 32))
+            assert recognition.which_view((views[1] - 0.5) / 0.2, views) == 1
+        assert len(searched) == 1
+        views = list(torch.rand(2, 4, 3, 32, 32))
+        recognition.which_view(views[0] * 2, views)
+        with pytest.warns(UserWarning, match="restored the wrong view"):
+            assert recognition.which_view(views[0] * 2, views) == 0
