@@ -1,6 +1,6 @@
 """All private names of PyTorch that this library uses.
 
-They follow a running backward pass, end a loader's workers, collate batches and look
+They follow backward passes, end a loader's workers, collate batches and look
 into containers. They were tested with 2.4.1 and 2.15.
 """
 
@@ -18,6 +18,7 @@ __all__ = [
     "default_collate_fn_map",
     "drop_workers",
     "in_backward",
+    "keeps_graph",
     "tree_leaves",
 ]
 
@@ -30,6 +31,14 @@ def in_backward() -> bool:
 def after_backward(function: Callable[[], None]) -> None:
     """Calls a function at the end of the running backward pass."""
     _queue(function)
+
+
+def keeps_graph() -> bool:
+    """Whether the running backward pass leaves its graph for another one.
+
+    Before PyTorch 2.6 this is not known, and True.
+    """
+    return _keeps_graph is None or bool(_keeps_graph())
 
 
 def drop_workers(loader: object) -> None:
@@ -51,3 +60,4 @@ def _private(owner: object, name: str) -> Callable[..., object]:
 
 _graph_task = _private(torch._C, "_current_graph_task_id")
 _queue = _private(torch.autograd.Variable._execution_engine, "queue_callback")
+_keeps_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)

@@ -205,6 +205,8 @@ class Capture:
         run = self._running = Pass(images, given, self.backbone.training)
         run.note_versions()
         if not self._own_pass:
+            while self._passes and self._passes[0].is_over:
+                self._passes.popleft()
             self._passes.append(run)
 
     def _image_in(self, values: Any) -> Tensor | None:
@@ -234,6 +236,8 @@ class Capture:
                 kept = self.capturing or self._own_pass
                 # Otherwise the shape is enough, to try what later stages need.
                 run.maps[key] = tensor if kept else tensor.detach().to("meta")
+                if kept and tensor.requires_grad and not self._own_pass:
+                    tensor.register_hook(Hook(run.note_backward))  # type: ignore[no-untyped-call]
                 run.note_versions()
                 if not torch.is_grad_enabled():
                     run.without_gradients.add(key)

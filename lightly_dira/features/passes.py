@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from lightly_dira.core.private_torch import keeps_graph
+
 
 @dataclass(eq=False)
 class Pass:
@@ -20,6 +22,7 @@ class Pass:
         maps: The captured outputs, by module and number.
         outputs: How many tensors each module has output.
         without_gradients: Maps made while gradients were off.
+        is_over: Whether a backward pass has been through it, so that no other can be.
         versions: How often `images` and `called_with` had been changed in place when
             the last map was captured.
     """
@@ -33,6 +36,7 @@ class Pass:
     versions: tuple[int, ...] = ()
     thread: int = field(default_factory=threading.get_ident)
     interleaved: bool = False
+    is_over: bool = False
 
     def note_versions(self) -> None:
         """Notes how often the input has been changed in place so far."""
@@ -42,6 +46,13 @@ class Pass:
     def is_stale(self) -> bool:
         """Whether the input has been changed in place since."""
         return self.versions != self._versions()
+
+    def note_backward(self, gradient: Tensor) -> None:
+        """Notes that a backward pass frees the graph, so that no other can follow.
+
+        A wrapped backbone that something else trains then keeps no maps of the past.
+        """
+        self.is_over |= not keeps_graph()
 
     def received(self, images: Tensor) -> bool:
         """Whether this very tensor arrived, and has not been changed since."""
