@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
+from lightly_dira.core.tensors import moved
 from lightly_dira.features.restoring_host import RestoringHost
 from lightly_dira.loss import DiRALoss
 from lightly_dira.loss.schedule import Schedule
@@ -156,7 +157,7 @@ class Adversary(Wrapper):
                 raise ValueError(_CONDITION)
         rows = self._rows(len(restored))
         restored, target = rows.of(restored), rows.of(target)
-        target = target.detach().to(restored.device)
+        target = moved(target.detach(), restored.device)
         condition = self._condition([] if view is None else [rows.of(view)])
         if self.stage == "dira":
             # The host's loss has its restoration already.

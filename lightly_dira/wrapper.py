@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from lightly_dira.core.modes import evaluating
 from lightly_dira.core.randomness import same_randomness
 from lightly_dira.core.rows import Rows
+from lightly_dira.core.tensors import moved
 from lightly_dira.features.pyramid import FeaturePyramid
 from lightly_dira.features.restoring_host import RestoringHost
 from lightly_dira.loss import DiRALoss, DiRALossComponents
@@ -156,7 +157,7 @@ class Wrapper(OptimizerFollower):
         """Weights the terms and adds them up to one scalar."""
         adversary = self.discriminator if self.stage == "dira" else None
         if condition is not None:
-            condition = condition.to(restored.device)
+            condition = moved(condition, restored.device)
         with evaluating(*self._held_out):
             components = self.loss.forward_components(
                 loss,
