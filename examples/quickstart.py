@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from lightly_dira import DiRA, DiRATransform, DiRAViews
+from lightly_dira import DiRA, DiRALoss, DiRATransform, DiRAViews
 from lightly_dira.data import ImageFiles, VolumeFiles
 from lightly_dira.evaluation.data import MNI152Cubes, MNI152Slices
 from lightly_dira.evaluation.dense import dense_probe, encode_pixels
@@ -40,8 +40,10 @@ from lightly_dira.transforms import (
     orthogonal_slices,
     transvw_mixture,
 )
-from lightly_dira.transforms.mixtures import published_mixture
+from lightly_dira.transforms.published_distortions import published_mixture
 
+# Slices with masks, for the probe: few, as this is what pre-training is for.
+LABELLED = 10
 TERMS = ("discriminative", "restorative", "adversarial", "discriminator")
 
 
@@ -86,34 +88,15 @@ def main() -> None:
     else:
         resnet = torchvision.models.resnet18()
         model = SimSiam(nn.Sequential(*list(resnet.children())[:-1]), 512).to(device)
-    untrained = copy.deepcopy(model.backbone)
-    criterion = NegativeCosineSimilarity()
+    untrained, bare = copy.deepcopy(model.backbone), copy.deepcopy(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    steps = options.epochs * len(loader)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    adversarial_start = options.epochs // 2 * len(loader)
-    dira = DiRA(model.backbone, optimizer, adversarial_start=adversarial_start)
-
-    history = []
-    print("  ".join(f"{name:>14}" for name in ("epoch", "stage", *TERMS)))
-    with tqdm(total=steps, unit="step") as progress:
-        for epoch in range(options.epochs):
-            stage, terms = dira.stage, []
-            for batch in loader:
-                x0, x1 = (view.to(device) for view in batch[0])
-                z0, p0 = model(x0)
-                z1, p1 = model(x1)
-                loss = 0.5 * (criterion(z0, p1) + criterion(z1, p0))
-                loss = dira(loss, batch)
-                loss.backward()
-                optimizer.step()
-                optimizer.zero_grad()
-                scheduler.step()
-                terms.append(torch.stack(dira.components[1:]))
-                progress.update()
-            history.append(torch.stack(terms).mean(dim=0).tolist())
-            numbers = "  ".join(f"{value:14.4f}" for value in history[-1])
-            tqdm.write(f"{epoch:14}  {stage:>14}  {numbers}")
+    dira = DiRA(
+        model.backbone,
+        optimizer,
+        loss=DiRALoss(restorative_weight=100.0),
+        adversarial_start=options.epochs // 2 * len(loader),
+    )
+    history = pretrain(model, optimizer, loader, options.epochs, device, dira)
 
     torch.save(
         {"backbone": model.backbone.state_dict(), "head": dira.head.state_dict()},
@@ -121,7 +104,15 @@ def main() -> None:
     )
     found = report_restoration(dira, held_out, history, device, name)
     if options.data is None:
-        encoders = {"untrained encoder": untrained, "DiRA encoder": model.backbone}
+        print("The same without DiRA, to compare:")
+        seed_everything(options.seed)
+        optimizer = torch.optim.AdamW(bare.parameters(), lr=1e-3)
+        pretrain(bare, optimizer, loader, options.epochs, device)
+        encoders = {
+            "untrained encoder": untrained,
+            "bare encoder": bare.backbone,
+            "DiRA encoder": model.backbone,
+        }
         found |= report_tissues(encoders, options.input_size, volumes=options.volumes)
     else:
         print("A folder of images has no tissue labels: the dense probe is left out.")
@@ -129,6 +120,44 @@ def main() -> None:
         csv.writer(file, lineterminator="\n").writerows(
             [("what", "value"), *((what, f"{v:.4f}") for what, v in found.items())]
         )
+
+
+def pretrain(
+    model: SimSiam,
+    optimizer: torch.optim.Optimizer,
+    loader: DataLoader,
+    epochs: int,
+    device: torch.device,
+    dira: DiRA | None = None,
+) -> list[list[float]]:
+    """Trains, prints the terms of DiRA by epoch, and returns them."""
+    criterion = NegativeCosineSimilarity()
+    steps = epochs * len(loader)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    history = []
+    if dira is not None:
+        print("  ".join(f"{name:>14}" for name in ("epoch", "stage", *TERMS)))
+    with tqdm(total=steps, unit="step") as progress:
+        for epoch in range(epochs):
+            stage, terms = "" if dira is None else dira.stage, []
+            for batch in loader:
+                x0, x1 = (view.to(device) for view in batch[0])
+                z0, p0 = model(x0)
+                z1, p1 = model(x1)
+                loss = 0.5 * (criterion(z0, p1) + criterion(z1, p0))
+                if dira is not None:
+                    loss = dira(loss, batch)
+                    terms.append(torch.stack(dira.components[1:]))
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                scheduler.step()
+                progress.update()
+            if terms:
+                history.append(torch.stack(terms).mean(dim=0).tolist())
+                numbers = "  ".join(f"{value:14.4f}" for value in history[-1])
+                tqdm.write(f"{epoch:14}  {stage:>14}  {numbers}")
+    return history
 
 
 def window_of(words: list[str] | None) -> tuple[float, float] | str | None:
@@ -259,9 +288,14 @@ def report_tissues(
         ]
         samples = [Samples(part, part.pixels(0).shape, "mask") for part in parts]
     else:
-        parts = [*map(read_mni152().split, ("train", "test"))]
+        labelled, held_out = map(read_mni152().split, ("train", "test"))
+        few = torch.linspace(0, len(labelled) - 1, LABELLED).long().tolist()
+        parts = [labelled.subset(few), held_out]
         samples = [Samples(part, size, "mask") for part in parts]
-    print("Per-pixel logistic regression on frozen feature maps, held-out Dice:")
+    print(
+        f"Per-pixel logistic regression on frozen feature maps, from {len(parts[0])} "
+        "labelled items, held-out Dice:"
+    )
     for name, encoder in encoders.items():
         features = nn.Sequential(normalize, encoder)
         pixels = (

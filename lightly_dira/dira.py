@@ -17,7 +17,7 @@ from lightly_dira.features.pyramid import FeaturePyramid, Taken
 from lightly_dira.loss import DiRALoss
 from lightly_dira.loss.adversaries import comparable
 from lightly_dira.loss.schedule import Schedule, starts
-from lightly_dira.models.heads import head_for
+from lightly_dira.models.light_head import head_for
 from lightly_dira.training.trial import check_same_place
 from lightly_dira.views import NO_TARGET, UNSEEN, DiRAViews, different_views
 from lightly_dira.wrapper import Wrapper, check_loss, join

@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 
 from lightly_dira import DiRA, DiRALoss, DiRATransform
 from lightly_dira.evaluation.data import MNI152Slices
-from lightly_dira.transforms.distortions import InPainting
+from lightly_dira.transforms.paintings import InPainting
 
 pytestmark = pytest.mark.slow
 

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import zoom
 from torch import Tensor
 
 _LINEAR = cv2.INTER_LINEAR
@@ -107,3 +108,11 @@ def resize_boxes(
     down, right = new[0] / old[0], new[1] / old[1]
     moved: NDArray[np.float64] = boxes * np.array([right, down] * 2)
     return moved
+
+
+def resample_volume(volume: NDArray[Any], factors: Sequence[float]) -> NDArray[Any]:
+    """Returns a volume with this many voxels for each of its own, along every axis."""
+    resampled: NDArray[Any] = zoom(
+        volume.astype(np.float32), factors, order=1, grid_mode=True, mode="nearest"
+    )
+    return resampled

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import zoom
 
 from lightly_dira.core.extras import extra
 from lightly_dira.data.dicom import is_dicom
 from lightly_dira.data.dicom_series import read_series
+from lightly_dira.data.resizing import resample_volume
 
 # What NumPy and nibabel raise on files that are damaged or of another kind.
 DAMAGED = (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
@@ -80,10 +80,7 @@ def read_volume(
     if min(spacing) <= 0:
         raise ValueError(f"read_volume: spacing must be above 0, got {spacing}.")
     factors = [side / wanted for side, wanted in zip(own, spacing, strict=True)]
-    resampled: NDArray[Any] = zoom(
-        volume.astype(np.float32), factors, order=1, grid_mode=True, mode="nearest"
-    )
-    return resampled
+    return resample_volume(volume, factors)
 
 
 def _read_numpy(path: Path) -> NDArray[Any]:

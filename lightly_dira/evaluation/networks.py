@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightly_dira.evaluation.probes import coarsest_level, pooled
 from lightly_dira.features.pyramid import FeaturePyramid
-from lightly_dira.models.heads import head_for
+from lightly_dira.models.light_head import head_for
 from lightly_dira.models.restoration_head import RestorationHead
 
 

@@ -48,14 +48,14 @@ from lightly_dira.data.image_files import read_image
 from lightly_dira.data.volume_files import read_volume
 from lightly_dira.transforms.dira_transform import DiRATransform
 from lightly_dira.transforms.distortion import Distortion, OneOf, Sequential
-from lightly_dira.transforms.distortions import InPainting, OutPainting
 from lightly_dira.transforms.grey_curves import NonLinearIntensity
-from lightly_dira.transforms.mixtures import (
+from lightly_dira.transforms.paintings import InPainting, OutPainting
+from lightly_dira.transforms.preview import orthogonal_slices
+from lightly_dira.transforms.published_distortions import (
     models_genesis_mixture,
     published_mixture,
     transvw_mixture,
 )
-from lightly_dira.transforms.preview import orthogonal_slices
 from lightly_dira.transforms.published_pipeline import PublishedPipeline
 from lightly_dira.transforms.shuffling import PatchShuffling, PixelShuffling
 from lightly_dira.transforms.volume_pipeline import VolumePipeline

@@ -16,8 +16,11 @@ from lightly_dira.transforms.albumentations_steps import Albumentation, is_album
 from lightly_dira.transforms.alignment import Step, name_of
 from lightly_dira.transforms.distortion import Distortion
 from lightly_dira.transforms.kinds import KINDS
-from lightly_dira.transforms.mixtures import published_mixture, transvw_mixture
 from lightly_dira.transforms.monai_steps import scales_by_fixed_numbers
+from lightly_dira.transforms.published_distortions import (
+    published_mixture,
+    transvw_mixture,
+)
 from lightly_dira.transforms.published_pipeline import PublishedPipeline
 from lightly_dira.transforms.taking_apart import FLIPS, steps_in
 from lightly_dira.transforms.volume_pipeline import VolumePipeline

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lightly_dira import DiRATransform
-from lightly_dira.transforms.distortions import InPainting
+from lightly_dira.transforms.paintings import InPainting
 
 SIZE = 32
 BASES = {

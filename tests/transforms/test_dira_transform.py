@@ -24,8 +24,8 @@ from torchvision.transforms import v2
 
 from lightly_dira import DiRATransform, DiRAViews
 from lightly_dira.core.rows import Rows
-from lightly_dira.transforms.distortions import InPainting
-from lightly_dira.transforms.mixtures import published_mixture
+from lightly_dira.transforms.paintings import InPainting
+from lightly_dira.transforms.published_distortions import published_mixture
 from lightly_dira.transforms.published_pipeline import PublishedPipeline
 
 SIZE = 32

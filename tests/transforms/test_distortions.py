@@ -24,7 +24,7 @@ from lightly_dira.transforms import (
     PixelShuffling,
     Sequential,
 )
-from lightly_dira.transforms.mixtures import published_mixture
+from lightly_dira.transforms.published_distortions import published_mixture
 
 DISTORTIONS = [InPainting, OutPainting, PatchShuffling]
 

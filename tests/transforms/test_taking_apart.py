@@ -17,7 +17,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from lightly_dira import DiRATransform, DiRAViews
-from lightly_dira.transforms.distortions import InPainting
+from lightly_dira.transforms.paintings import InPainting
 
 # What `lightly.transforms` holds beside transforms that yield views of an image: their
 # building blocks, which are of no use alone.

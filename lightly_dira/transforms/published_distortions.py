@@ -7,8 +7,8 @@ from typing import Any
 
 from lightly_dira.transforms.albumentations_steps import elastic_in_plane
 from lightly_dira.transforms.distortion import OneOf, Sequential
-from lightly_dira.transforms.distortions import InPainting, OutPainting
 from lightly_dira.transforms.grey_curves import NonLinearIntensity
+from lightly_dira.transforms.paintings import InPainting, OutPainting
 from lightly_dira.transforms.shuffling import PatchShuffling, PixelShuffling
 
 
