@@ -81,7 +81,7 @@ def test_copies(case: Backbone) -> None:
     assert own.features.layers == dira.features.layers
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 @pytest.mark.filterwarnings("ignore:DiRA. no optimiser")
 @pytest.mark.parametrize("name", [n for n in BACKBONES if "features" not in n])
 def test_compiled(name: str) -> None:

@@ -31,7 +31,7 @@ def start(run: str, folder: Path, method: str, **options: object) -> int:
     return subprocess.run(command, timeout=300, env=environment).returncode
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 @pytest.mark.parametrize("run", ["fit", "loop"])
 @pytest.mark.parametrize("method", ["moco", "simsiam"])
 def test_killed(run: str, method: str, tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_longer_than_first_planned(tmp_path: Path) -> None:
     assert_same(resumed, killed.fit(tmp_path, "simsiam", max_steps=18, **steps))
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_two_processes(tmp_path: Path) -> None:
     start("fit", tmp_path, "moco", kill=9, devices=2)
     assert len(killed.checkpoints(tmp_path)) == 4

@@ -223,7 +223,7 @@ def test_loops(form: str, dims: int) -> None:
         assert dira(model.loss(*views), views).isfinite()
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 @pytest.mark.parametrize("form", FORMS)
 def test_compiled(form: str) -> None:
     """Backbone and wrapper compiled give the terms of those that are not."""
