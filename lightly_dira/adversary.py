@@ -200,7 +200,7 @@ def _check_restored(restored: Tensor, target: Tensor, channels: int) -> None:
     if restored.shape[1] != channels:
         raise ValueError(
             f"DiRA: expected images of {channels} channels, got {restored.shape[1]}. "
-            f"Say so: DiRA(..., target_channels={restored.shape[1]})."
+            f"Say so: Adversary(..., target_channels={restored.shape[1]})."
         )
 
 
@@ -215,7 +215,7 @@ def _why_not_reached(loss: Tensor, restored: Tensor, target: Tensor) -> str | No
     if target.requires_grad:
         raise ValueError(
             "DiRA: `target` depends on the host's weights and `restored` does not: "
-            "they are swapped. Call dira(loss, restored=images, target=clean)."
+            "they are swapped. Call adversary(loss, restored, clean)."
         )
     return (
         "DiRA: the restored images carry no gradient, so that the adversary cannot "

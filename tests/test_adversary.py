@@ -268,7 +268,7 @@ class TestErrors:
         model = MAE()
         dira = Adversary(model.backbone, sgd(model.parameters()))
         loss, restored = model(torch.rand(2, 3, 32, 32), 0)
-        with pytest.raises(ValueError, match=r"DiRA\(..., target_channels=3\)"):
+        with pytest.raises(ValueError, match=r"Adversary\(..., target_channels=3\)"):
             dira(loss, restored=restored, target=restored)
 
     def test_a_schedule_and_starts(self) -> None:

@@ -1,4 +1,4 @@
-"""All private names of PyTorch that this library uses.
+"""Private functions of PyTorch that this library uses.
 
 They follow backward passes, end a loader's workers, collate batches and look
 into containers. They were tested with 2.4.1 and 2.15.

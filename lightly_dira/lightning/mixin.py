@@ -148,7 +148,7 @@ class DiRAMixin(metaclass=MadeAfterInit):
             raise RuntimeError(
                 f"DiRA: {strategy} would shard the discriminator, which has its own "
                 'Adam, and DiRAMixin does not support this. Choose strategy="ddp", or '
-                "shard the model in a plain loop, as the README shows."
+                "shard the model in a plain loop, as `lightly_dira.lightning` shows."
             )
         super().setup(stage)  # type: ignore[misc]
         self._make_dira(required=False)

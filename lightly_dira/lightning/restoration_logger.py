@@ -19,8 +19,8 @@ class RestorationLogger(HeldOutCallback):
     Every logger of the Trainer that takes images (TensorBoard, Weights & Biases) gets
     one row for each image; volumes show their three middle slices. For other loggers,
     or without any, PNG files are written to ``restorations/`` in the logger's or the
-    Trainer's folder. Views are shown in grey,
-    scaled from their darkest to their brightest value, since they may be normalised.
+    Trainer's folder. All are shown in grey. A column with values outside [0, 1], such
+    as normalised views, is scaled, each image from its darkest to its brightest value.
 
     Examples:
         >>> from pytorch_lightning import Trainer

@@ -1,4 +1,4 @@
-"""EpochStages given in epochs, and the check that the training step ran DiRA."""
+"""Stages given in epochs, and the check that the training step ran DiRA."""
 
 from __future__ import annotations
 

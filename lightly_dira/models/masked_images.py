@@ -24,7 +24,7 @@ def fill_masked_patches(
     tokens only. An adversary needs whole images:
 
         restored = fill_masked_patches(images, predictions, idx_mask, patch_size)
-        loss = dira(loss, restored=restored, target=images)
+        loss = adversary(loss, restored, images)
 
     Values of a patch are ordered as by `lightly.models.utils.patchify`, position by
     position with the channels last, patches row by row; those of volumes likewise.

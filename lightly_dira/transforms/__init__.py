@@ -28,7 +28,7 @@ grey levels before the published distortions teach the encoder to ignore this:
 
 In our pilots DiRA-MoCo segmented lungs in films of a hospital from which it had no
 masks. The Dice was 0.786 with the curves and 0.742 without (one seed, validation
-images; all rows).
+images).
 
 Volumes are (D, H, W) or (C, D, H, W), as `read_volume` reads them from NIfTI files,
 DICOM series and NumPy files; `spatial_dims=3` says so:
