@@ -38,9 +38,9 @@ from lightly_dira.evaluation.read_volumes import read_mni152
 from lightly_dira.transforms import (
     VolumePipeline,
     orthogonal_slices,
+    published_mixture,
     transvw_mixture,
 )
-from lightly_dira.transforms.published_distortions import published_mixture
 
 # Slices with masks, for the probe: few, as this is what pre-training is for.
 LABELLED = 10

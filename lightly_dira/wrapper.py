@@ -198,10 +198,10 @@ class Wrapper(OptimizerFollower):
         """Moves and converts all parts, but never the critic to half precision."""
 
         def precise(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            if moved.is_floating_point() and moved.dtype.itemsize < 4:
-                moved = tensor.to(moved.device)
-            return moved
+            applied = fn(tensor)
+            if applied.is_floating_point() and applied.dtype.itemsize < 4:
+                applied = tensor.to(applied.device)
+            return applied
 
         rest = [child for child in self.children() if child is not self.discriminator]
         if not recurse:

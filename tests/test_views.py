@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from lightly.transforms import SimCLRTransform
+from loops import make_views, part_of
 from methods import tiny_backbone
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
@@ -230,17 +231,6 @@ def test_targets_are_tensors() -> None:
 def test_targets_of_views_that_are_not_there() -> None:
     with pytest.raises(ValueError, match="target of view 2, but 2 views"):
         DiRAViews(torch.rand(2, 3, 8, 8), {2: torch.rand(1, 8, 8)}, target_view=None)
-
-
-def make_views(batch: int = 4, size: int = 32, dtype=torch.float32) -> DiRAViews:
-    views = torch.rand(2, batch, 3, size, size, dtype=dtype)
-    targets = torch.rand(2, batch, 1, size, size, dtype=dtype)
-    return DiRAViews(views, dict(enumerate(targets)), target_view=None)
-
-
-def part_of(views: DiRAViews, rows: slice) -> DiRAViews:
-    targets = {i: target[rows] for i, target in enumerate(views.targets)}
-    return DiRAViews([view[rows] for view in views], targets, target_view=None)
 
 
 def test_import_changes_nothing_of_lightly() -> None:

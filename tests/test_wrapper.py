@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from loops import make_views
 from methods import SimSiam, tiny_backbone
 
-from lightly_dira import DiRA, DiRAViews
-
-
-def make_views(batch: int = 4, size: int = 32, dtype=torch.float32) -> DiRAViews:
-    views = torch.rand(2, batch, 3, size, size, dtype=dtype)
-    targets = torch.rand(2, batch, 1, size, size, dtype=dtype)
-    return DiRAViews(views, dict(enumerate(targets)), target_view=None)
+from lightly_dira import DiRA
 
 
 @pytest.mark.parametrize("start", [0, 1])

@@ -88,6 +88,11 @@ class Step(nn.Module):
         # Whether it moves pixels in [0, 1].
         self.clamps = False
 
+    @staticmethod
+    def is_left_whole(replaced: Any) -> bool:
+        """Whether a base transform could not be taken apart, and is one such step."""
+        return isinstance(replaced, Step) and replaced.kind == "unknown"
+
     def __getstate__(self) -> dict[str, Any]:
         """Leaves out the twin, which is made again when it is needed."""
         return {k: v for k, v in self.__dict__.items() if k != "twin"}

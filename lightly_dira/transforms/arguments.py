@@ -150,7 +150,7 @@ def check_steps(
 
 def say_what_is_unknown(replaced: Any) -> str:
     """Warns of steps of unknown kind, and returns what to do about them."""
-    if isinstance(replaced, Step) and replaced.kind == "unknown":
+    if Step.is_left_whole(replaced):
         warn(
             f"DiRATransform: {name_of(replaced.transform)} is left whole, so that its "
             "finished views are restored, with any blur and change of colours. To "

@@ -149,7 +149,7 @@ class DiRATransform:
             if any(isinstance(step, DiRATransform) for step in steps):
                 raise TypeError(_TWICE)
             fixed = check_steps(self._call, aligned, window, spatial_dims)
-        self._opaque = isinstance(self._call, Step) and self._call.kind == "unknown"
+        self._opaque = Step.is_left_whole(self._call)
         self._boundary = Boundary(
             self.transform,
             window,

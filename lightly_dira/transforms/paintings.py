@@ -15,12 +15,16 @@ from numpy.typing import NDArray
 from lightly_dira.transforms.blocks import Blocks, area_of, draw
 
 
+@dataclass
 class _Painting(Blocks):
     """Draws blocks one after the other, up to a random stop."""
 
-    margin: float
-    stop: float
-    fill: str
+    count: int = 10
+    side: tuple[float, float] = (10 / 224, 70 / 224)
+    margin: float = 3 / 224
+    stop: float = 0.1
+    fill: str = "black"
+    p: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -34,9 +38,8 @@ class _Painting(Blocks):
 
     def draw(self, sizes: Sequence[int], random: np.random.Generator) -> dict[str, Any]:
         """Draws the blocks, and a seed of their noise."""
-        blocks = []
+        axes, blocks = [*zip(sizes, self._limits(sizes), strict=True)], []
         for _ in range(self.count):
-            axes = zip(sizes, self._limits(sizes), strict=True)
             intervals = [self._interval(size, limits, random) for size, limits in axes]
             starts, stops = zip(*intervals, strict=True)
             blocks.append((*starts, *stops))
@@ -67,7 +70,6 @@ class _Painting(Blocks):
 _FILLS = ("black", "noise")
 
 
-@dataclass
 class InPainting(_Painting):
     """Blackens rectangles of the image, which the model is to restore [0, 1].
 
@@ -99,13 +101,6 @@ class InPainting(_Painting):
     - [0]: DiRA, 2022, https://arxiv.org/abs/2204.10437 (sizes for images of 224 x 224)
     - [1]: Models Genesis, 2019, https://arxiv.org/abs/1908.06912
     """
-
-    count: int = 10
-    side: tuple[float, float] = (10 / 224, 70 / 224)
-    margin: float = 3 / 224
-    stop: float = 0.1
-    fill: str = "black"
-    p: float = 1.0
 
     def apply(self, image: NDArray[Any], **drawn: Any) -> NDArray[Any]:
         """Returns a copy with filled blocks."""
@@ -148,12 +143,7 @@ class OutPainting(_Painting):
     - [1]: Models Genesis, 2019, https://arxiv.org/abs/1908.06912
     """
 
-    count: int = 10
     side: tuple[float, float] = (154 / 224, 174 / 224)
-    margin: float = 3 / 224
-    stop: float = 0.1
-    fill: str = "black"
-    p: float = 1.0
 
     def apply(self, image: NDArray[Any], **drawn: Any) -> NDArray[Any]:
         """Returns a filled image with windows of the given one."""

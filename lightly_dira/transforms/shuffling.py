@@ -54,8 +54,9 @@ class PatchShuffling(Blocks):
     def draw(self, sizes: Sequence[int], random: np.random.Generator) -> dict[str, Any]:
         """Draws the blocks."""
         taken, pairs = np.zeros(sizes, dtype=bool), []
+        limits = self._limits(sizes)
         for _ in range(self.count):
-            lengths = [draw(random, *limits) for limits in self._limits(sizes)]
+            lengths = [draw(random, *of_axis) for of_axis in limits]
             first = _take_place(taken, lengths, random)
             if first is None:
                 continue

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from hypothesis import HealthCheck, given, settings
+from bounded import BOUNDED
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torchvision.datasets import ImageFolder
@@ -115,18 +116,6 @@ class TestBandsOfTiff:
         image = read_image(tmp_path / "a.tif")
         top = np.iinfo(dtype).max
         np.testing.assert_array_equal(image, top - pixels)
-
-
-BOUNDED = dict(
-    max_examples=120,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[
-        HealthCheck.too_slow,
-        HealthCheck.function_scoped_fixture,
-        HealthCheck.filter_too_much,
-    ],
-)
 
 
 class TestDamage:

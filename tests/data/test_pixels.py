@@ -6,7 +6,8 @@ import albumentations as A
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, assume, given, settings
+from bounded import BOUNDED
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from lightly.transforms import MoCoV2Transform
 from PIL import Image
@@ -15,17 +16,6 @@ from torchvision.transforms import v2
 
 from lightly_dira import DiRATransform
 from lightly_dira.data import white
-
-BOUNDED = dict(
-    max_examples=120,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[
-        HealthCheck.too_slow,
-        HealthCheck.function_scoped_fixture,
-        HealthCheck.filter_too_much,
-    ],
-)
 
 
 @pytest.fixture(autouse=True)

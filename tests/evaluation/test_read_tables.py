@@ -6,23 +6,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from bounded import BOUNDED
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from lightly_dira.evaluation.manifest import Manifest
 from lightly_dira.evaluation.read_tables import read_table
-
-BOUNDED = dict(
-    max_examples=120,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[
-        HealthCheck.too_slow,
-        HealthCheck.function_scoped_fixture,
-        HealthCheck.filter_too_much,
-    ],
-)
 
 
 @pytest.fixture

@@ -3,41 +3,13 @@
 from __future__ import annotations
 
 import pytest
-import timm
 import torch
-from lightly.models.modules import MaskedVisionTransformerTIMM
+from loops import frozen_statistics, make_views, make_vit, part_of
 from methods import tiny_backbone
 from torch import Tensor, nn
 
-from lightly_dira import DiRA, DiRAViews
+from lightly_dira import DiRA
 from lightly_dira.features.pyramid import FeaturePyramid
-
-
-def frozen_statistics(*modules: nn.Module) -> None:
-    """The batches of one window must not depend on one another."""
-    for module in modules:
-        for part in module.modules():
-            if isinstance(part, nn.BatchNorm2d):
-                part.eval()
-
-
-def make_views(batch: int = 4, size: int = 32, dtype=torch.float32) -> DiRAViews:
-    views = torch.rand(2, batch, 3, size, size, dtype=dtype)
-    targets = torch.rand(2, batch, 1, size, size, dtype=dtype)
-    return DiRAViews(views, dict(enumerate(targets)), target_view=None)
-
-
-def part_of(views: DiRAViews, rows: slice) -> DiRAViews:
-    targets = {i: target[rows] for i, target in enumerate(views.targets)}
-    return DiRAViews([view[rows] for view in views], targets, target_view=None)
-
-
-def make_vit(**options) -> nn.Module:
-    vit = timm.create_model(
-        "vit_tiny_patch16_224",
-        **dict(embed_dim=8, depth=2, num_heads=1, img_size=32, patch_size=8) | options,
-    )
-    return MaskedVisionTransformerTIMM(vit)
 
 
 def make_frozen_resnet() -> nn.Module:

@@ -8,17 +8,12 @@ import warnings
 
 import pytest
 import torch
+from loops import make_views
 from methods import SimSiam, tiny_backbone
 from torch import nn
 
-from lightly_dira import DiRA, DiRAViews
+from lightly_dira import DiRA
 from lightly_dira.training import Schedule
-
-
-def make_views(batch: int = 4, size: int = 32, dtype=torch.float32) -> DiRAViews:
-    views = torch.rand(2, batch, 3, size, size, dtype=dtype)
-    targets = torch.rand(2, batch, 1, size, size, dtype=dtype)
-    return DiRAViews(views, dict(enumerate(targets)), target_view=None)
 
 
 class TestOptimisersThatAreNotFollowed:
