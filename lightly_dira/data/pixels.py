@@ -21,7 +21,7 @@ MOST_CHANNELS = 32
 # Modes of PIL that are not arrays of grey values or of red, green and blue.
 _MODES_OF_COLOUR = ("P", "PA", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 # Weights of red, green and blue, by ITU-R BT.601.
-_LUMINANCE = torch.tensor([0.299, 0.587, 0.114])
+LUMINANCE = torch.tensor([0.299, 0.587, 0.114])
 
 
 def values_of(image: Any, spatial_dims: int = 2) -> NDArray[Any]:
@@ -177,7 +177,7 @@ def to_target(
         )
     if len(target) > channels == 1:
         if spatial_dims == 2 and len(target) in (3, 4):
-            target = torch.einsum("c,chw->hw", _LUMINANCE, target[:3].float())[None]
+            target = torch.einsum("c,chw->hw", LUMINANCE, target[:3].float())[None]
         else:
             target = target.mean(dim=0, keepdim=True)
     elif len(target) != channels:

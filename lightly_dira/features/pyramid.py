@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from lightly_dira.core.modes import evaluating
 from lightly_dira.core.rows import Rows
+from lightly_dira.core.same_image import differences_of, is_waited_for
 from lightly_dira.core.user_warnings import warn
 from lightly_dira.features.capture import Capture
 from lightly_dira.features.dry_pass import find_levels
 from lightly_dira.features.maps_and_tokens import DroppedTokensError
 from lightly_dira.features.passes import Pass
-from lightly_dira.features.same_image import differences_of, is_waited_for
 from lightly_dira.features.view_change import WHICH_VIEW, ViewChange
 from lightly_dira.features.which_pass import NeverSawError, Recognition, which_view
 

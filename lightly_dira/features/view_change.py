@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from lightly_dira.features.same_image import equal
+from lightly_dira.core.same_image import equal
 
 # By this part of the largest value, numbers of the same change may differ: in single
 # precision, and in less.

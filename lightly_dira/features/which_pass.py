@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lightly_dira.core.user_warnings import warn
-from lightly_dira.features.passes import Pass
-from lightly_dira.features.same_image import (
+from lightly_dira.core.same_image import (
     SAME_IMAGE,
     difference_of,
     equal,
     is_waited_for,
 )
+from lightly_dira.core.user_warnings import warn
+from lightly_dira.features.passes import Pass
 
 # By this factor the best of several matches must be better than any other.
 _CLEARLY = 10.0

@@ -46,6 +46,8 @@ Random draws follow PyTorch's seeds. They differ in every worker, epoch and imag
 
 from lightly_dira.data.image_files import read_image
 from lightly_dira.data.volume_files import read_volume
+from lightly_dira.transforms.batch_distortion import BatchDistortion
+from lightly_dira.transforms.batch_transform import DiRABatchTransform
 from lightly_dira.transforms.dira_transform import DiRATransform
 from lightly_dira.transforms.distortion import Distortion, OneOf, Sequential
 from lightly_dira.transforms.grey_curves import NonLinearIntensity
@@ -62,6 +64,8 @@ from lightly_dira.transforms.volume_pipeline import VolumePipeline
 from lightly_dira.views import DiRAViews
 
 __all__ = [
+    "BatchDistortion",
+    "DiRABatchTransform",
     "DiRATransform",
     "DiRAViews",
     "Distortion",

@@ -97,17 +97,26 @@ class Albumentation:
         return repr(self.transform)
 
 
-def elastic_in_plane(alpha: float, sigma: float) -> Albumentation:
-    """Moves the pixels of all slices alike, by uniform noise that is smoothed."""
-    return Albumentation(
-        A.ElasticTransform(
-            alpha=alpha,
-            sigma=sigma,
-            noise_distribution="uniform",
-            border_mode=cv2.BORDER_REFLECT_101,
-            p=1,
+class ElasticInPlane(Albumentation):
+    """Moves the pixels of all slices alike, by uniform noise that is smoothed.
+
+    Args:
+        alpha: What the smoothed noise, of [-1, 1], is multiplied by, in pixels.
+        sigma: Deviation of the Gaussian that smooths it, in pixels.
+    """
+
+    def __init__(self, alpha: float, sigma: float) -> None:
+        """Makes the transform."""
+        self.alpha, self.sigma = alpha, sigma
+        super().__init__(
+            A.ElasticTransform(
+                alpha=alpha,
+                sigma=sigma,
+                noise_distribution="uniform",
+                border_mode=cv2.BORDER_REFLECT_101,
+                p=1,
+            )
         )
-    )
 
 
 def choices_in(transform: Any) -> list[Any] | None:

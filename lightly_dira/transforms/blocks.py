@@ -27,11 +27,10 @@ class Blocks(RandomDistortion):
                 f"{self.count} and {self.side}."
             )
 
-    def _limits(self, sizes: Sequence[int]) -> list[tuple[int, ...]]:
+    def limits(self, sizes: Sequence[int]) -> list[tuple[int, int]]:
         """Returns shortest and longest side in pixels, along each axis."""
-        return [
-            tuple(max(1, round(part * size)) for part in self.side) for size in sizes
-        ]
+        low, high = self.side
+        return [(max(1, round(low * n)), max(1, round(high * n))) for n in sizes]
 
 
 def area_of(block: Block) -> tuple[slice, ...]:

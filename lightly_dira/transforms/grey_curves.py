@@ -24,13 +24,20 @@ def bezier_curve(
         y1: Like `x1`, on the other axis.
         inverted: Whether the curve falls.
     """
-    t = np.linspace(0, 1, 1001)
-    inner = 3 * (1 - t) ** 2 * t, 3 * (1 - t) * t**2
-    x, y = (
-        a * inner[0] + b * inner[1] + t**3
-        for a, b in (sorted((x0, x1)), sorted((y0, y1)))
-    )
+    t = np.linspace(0, 1, POINTS)
+    x, y = (cubic(t, *sorted(inner)) for inner in ((x0, x1), (y0, y1)))
     return x, 1 - y if inverted else y
+
+
+def cubic(t: Any, low: Any, high: Any) -> Any:
+    """Returns one coordinate of a cubic Bezier curve from 0 to 1.
+
+    Args:
+        t: Where on the curve, in [0, 1].
+        low: This coordinate of the first inner control point.
+        high: The same of the second.
+    """
+    return 3 * (1 - t) ** 2 * t * low + 3 * (1 - t) * t**2 * high + t**3
 
 
 def through_curve(
@@ -41,9 +48,9 @@ def through_curve(
     The points are resampled to even steps first, so that no pixel has to be searched
     for. The error is about 1e-7, and more only below 1/8192, where a curve is steep.
     """
-    table = np.interp(np.linspace(0, 1, _STEPS + 1), x, y).astype(np.float32)
+    table = np.interp(np.linspace(0, 1, STEPS + 1), x, y).astype(np.float32)
     slopes = np.append(np.diff(table), np.float32(0))
-    places = np.asarray(image, dtype=np.float32).clip(0, 1) * np.float32(_STEPS)
+    places = np.asarray(image, dtype=np.float32).clip(0, 1) * np.float32(STEPS)
     below = places.astype(np.int16)
     places -= below
     mapped = slopes[below]
@@ -52,8 +59,9 @@ def through_curve(
     return mapped.astype(image.dtype, copy=False)
 
 
-# Even steps of a resampled curve.
-_STEPS = 8192
+# Points of a curve as it is drawn, and even steps of it once resampled.
+POINTS = 1001
+STEPS = 8192
 
 
 @dataclass

@@ -21,9 +21,9 @@ from lightly_dira.transforms.monai_steps import (
     kind_of_volume_step,
 )
 
-# Names of classes of torchvision (v1 and v2 share them), Lightly and albumentations,
-# which count only in the modules of these libraries. The name of a class counts before
-# the names of those it inherits from.
+# Names of classes of torchvision (v1 and v2 share them), Lightly, albumentations and
+# kornia, which count only in the modules of these libraries. The name of a class counts
+# before the names of those it inherits from.
 _NAMES = {
     # Moves pixels: the target is moved in the same way.
     "geometric": """
@@ -34,6 +34,7 @@ _NAMES = {
         RandomVerticalFlipWithLocation RandomZoomOut Resize ScaleJitter
         UniformTemporalSubsample
         DualTransform Transform3D
+        GeometricAugmentationBase2D GeometricAugmentationBase3D
         """,
     # Changes pixels where they are: the target stays as it was.
     "photometric": """
@@ -49,6 +50,7 @@ _NAMES = {
         BaseDropout CoarseDropout CoarseDropout3D ConstrainedCoarseDropout Erasing
         GridDropout MaskDropout Morphological NoOp OverlayElements PixelDropout
         XYMasking
+        IntensityAugmentationBase2D IntensityAugmentationBase3D
         """,
     # Does one or the other: the target is moved, but does not change otherwise.
     "mixed": "AutoAugment RandAugment TrivialAugmentWide",
@@ -61,10 +63,10 @@ _NAMES = {
     # Turns the image into something that cannot be a target.
     "stack": "Jigsaw",
     # Cannot be a step of one view.
-    "several images": "CutMix FiveCrop MixUp Mosaic TenCrop",
+    "several images": "CutMix FiveCrop MixAugmentationBaseV2 MixUp Mosaic TenCrop",
 }
 _KIND_OF = {name: kind for kind, names in _NAMES.items() for name in names.split()}
-_LIBRARIES = ("torchvision", "lightly", "albumentations")
+_LIBRARIES = ("torchvision", "lightly", "albumentations", "kornia")
 
 # Both view and target go through these.
 THROUGH_BOTH = ("unknown", "stack")
@@ -99,12 +101,15 @@ def kind_of(transform: Any, stated: Stated) -> str:
             return stated[key]
     choices = choices_of(transform)
     choices = choices_in(transform) if choices is None else choices
+    choices = _choices_in(transform) if choices is None else choices
     if choices is not None:
         return _kind_of_all({kind_of(part, stated) for part in choices})
     kind = kind_of_lambda(transform) or kind_of_volume_step(transform)
     if kind is None:
         names = (cls.__name__ for cls in classes if is_of_library(cls))
         kind = next((_KIND_OF[name] for name in names if name in _KIND_OF), "unknown")
+        if kind == "mixed" and type(transform).__module__.startswith("kornia."):
+            kind = "unknown"  # a policy, whose moves cannot be had alone
     if kind == "several images":
         raise TypeError(
             f"DiRATransform: {type(transform).__name__} mixes images or makes several "
@@ -112,6 +117,36 @@ def kind_of(transform: Any, stated: Stated) -> str:
             "for each view, and mix images of a batch in the training loop."
         )
     return kind
+
+
+def parts_in_order(transform: Any) -> list[Any] | None:
+    """Returns the parts of a container that runs them all, one after the other.
+
+    None for all else: a class with a `forward` of its own may do anything.
+    """
+    if _is(transform, "torchvision", "Compose"):
+        return list(transform.transforms)
+    if _is(transform, "kornia", *_OF_KORNIA):
+        return None if transform.random_apply else list(transform)
+    plain = getattr(type(transform), "forward", None) is nn.Sequential.forward
+    return list(transform) if plain else None
+
+
+def _choices_in(transform: Any) -> list[Any] | None:
+    """Returns the parts of a container that draws from them."""
+    if _is(transform, "torchvision", "RandomApply", "RandomChoice", "RandomOrder"):
+        return list(transform.transforms)
+    drawn = _is(transform, "kornia", *_OF_KORNIA) and transform.random_apply
+    return list(transform) if drawn else None
+
+
+def _is(transform: Any, library: str, *names: str) -> bool:
+    """Whether a step is of a class of a library that has one of these names."""
+    own = type(transform)
+    return own.__name__ in names and own.__module__.startswith(f"{library}.")
+
+
+_OF_KORNIA = ("AugmentationSequential", "ImageSequential")
 
 
 def is_of_library(cls: type) -> bool:

@@ -16,7 +16,7 @@ from lightly_dira.transforms.blocks import Blocks, area_of, draw
 
 
 @dataclass
-class _Painting(Blocks):
+class Painting(Blocks):
     """Draws blocks one after the other, up to a random stop."""
 
     count: int = 10
@@ -38,7 +38,7 @@ class _Painting(Blocks):
 
     def draw(self, sizes: Sequence[int], random: np.random.Generator) -> dict[str, Any]:
         """Draws the blocks, and a seed of their noise."""
-        axes, blocks = [*zip(sizes, self._limits(sizes), strict=True)], []
+        axes, blocks = [*zip(sizes, self.limits(sizes), strict=True)], []
         for _ in range(self.count):
             intervals = [self._interval(size, limits, random) for size, limits in axes]
             starts, stops = zip(*intervals, strict=True)
@@ -70,7 +70,7 @@ class _Painting(Blocks):
 _FILLS = ("black", "noise")
 
 
-class InPainting(_Painting):
+class InPainting(Painting):
     """Blackens rectangles of the image, which the model is to restore [0, 1].
 
     Up to `count` rectangles are drawn; after each, drawing stops with probability
@@ -112,7 +112,7 @@ class InPainting(_Painting):
 
 
 @dataclass
-class OutPainting(_Painting):
+class OutPainting(Painting):
     """Blackens the image outside a few windows, for the model to restore [0, 1].
 
     The windows are drawn like the rectangles of `InPainting` and may overlap.

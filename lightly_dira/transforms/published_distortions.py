@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from lightly_dira.transforms.albumentations_steps import elastic_in_plane
+from lightly_dira.transforms.albumentations_steps import ElasticInPlane
 from lightly_dira.transforms.distortion import OneOf, Sequential
 from lightly_dira.transforms.grey_curves import NonLinearIntensity
 from lightly_dira.transforms.paintings import InPainting, OutPainting
@@ -76,7 +76,7 @@ def transvw_mixture(displacement: float = 3.8) -> Sequential:
     # noise by 2 sqrt(pi) sigma.
     alpha = displacement * math.sqrt(3) * 2 * math.sqrt(math.pi) * _SIGMA
     one: dict[str, Any] = {"count": 1, "margin": 3 / 64, "fill": "noise"}
-    elastic = [elastic_in_plane(alpha, _SIGMA)] if displacement else []
+    elastic = [ElasticInPlane(alpha, _SIGMA)] if displacement else []
     one_of_four = OneOf(
         [
             PixelShuffling(count=5, side=(1 / 64, 6 / 64)),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lightly_dira.transforms.blocks import Block, Blocks, area_of, draw, place
 
 # Places to try before a block is given up in a crowded image.
-_TRIES = 100
+TRIES = 100
 
 
 @dataclass
@@ -54,7 +54,7 @@ class PatchShuffling(Blocks):
     def draw(self, sizes: Sequence[int], random: np.random.Generator) -> dict[str, Any]:
         """Draws the blocks."""
         taken, pairs = np.zeros(sizes, dtype=bool), []
-        limits = self._limits(sizes)
+        limits = self.limits(sizes)
         for _ in range(self.count):
             lengths = [draw(random, *of_axis) for of_axis in limits]
             first = _take_place(taken, lengths, random)
@@ -111,7 +111,7 @@ class PixelShuffling(Blocks):
 
     def draw(self, sizes: Sequence[int], random: np.random.Generator) -> dict[str, Any]:
         """Draws the blocks."""
-        low, high = np.transpose(self._limits(sizes))
+        low, high = np.transpose(self.limits(sizes))
         shape = self.count, len(sizes)
         lengths = random.integers(low, high, shape, endpoint=True)
         starts = random.integers(0, np.subtract(sizes, lengths), endpoint=True)
@@ -148,7 +148,7 @@ def _take_place(
     taken: NDArray[Any], lengths: list[int], random: np.random.Generator
 ) -> Block | None:
     """Draws a block without taken pixels, and takes them."""
-    for _ in range(_TRIES):
+    for _ in range(TRIES):
         block = place(random, lengths, taken.shape)
         area = taken[area_of(block)]
         if not area.any():

@@ -12,7 +12,13 @@ from torch import Tensor, nn
 
 from lightly_dira.transforms.albumentations_steps import is_albumentation, steps_of
 from lightly_dira.transforms.alignment import Sample, Step, name_of
-from lightly_dira.transforms.kinds import THROUGH_BOTH, Stated, is_of_library, kind_of
+from lightly_dira.transforms.kinds import (
+    THROUGH_BOTH,
+    Stated,
+    is_of_library,
+    kind_of,
+    parts_in_order,
+)
 from lightly_dira.transforms.monai_steps import parts_of
 
 
@@ -80,14 +86,14 @@ def _replace_steps(transform: Any, steps: list[Step], stated: Stated) -> Any:
     parts = parts_of(transform)
     if is_albumentation(transform):
         parts = steps_of(transform)
+    elif parts is None and isinstance(transform, nn.Sequential):
+        parts = parts_in_order(transform)
     if parts is not None:
         return nn.Sequential(*(_replace_steps(part, steps, stated) for part in parts))
     if is_albumentation(transform):
         pass  # a choice, which stays one step
     elif isinstance(transform, nn.Sequential):
-        return nn.Sequential(
-            *(_replace_steps(part, steps, stated) for part in transform)
-        )
+        pass  # with a `forward` of its own
     elif _is_container(transform):
         container = copy.copy(transform)
         if isinstance(container, nn.Module):

@@ -16,7 +16,8 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.transforms import v2
 
 from lightly_dira import DiRA, DiRAViews
-from lightly_dira.features import same_image, which_pass
+from lightly_dira.core import same_image
+from lightly_dira.features import which_pass
 from lightly_dira.features.pyramid import FeaturePyramid
 
 
