@@ -19,5 +19,6 @@ of a 16-bit image white: they are for 8-bit images.
 """
 
 from lightly_dira.data.files import ImageFiles, VolumeFiles
+from lightly_dira.data.to_pixels import ToPixels
 
-__all__ = ["ImageFiles", "VolumeFiles"]
+__all__ = ["ImageFiles", "ToPixels", "VolumeFiles"]

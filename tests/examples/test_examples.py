@@ -37,7 +37,18 @@ def run(script: str, *arguments: object, cwd: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("method", ["moco", "barlowtwins", "simsiam", "mae", "simmim"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "moco",
+        "barlowtwins",
+        "simsiam",
+        "device_kornia",
+        "device_torchvision",
+        "mae",
+        "simmim",
+    ],
+)
 def test_loops(method: str, folder: Path, tmp_path: Path) -> None:
     options = ("--data", folder, "--epochs", 1, "--input-size", 32)
     output = run(f"pytorch/{method}.py", *options, cwd=tmp_path)
