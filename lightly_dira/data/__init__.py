@@ -13,7 +13,8 @@ Values become pixels in [0, 1] by ``DiRATransform(window=)``: (low, high) in the
 own units, such as (-1000, 400) for the lung in CT, or "percentiles", 0.5 and 99.5 of
 each image, for MRI and other arbitrary units. ``ImageFiles(folder, voi=True)`` applies
 the windows that DICOM files state for displays, and ``VolumeFiles(spacing=(1, 1, 1))``
-resamples NIfTI and DICOM to these millimetres. Lightly's `LightlyDataset` and
+resamples NIfTI and DICOM to these millimetres. `ToPixels` makes tensors of one size,
+for views that are made on the accelerator. Lightly's `LightlyDataset` and
 torchvision's `ImageFolder` read images by PIL as RGB of 8 bits, which makes most pixels
 of a 16-bit image white: they are for 8-bit images.
 """

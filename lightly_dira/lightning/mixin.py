@@ -41,7 +41,8 @@ class DiRAMixin(metaclass=MadeAfterInit):
       constructed or, if `setup` or `configure_model` makes the backbone, after those.
     - The optimiser that `configure_optimizers` returns, in any form, also trains the
       head; the discriminator's Adam steps after it.
-    - A step may say what it called the backbone with: ``{"loss": loss, "view": x}``.
+    - A step may say what it called the backbone with, ``{"loss": loss, "view": x}``,
+      and which views it made itself, ``{"loss": loss, "views": views}``.
     - A host that restores by itself (`configure_dira` returns an `Adversary`) returns
       what it restored, ``{"loss": loss, "restored": images, "target": clean}``, and the
       "view" that it made them from, if the critic is conditional.
@@ -214,6 +215,7 @@ class DiRAMixin(metaclass=MadeAfterInit):
         if isinstance(output, Mapping):
             # Lightning must not keep the graphs of these images.
             output = dict(output)
+            views = [*find_views(output.pop("views", None))] or views
             host = isinstance(self.dira, Adversary)
             names = ("view", "restored", "target") if host else ("view",)
             given = {

@@ -40,6 +40,16 @@ What a step of MONAI or torchio does follows from its module: `spatial` and `cro
 move the target as well, `intensity` does not, unless it follows a fixed rule. A volume
 that no window and no such rule scales to [0, 1] is an error.
 
+Pipelines that crop and flip on the accelerator, with kornia, torchvision v2 or any
+callable, make views and targets of a whole batch there:
+
+    dataset = lightly_dira.data.ImageFiles(folder, lightly_dira.data.ToPixels(256))
+    make_views = DiRABatchTransform(kornia_augmentations).to(device)
+    x0, x1 = views = make_views(images.to(device))  # then: dira(loss, views)
+
+In Lightning make them in `on_after_batch_transfer`, or in the step, which then returns
+``{"loss": loss, "views": views}``. `BatchDistortion` is the distortion alone.
+
 Random draws follow PyTorch's seeds. They differ in every worker, epoch and image, and
 `seed_everything(seed, workers=True)` makes them repeatable.
 """
