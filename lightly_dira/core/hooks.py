@@ -27,8 +27,8 @@ class Hook:
     Backbones and optimisers can therefore be copied, pickled and saved as if they had
     no hook: a copy carries a callable of the standard library that does nothing.
     `torch.compile` leaves the hook to Python. If it traced the hook, graphs would
-    depend on what the hook has noted. So ``fullgraph=True`` and a strict
-    `torch.export` are not possible while a backbone is watched.
+    depend on what the hook has noted. Those of passes have counterparts that may be
+    traced, see `TraceableHook`; a strict `torch.export` is not possible.
     """
 
     def __init__(self, method: Callable[..., Any], *args: object) -> None:

@@ -18,6 +18,16 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
             yield from tensors_in(item)
 
 
+def image_in(values: Any, dimensions: int) -> Tensor | None:
+    """Returns the images among nested values, the first if there are several."""
+    found = (
+        value
+        for value in tensors_in(values)
+        if value.ndim == dimensions and value.is_floating_point()
+    )
+    return next(found, None)
+
+
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
     """Returns a tensor on a device, without waiting for what the device is doing."""
     if device.type == "cuda" and tensor.device.type == "cpu":

@@ -9,7 +9,9 @@ MobileNetV3, RegNet, VGG, MaxViT, Swin and ViT, with class and register tokens, 
 A plain vision transformer gives maps from four depths; the head turns them into a
 pyramid. `DiRA(backbone, optimizer, layers=["layer1", "layer4"])` uses other maps. Pass
 `input_size` if a backbone accepts images of one size only and does not state it as
-`image_size`. Compiled backbones (`torch.compile`) work; each map breaks the graph.
+`image_size`. Compiled backbones (`torch.compile`) have as many graphs as without DiRA
+(one, of a ResNet, also with `fullgraph=True`) from PyTorch 2.7 on; before, each map
+ends a graph.
 """
 
 from lightly_dira.features.pyramid import FeaturePyramid

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,9 +16,14 @@ from torch import Tensor, nn
 
 from lightly_dira.core.hooks import Hook, HookSet
 from lightly_dira.core.private_torch import in_backward
-from lightly_dira.core.tensors import tensors_in
+from lightly_dira.core.tensors import image_in, tensors_in
+from lightly_dira.features.compiled_passes import (
+    CompiledPasses,
+    TraceableHook,
+    in_plain_python,
+)
 from lightly_dira.features.maps_and_tokens import Level
-from lightly_dira.features.passes import Pass
+from lightly_dira.features.passes import INTERLEAVED, MISSING, NO_PASS, Pass
 
 # How many passes to remember: those that are never decoded must not pile up.
 _MOST_PASSES = 32
@@ -40,7 +45,6 @@ class Capture:
         noting: Whether at least their shapes are: then the maps are on the device
             "meta", and have no values.
         has_trained: Whether maps were taken of a pass in training mode.
-        seen: How many passes there were with gradients since the last `forget`.
     """
 
     def __init__(
@@ -55,7 +59,7 @@ class Capture:
         self._dimensions, self._entry = dimensions, entry
         self.capturing = self.noting = True
         self.has_trained = False
-        self.seen = 0
+        self._seen = 0
         self._wanted = {key for level in levels for key in (level.key, level.alias)}
         # Modules with one output in a pass: a second one belongs to another pass.
         self._wanted_once = {level.key for level in levels if level.once}
@@ -64,6 +68,7 @@ class Capture:
         # What the backbone was called with, until the image arrives at its entry.
         self._called: tuple[bool, Tensor | None] | None = None
         self._own_pass = False
+        self._compiled = CompiledPasses(dimensions)
         self._watched: dict[tuple[str, str], nn.Module] = {}
         self._hooks = HookSet()
         self._watch()
@@ -77,7 +82,8 @@ class Capture:
         kept = self._running
         self._own_pass = True
         try:
-            self.backbone(images)
+            with in_plain_python():
+                self.backbone(images)
             run = self._running
             assert run is not None
             return self.maps_of(run, slice(None), images.shape[2:])
@@ -96,11 +102,7 @@ class Capture:
             RuntimeError: If the maps differ in training from those in evaluation.
         """
         if run.interleaved:
-            raise RuntimeError(
-                "DiRA: passes of the backbone run into each other, so DiRA cannot tell "
-                "which pass the maps belong to. Finish the pass of one view before "
-                "the next, in one thread."
-            )
+            raise RuntimeError(INTERLEAVED)
         maps = []
         missing = []
         for level in self.levels:
@@ -115,13 +117,7 @@ class Capture:
             output = output if rows == slice(None) else output[rows]
             maps.append(level.as_map(output, size))
         if missing:
-            raise RuntimeError(
-                f"DiRA: {', '.join(missing)} output nothing in this pass, unlike in "
-                "the dry pass. Choose other `layers` if training skips these or calls "
-                "their parts one by one (activation checkpointing set after "
-                "wrapping), and wrap a compiled backbone before its first pass (or "
-                "call `torch._dynamo.reset()`)."
-            )
+            raise RuntimeError(f"DiRA: {', '.join(missing)} {MISSING}")
         return maps
 
     def _check_gradients(self, name: str, output: Tensor) -> None:
@@ -135,23 +131,30 @@ class Capture:
                 "`requires_grad_(False)` to freeze the layers that must not train."
             )
 
+    @property
+    def seen(self) -> int:
+        """How many passes there were with gradients since the last `forget`."""
+        self._add_compiled()
+        return self._seen
+
     def forget(self) -> None:
         """Drops every captured map."""
+        self._compiled.take()
         self._passes.clear()
         self._running = None
         self._called = None
-        self.seen = 0
+        self._seen = 0
 
     def _watch(self) -> None:
         """Hooks the modules of interest, also those that have replaced others."""
-        places = [("", self._note_call)] if self._entry else []
-        places.append((self._entry, self._begin))
-        for name, method in places:
-            self._hook(name, method, before=True)
+        compiled = self._compiled
+        if self._entry:
+            self._hook("", self._note_call, compiled.call, before=True)
+        self._hook(self._entry, self._begin, compiled.begin, before=True)
         for name in dict.fromkeys(module for module, _ in sorted(self._wanted)):
-            self._hook(name, self._note, before=False)
+            self._hook(name, self._note, compiled.note, before=False)
 
-    def _hook(self, name: str, method: Callable[..., Any], *, before: bool) -> None:
+    def _hook(self, name: str, method: Any, traced: Any, *, before: bool) -> None:
         with contextlib.suppress(AttributeError):  # a replacement may lack the part
             module = self.backbone.get_submodule(name)
             key = name, method.__name__
@@ -160,67 +163,97 @@ class Capture:
             self._watched[key] = module
             if before:
                 handle = module.register_forward_pre_hook(
-                    Hook(method), with_kwargs=True, prepend=True
+                    TraceableHook(method, traced), with_kwargs=True, prepend=True
                 )
             else:
-                handle = module.register_forward_hook(Hook(method, name))
+                handle = module.register_forward_hook(
+                    TraceableHook(method, traced, name)
+                )
             self._hooks.add(handle)
 
     def _note_call(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Notes what the backbone itself is called with."""
+        self._add_compiled()
         self._watch()
-        self._running = None
-        self._called = torch.is_grad_enabled(), self._image_in([args, kwargs])
+        self._running = self._compiled.current = None
+        self._called = (
+            torch.is_grad_enabled(),
+            image_in([args, kwargs], self._dimensions),
+        )
 
     def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Begins a pass when the image arrives."""
+        self._add_compiled()
         if module is self.backbone:
             self._watch()
         called, self._called = self._called, None
-        self._running = None
+        self._running = self._compiled.current = None
         # Activation checkpointing runs layers once more in the backward pass, and an
         # export runs them without values.
         if (in_backward() and not self._own_pass) or torch.compiler.is_compiling():
             return
-        gradients = torch.is_grad_enabled() or (called is not None and called[0])
+        images = image_in([args, kwargs], self._dimensions)
+        self._start(called, images, torch.is_grad_enabled(), self.backbone.training)
+        if self._running is not None:
+            self._running.note_versions()
+            # For modules that are compiled one by one.
+            self._compiled.current = {"outputs": self._running.compiled}
+
+    def _start(
+        self,
+        called: tuple[bool, Tensor | None] | None,
+        images: Tensor | None,
+        gradients: bool,
+        training: bool,
+    ) -> None:
+        """Makes the pass the running one, unless it does not count."""
+        gradients = gradients or (called is not None and called[0])
         # Once it has trained in training mode, passes in evaluation do not count,
         # unless it has been frozen since.
         known_mode = (
-            self.backbone.training
+            training
             or not self.has_trained
             or not any(p.requires_grad for p in self.backbone.parameters())
         )
-        if not (self._own_pass or (gradients and known_mode)):
-            return
-        images = self._image_in([args, kwargs])
-        if images is None:
+        if images is None or not (self._own_pass or (gradients and known_mode)):
             return
         if not self._own_pass:
-            self.seen += 1
+            self._seen += 1
             if not (self.capturing or self.noting):
                 return
         given = None if called is None else called[1]
         if given is not None and len(given) != len(images):
             given = None
-        run = self._running = Pass(images, given, self.backbone.training)
-        run.note_versions()
+        run = self._running = Pass(images, given, training)
         if not self._own_pass:
             while self._passes and self._passes[0].is_over:
                 self._passes.popleft()
             self._passes.append(run)
 
-    def _image_in(self, values: Any) -> Tensor | None:
-        """Returns the images among the arguments, the first if there are several."""
-        found = (
-            value
-            for value in tensors_in(values)
-            if value.ndim == self._dimensions and value.is_floating_point()
-        )
-        return next(found, None)
+    def _add_compiled(self) -> None:
+        """Adds the passes that ran compiled, in the order in which they began."""
+        for wrote in self._compiled.take():
+            called, self._called = self._called, None
+            if wrote.called is not None:
+                called = wrote.called[0], image_in(wrote.called[1], self._dimensions)
+            images = image_in(wrote.given, self._dimensions)
+            self._running = None
+            self._start(called, images, wrote.gradients, wrote.training)
+            run, self._running = self._running, None
+            if run is None:
+                continue
+            run.thread = wrote.thread
+            run.compiled = wrote.outputs
+            run.note_versions()
+            if len(run.versions) == len(wrote.versions):
+                run.versions = wrote.versions
 
     def _note(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
         run = self._running
-        if run is None or (in_backward() and not self._own_pass):
+        if in_backward() and not self._own_pass:
+            return
+        if run is None:  # of a pass that began in compiled code, if any
+            self._compiled.note(name, module, args, output)
             return
         if run.thread != threading.get_ident():
             run.interleaved = True
@@ -229,6 +262,11 @@ class Capture:
             (name, 0) not in other.maps for other in self._passes
         ):
             run.interleaved = True
+        self._keep(run, name, output, torch.is_grad_enabled())
+        run.note_versions()
+
+    def _keep(self, run: Pass, name: str, output: Any, gradients: bool) -> None:
+        """Keeps what a module has output in a pass."""
         for tensor in tensors_in(output):
             key = name, run.outputs[name]
             run.outputs[name] += 1
@@ -238,8 +276,7 @@ class Capture:
                 run.maps[key] = tensor if kept else tensor.detach().to("meta")
                 if kept and tensor.requires_grad and not self._own_pass:
                     tensor.register_hook(Hook(run.note_backward))  # type: ignore[no-untyped-call]
-                run.note_versions()
-                if not torch.is_grad_enabled():
+                if not gradients:
                     run.without_gradients.add(key)
 
     def take_passes(self) -> list[Pass]:
@@ -248,18 +285,13 @@ class Capture:
         Raises:
             RuntimeError: If there are none.
         """
+        self._add_compiled()
         passes = list(self._passes)
+        for run in passes:
+            for name, outputs in run.compiled.items():
+                for gradients, output in outputs:
+                    self._keep(run, name, output, gradients)
         self.forget()
         if not passes:
-            raise RuntimeError(
-                "DiRA: the backbone has made no pass with gradients since DiRA was "
-                "last called or the optimiser last stepped, so there is nothing to "
-                "decode. Run the model on the batch, with gradients on and in the "
-                "mode it trains in, then call `loss = dira(loss, batch)`, once per "
-                "batch. Wrap the very module that the loop calls, not one that "
-                "shares its layers, and wrap it before its first compiled pass. Leave "
-                "the layer that receives the image out of reentrant checkpointing. "
-                "For a copied model, create a new wrapper; `prepare_qat` and "
-                "`torch.export` make copies: wrap what they return."
-            )
+            raise RuntimeError(NO_PASS)
         return passes

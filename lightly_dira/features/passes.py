@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -20,6 +21,8 @@ class Pass:
         called_with: What the backbone itself was called with, if it was.
         training: Whether the backbone was in training mode.
         maps: The captured outputs, by module and number.
+        compiled: What modules output in compiled code, by their names, each with
+            whether gradients were on.
         outputs: How many tensors each module has output.
         without_gradients: Maps made while gradients were off.
         is_over: Whether a backward pass has been through it, so that no other can be.
@@ -31,6 +34,7 @@ class Pass:
     called_with: Tensor | None
     training: bool
     maps: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    compiled: dict[str, list[tuple[bool, Any]]] = field(default_factory=dict)
     outputs: Counter[str] = field(default_factory=Counter)
     without_gradients: set[tuple[str, int]] = field(default_factory=set)
     versions: tuple[int, ...] = ()
@@ -67,3 +71,30 @@ class Pass:
         given = (self.images, self.called_with)
         known = (x for x in given if x is not None and not x.is_inference())
         return tuple(x._version for x in known)
+
+
+NO_PASS = (
+    "DiRA: the backbone has made no pass with gradients since DiRA was "
+    "last called or the optimiser last stepped, so there is nothing to "
+    "decode. Run the model on the batch, with gradients on and in the "
+    "mode it trains in, then call `loss = dira(loss, batch)`, once per "
+    "batch. Wrap the very module that the loop calls, not one that "
+    "shares its layers, and wrap it before its first compiled pass. Leave "
+    "the layer that receives the image out of reentrant checkpointing. "
+    "For a copied model, create a new wrapper; `prepare_qat` and "
+    "`torch.export` make copies: wrap what they return."
+)
+
+INTERLEAVED = (
+    "DiRA: passes of the backbone run into each other, so DiRA cannot tell "
+    "which pass the maps belong to. Finish the pass of one view before "
+    "the next, in one thread."
+)
+
+MISSING = (
+    "output nothing in this pass, unlike in "
+    "the dry pass. Choose other `layers` if training skips these or calls "
+    "their parts one by one (activation checkpointing set after "
+    "wrapping), and wrap a compiled backbone before its first pass (or "
+    "call `torch._dynamo.reset()`)."
+)

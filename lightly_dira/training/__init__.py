@@ -47,8 +47,8 @@ view, a warning says so, and every step waits for the comparison from then on.)
   PyTorch's, or your own that copy integers), safetensors and accelerate work
 - `DistributedDataParallel` with `device_ids` rebuilds the lists that its `forward` is
   called with: call `dira` outside of it
-- ``torch.compile(fullgraph=True)`` and a strict `torch.export` of a watched backbone:
-  not possible; the error says why
+- a strict `torch.export` of a watched backbone, and before PyTorch 2.7
+  ``torch.compile(fullgraph=True)``: not possible; the error says why
 - `copy.deepcopy((model, dira, optimizer))`, pickle: the copies train by themselves
 - states of optimisers: load that of a DiRA run after wrapping, that of a run without
   DiRA before wrapping
