@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -109,6 +110,9 @@ class Step(nn.Module):
             sample = sample.distorted()
         if sample.deep and type(self.transform) in (v1.ToPILImage, v2.ToPILImage):
             return sample  # which steps take as tensors, too
+        if self.kind == "normalisation":
+            view = with_channels_of(self.transform, sample.view)
+            sample = dataclasses.replace(sample, view=view)
         view_only = self.after_geometry or self.kind in ("photometric", "normalisation")
         same = sample.view is sample.target and self.kind != "mixed"
         shared = self.kind in THROUGH_BOTH or same
@@ -186,6 +190,15 @@ class Step(nn.Module):
             raise ValueError(_failed(self.transform, images[0], error)) from error
 
 
+def with_channels_of(normalisation: Any, view: Any) -> Any:
+    """Returns a grey view with as many channels as are normalised."""
+    channels = len(getattr(normalisation, "mean", ()))
+    if not isinstance(view, Tensor) or view.ndim != 3 or len(view) != 1 < channels:
+        return view
+    in_place = getattr(normalisation, "inplace", False)
+    return view.repeat(channels, 1, 1) if in_place else view.expand(channels, -1, -1)
+
+
 def name_of(transform: Any) -> str:
     """Returns a step's name: that of its class, or its own if it is a function."""
     return getattr(transform, "__name__", type(transform).__name__)
@@ -256,8 +269,9 @@ def _blur_for_tensors(blur: Any) -> Callable[[Tensor], Tensor]:
             return image
         sigma = np.random.uniform(*blur.sigmas)  # noqa: NPY002
         size = 2 * round(4 * sigma) + 1
-        blurred: Tensor = F.gaussian_blur(image, [size, size], [sigma, sigma])
-        return blurred
+        # Its default border is the mirror that torchvision pads with.
+        blurred = [cv2.GaussianBlur(p, (size, size), sigma) for p in image.numpy()]
+        return torch.from_numpy(np.stack(blurred))
 
     return apply
 

@@ -14,14 +14,17 @@ from lightly_dira.data.pixels import MOST_CHANNELS
 from lightly_dira.data.white import Window
 from lightly_dira.transforms.albumentations_steps import Albumentation, is_albumentation
 from lightly_dira.transforms.alignment import Step, name_of
-from lightly_dira.transforms.distortion import Distortion
-from lightly_dira.transforms.kinds import KINDS
+from lightly_dira.transforms.distortion import Distortion, OneOf, Sequential
+from lightly_dira.transforms.grey_curves import NonLinearIntensity
+from lightly_dira.transforms.kinds import KINDS, treats_channels_alike
 from lightly_dira.transforms.monai_steps import scales_by_fixed_numbers
+from lightly_dira.transforms.paintings import InPainting, OutPainting
 from lightly_dira.transforms.published_distortions import (
     published_mixture,
     transvw_mixture,
 )
 from lightly_dira.transforms.published_pipeline import PublishedPipeline
+from lightly_dira.transforms.shuffling import PatchShuffling, PixelShuffling
 from lightly_dira.transforms.taking_apart import FLIPS, steps_in
 from lightly_dira.transforms.volume_pipeline import VolumePipeline
 
@@ -146,6 +149,22 @@ def check_steps(
         moves = part.kind in ("geometric", "mixed")
         part.clamps = spatial_dims == 2 and moves
     return fixed
+
+
+def treat_channels_alike(replaced: Any, distortion: Distortion | None) -> bool:
+    """Whether nothing in a transform tells a grey image from one of three channels."""
+    steps = (treats_channels_alike(s.transform, s.kind) for s in steps_in(replaced))
+    return all(steps) and _is_the_same_for_all_channels(distortion)
+
+
+def _is_the_same_for_all_channels(distortion: Distortion | None) -> bool:
+    if isinstance(distortion, (OneOf, Sequential)):
+        return all(map(_is_the_same_for_all_channels, distortion.distortions))
+    black = getattr(distortion, "fill", "black") == "black"
+    return distortion is None or (type(distortion) in _OWN and black)
+
+
+_OWN = (InPainting, OutPainting, PatchShuffling, PixelShuffling, NonLinearIntensity)
 
 
 def say_what_is_unknown(replaced: Any) -> str:

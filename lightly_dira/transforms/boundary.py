@@ -73,6 +73,8 @@ class Boundary:
         spatial_dims: 2 for images, 3 for volumes.
         normalisation: What the base transform normalises views by.
         expand: Whether a grey view becomes one of three channels.
+        alike: Whether steps and distortion do the same to a grey image of one channel
+            as to one of three, so that one is enough until it is normalised.
         in_units: Whether steps scale the units of volumes by fixed numbers.
         hint: What may be wrong if a target lies outside [0, 1].
     """
@@ -85,6 +87,7 @@ class Boundary:
         *,
         normalisation: Normalisation | None = None,
         expand: bool = False,
+        alike: bool = False,
         in_units: bool = False,
         hint: str = "",
     ) -> None:
@@ -94,6 +97,7 @@ class Boundary:
         self.normalisation = normalisation
         self.colour = normalisation is not None and len(normalisation.mean) == 3
         self.expand = expand
+        self.alike = alike
         self.in_units = in_units
         self.hint = hint
         self.crops_before_scaling = isinstance(transform, VolumePipeline)
@@ -150,7 +154,7 @@ class Boundary:
             image = without_alpha(image)
             plain = image.mode in ("L", "RGB") and min(image.size) >= SMALLEST[2]
             if plain and self.window is None:
-                colour = self.colour and image.mode == "L"
+                colour = self.colour and image.mode == "L" and not self.alike
                 return image.convert("RGB") if colour else image
         pixels = to_pixels(image, self.window)
         if self.colour:
@@ -162,10 +166,13 @@ class Boundary:
                 )
             if len(pixels) in (2, 4):
                 _warn_of_alpha(len(pixels))
-            if len(pixels) < 3 and not isinstance(image, Tensor):
+            if len(pixels) < 3 and self.alike:
+                pixels = pixels[:1]
+            elif len(pixels) < 3 and not isinstance(image, Tensor):
                 # Pixel by pixel in memory, which later steps are faster with.
                 return cv2.cvtColor(pixels[0], cv2.COLOR_GRAY2RGB)
-            pixels = pixels[:3] if len(pixels) > 2 else pixels[[0, 0, 0]]
+            else:
+                pixels = pixels[:3] if len(pixels) > 2 else pixels[[0, 0, 0]]
         if isinstance(image, Tensor):
             return torch.from_numpy(pixels)
         return to_array(pixels)

@@ -23,6 +23,7 @@ from lightly_dira.transforms.arguments import (
     checked_kinds,
     distortion_of,
     say_what_is_unknown,
+    treat_channels_alike,
 )
 from lightly_dira.transforms.boundary import Boundary
 from lightly_dira.transforms.distortion import Distortion
@@ -155,8 +156,8 @@ class DiRATransform:
             window,
             spatial_dims,
             normalisation=find_normalisation(self.transform),
-            # Grey views of the published pipeline become RGB.
             expand=isinstance(self.transform, PublishedPipeline),
+            alike=not own and treat_channels_alike(self._call, self.distortion),
             in_units=bool(fixed),
             hint="" if own else say_what_is_unknown(self._call),
         )
@@ -194,8 +195,8 @@ class DiRATransform:
             outputs, draws = self.transform(image, *extras), Draws()
             if isinstance(outputs, DiRAViews):
                 raise TypeError(_TWICE)
-            several = isinstance(outputs, (list, tuple))
-            outputs = outputs if several else [outputs]
+            if not isinstance(outputs, (list, tuple)):
+                outputs = [outputs]
             outputs = [self._finished(output, draws) for output in outputs]
         else:
             image = self._boundary.enter(image)
@@ -204,15 +205,14 @@ class DiRATransform:
             outputs = self._call(sample, *extras)
             if not isinstance(outputs, list):
                 outputs = [outputs]
-        found = enumerate(map(_sample_in, outputs))
-        samples = {i: sample for i, sample in found if sample is not None}
+        found = {i: _sample_in(output) for i, output in enumerate(outputs)}
+        samples = {i: sample for i, sample in found.items() if sample is not None}
         if len(samples) <= (self.target_view or 0):
             raise ValueError(
                 f"DiRATransform: target_view={self.target_view}, but the transform "
                 f"makes {len(samples)} views."
             )
-        target_view = self.target_view
-        if target_view is not None:
+        if (target_view := self.target_view) is not None:
             target_view = [*samples][target_view]
             samples = {target_view: samples[target_view]}
         targets = {

@@ -149,6 +149,39 @@ def _is(transform: Any, library: str, *names: str) -> bool:
 _OF_KORNIA = ("AugmentationSequential", "ImageSequential")
 
 
+def treats_channels_alike(transform: Any, kind: str) -> bool:
+    """Whether a grey image of one channel becomes what one of three would.
+
+    It is said of exact classes of torchvision and Lightly only.
+
+    Args:
+        transform: A step.
+        kind: Its kind.
+    """
+    own = type(transform)
+    if own.__module__.partition(".")[0] not in ("torchvision", "lightly"):
+        return False
+    if not isinstance(getattr(transform, "fill", None), (int, float, type(None))):
+        return False  # a colour
+    alike = ("geometric", "conversion", "normalisation")
+    return kind in alike or own.__name__ in _ALIKE
+
+
+_ALIKE = (
+    "ColorJitter",
+    "GaussianBlur",
+    "Identity",
+    "RandomAdjustSharpness",
+    "RandomAutocontrast",
+    "RandomEqualize",
+    "RandomGrayscale",
+    "RandomInvert",
+    "RandomPosterize",
+    "RandomSolarization",
+    "RandomSolarize",
+)
+
+
 def is_of_library(cls: type) -> bool:
     """Whether a class comes from a library whose names are known.
 

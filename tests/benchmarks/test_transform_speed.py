@@ -147,3 +147,18 @@ def test_distortions_of_a_batch(compare, inplace: bool) -> None:
         goal=">= 1" if not inplace else "",
         rounds=30,
     )
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_grey_images(compare, image, bits: int) -> None:
+    """One channel until the normalisation, against the same image in three."""
+    transform = DiRATransform(MoCoV2Transform())
+    grey = np.asarray(image)
+    grey = grey if bits == 8 else grey.astype(np.uint16) * 257
+    colour = np.repeat(grey[..., None], 3, axis=2)
+    compare(
+        f"DiRA(MoCoV2), grey image of {bits} bits, speed against three channels",
+        lambda: [transform(grey) for _ in BATCH],
+        lambda: [transform(colour) for _ in BATCH],
+        goal=">= 2.2",
+    )
