@@ -37,7 +37,9 @@ class Seen(NamedTuple):
         """Returns what the backbone was called with for this view."""
         given = self.run.called_with
         if given is not None and given.shape[2:] == view.shape[2:]:
-            return given[self.rows]
+            # The tensor itself, if it is: then nothing has to be compared.
+            whole = self.rows in (slice(None), slice(0, len(given)))
+            return given if whole else given[self.rows]
         return _part(self.run, self.rows, view)
 
 
