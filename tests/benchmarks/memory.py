@@ -1,14 +1,18 @@
 """Prints the peak memory of two training steps, in MiB: python memory.py WHICH"""
 
+import math
 import re
 import sys
 from pathlib import Path
 
 import torch
+import torchvision
 from published_step import PublishedStep
 from steps import make_batch, make_step
 
 from lightly_dira import RestorationHead
+from lightly_dira.features import FeaturePyramid
+from lightly_dira.models import light_head
 
 
 def peak() -> int:
@@ -30,6 +34,13 @@ else:
     options = {}
     if which == "checkpoint":
         options["head"] = RestorationHead((64, 256, 512, 1024, 2048), checkpoint=True)
+    if which == "lean":
+        features = FeaturePyramid(torchvision.models.resnet50())
+        options = {"head": light_head(features), "restored_share": 0.25}
+    if which in ("lean", "dir"):
+        options["adversarial_start"] = None
+    if which == "di":
+        options["restorative_start"] = math.inf
     ours = make_step(dira=which != "bare", **options)
 
     def step() -> None:

@@ -8,11 +8,14 @@ which are thrown away.
 from __future__ import annotations
 
 import copy
+from contextlib import AbstractContextManager, nullcontext
 
 import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+FULL = nullcontext()  # no autocast
 
 
 class UNet(nn.Module):
@@ -54,8 +57,31 @@ class PublishedStep:
         self.queue = F.normalize(torch.randn(128, queue), dim=0)
         self.place = 0
 
-    def __call__(self, views: list[Tensor], targets: list[Tensor]) -> float:
+    def __call__(
+        self,
+        views: list[Tensor],
+        targets: list[Tensor],
+        precision: AbstractContextManager = FULL,
+    ) -> float:
         (x_query, x_key), target = views, targets[0]
+        with precision:
+            loss, restored = self.generator_loss(x_query, x_key, target)
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+        with precision:
+            real = (self.critic(target).float() - 1).square().mean()
+            fake = self.critic(restored.detach()).float().square().mean()
+            critic_loss = 0.5 * (real + fake)
+        self.critic_optimizer.zero_grad()
+        critic_loss.backward()
+        self.critic_optimizer.step()
+        return loss.item() + critic_loss.item()
+
+    def generator_loss(
+        self, x_query: Tensor, x_key: Tensor, target: Tensor
+    ) -> tuple[Tensor, Tensor]:
         query, restored = self.query(x_query)
         with torch.no_grad():
             for slow, fast in zip(
@@ -67,20 +93,11 @@ class PublishedStep:
         negative = query @ self.queue.clone()
         logits = torch.cat([positive, negative], dim=1) / 0.2
         labels = torch.zeros(len(logits), dtype=torch.long)
+        key = key.to(self.queue)
         self.queue[:, self.place : self.place + len(key)] = key.T
         self.place = (self.place + len(key)) % self.queue.shape[1]
 
-        adversarial = (self.critic(restored) - 1).square().mean()
+        restored = restored.float()
+        adversarial = (self.critic(restored).float() - 1).square().mean()
         loss = F.cross_entropy(logits, labels) + 10 * F.mse_loss(restored, target)
-        loss = loss + 0.001 * adversarial
-        loss.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
-        real = (self.critic(target) - 1).square().mean()
-        fake = self.critic(restored.detach()).square().mean()
-        critic_loss = 0.5 * (real + fake)
-        self.critic_optimizer.zero_grad()
-        critic_loss.backward()
-        self.critic_optimizer.step()
-        return loss.item() + critic_loss.item()
+        return loss + 0.001 * adversarial, restored

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import methods
@@ -11,6 +12,8 @@ import torchvision
 from torch import nn
 
 from lightly_dira import DiRA, DiRAViews
+
+FULL = nullcontext()  # no autocast
 
 METHODS = {
     "MoCo": partial(methods.MoCo, width=128, queue=65536),
@@ -32,10 +35,11 @@ def make_step(
     )
     join = DiRA(model.backbone, optimizer, **options) if dira else None
 
-    def step(views: DiRAViews) -> None:
-        loss = model.loss(*views)
-        if join is not None:
-            loss = join(loss, views)
+    def step(views: DiRAViews, precision: AbstractContextManager = FULL) -> None:
+        with precision:
+            loss = model.loss(*views)
+            if join is not None:
+                loss = join(loss, views)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

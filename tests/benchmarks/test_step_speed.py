@@ -67,6 +67,30 @@ def test_published(compare) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("size", "precision", "goal"),
+    [
+        (224, "", ">= 1.28"),
+        (128, "", ">= 1.20"),
+        (64, "", ">= 1.20"),
+        (64, ", bf16", ">= 1.10"),
+    ],
+)
+def test_published_on_the_same_views(
+    compare, size: int, precision: str, goal: str
+) -> None:
+    """The step alone, both on the same tensors."""
+    batch, published, ours = make_batch(8, size), PublishedStep(), make_step(dira=True)
+    half = torch.autocast("cpu", torch.bfloat16, enabled=bool(precision))
+    compare(
+        f"step, published / DiRA-MoCo, {size} pixels{precision}",
+        lambda: ours(batch, half),
+        lambda: published(list(batch), [batch.target], half),
+        goal=goal,
+        rounds=8 if size > 64 else 20,
+    )
+
+
 def test_published_arithmetic(benchmark, record) -> None:
     batch, published = make_batch(), PublishedStep()
     ours = benchmark.pedantic(multiply_adds, (step_of(dira=True),))
@@ -261,6 +285,13 @@ def test_memory(benchmark, record, which: str, goal: str) -> None:
     ours = benchmark.pedantic(peak_memory, (which,))
     ratio = ours / peak_memory("published")
     record(f"peak memory beyond imports, {which} / published", ratio, goal)
+
+
+def test_memory_by_stage(benchmark, record) -> None:
+    bare = benchmark.pedantic(peak_memory, ("bare",))
+    for which, goal in (("di", ""), ("lean", "<= 1.15"), ("dir", ""), ("dira", "")):
+        ratio = peak_memory(which) / bare
+        record(f"peak memory beyond imports, {which} / bare", ratio, goal)
 
 
 def output(*command: str, **options: object) -> str:

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import os
 import re
+import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,28 +20,37 @@ import pytest
 import torch
 from methods import SimSiam
 from monai import transforms as mt
-from monai.networks.nets import resnet18
+from monai.networks.nets import resnet10, resnet18
 from test_step_speed import multiply_adds
 
 from lightly_dira import DiRA, DiRATransform, DiRAViews, RestorationHead
+from lightly_dira.features import FeaturePyramid
+from lightly_dira.models import light_head
 from lightly_dira.transforms import PixelShuffling
 
 SIZE = 32, 64, 64
 
 
 def make_step(
-    *, dira: bool, checkpoint: bool = False, stem_stride: int = 1, batch_size: int = 2
+    *,
+    dira: bool,
+    checkpoint: bool = False,
+    stem_stride: int = 1,
+    batch_size: int = 2,
+    net: Callable = resnet18,
+    size: tuple[int, ...] = SIZE,
+    **options: object,
 ) -> Callable[[], object]:
     torch.manual_seed(0)
     settings = dict(n_input_channels=1, feed_forward=False, conv1_t_stride=stem_stride)
-    model = SimSiam(resnet18(**settings), 512, width=128)
+    model = SimSiam(net(**settings), 512, width=128)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     views = DiRAViews(
-        torch.rand(2, batch_size, 1, *SIZE), torch.rand(batch_size, 1, *SIZE)
+        torch.rand(2, batch_size, 1, *size), torch.rand(batch_size, 1, *size)
     )
     wrapper = None
     if dira:
-        wrapper = DiRA(model.backbone, optimizer)
+        wrapper = DiRA(model.backbone, optimizer, **options)
         if checkpoint:
             assert isinstance(wrapper.head, RestorationHead)
             wrapper.head.checkpoint = True
@@ -51,6 +63,40 @@ def make_step(
         optimizer.step()
 
     return step
+
+
+@pytest.mark.threads(2)
+def test_lean_volumes(benchmark, record) -> None:
+    """MONAI's ResNet-10 on 2 x 32^3: alternating in one run."""
+    net = partial(resnet10, n_input_channels=1, feed_forward=False)
+    lean = {"restored_share": 0.25, "adversarial_start": None}
+    steps = {
+        "bare": make_step(dira=False, net=resnet10, size=(32, 32, 32)),
+        "lean": make_step(
+            dira=True,
+            net=resnet10,
+            size=(32, 32, 32),
+            head=light_head(FeaturePyramid(net()), cost=0.31),
+            **lean,
+        ),
+        "dira": make_step(dira=True, net=resnet10, size=(32, 32, 32)),
+    }
+    counted = {name: multiply_adds(step) for name, step in steps.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+
+    def rounds() -> None:
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            seconds[name].append(time.perf_counter() - start)
+
+    benchmark.pedantic(rounds, rounds=30)
+    times = {name: statistics.median(s[3:]) for name, s in seconds.items()}
+    for name, goal in (("lean", "<= 1.25"), ("dira", "<= 1.76")):
+        ratio = times[name] / times["bare"]
+        record(f"step of volumes, 2 x 32^3, {name} / bare", ratio, goal)
+        bound = counted[name] / counted["bare"]
+        record(f"multiply-adds of volumes, 2 x 32^3, {name} / bare", bound, "")
 
 
 @pytest.mark.threads(2)
