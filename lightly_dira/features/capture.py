@@ -19,7 +19,7 @@ from lightly_dira.core.private_torch import in_backward
 from lightly_dira.core.tensors import image_in, tensors_in
 from lightly_dira.features.compiled_passes import (
     CompiledPasses,
-    TraceableHook,
+    hook_for,
     in_plain_python,
 )
 from lightly_dira.features.maps_and_tokens import Level
@@ -163,12 +163,10 @@ class Capture:
             self._watched[key] = module
             if before:
                 handle = module.register_forward_pre_hook(
-                    TraceableHook(method, traced), with_kwargs=True, prepend=True
+                    hook_for(method, traced), with_kwargs=True, prepend=True
                 )
             else:
-                handle = module.register_forward_hook(
-                    TraceableHook(method, traced, name)
-                )
+                handle = module.register_forward_hook(hook_for(method, traced, name))
             self._hooks.add(handle)
 
     def _note_call(self, module: nn.Module, args: Any, kwargs: Any) -> None:

@@ -161,10 +161,16 @@ class TraceableHook(Hook):
 
     def __call__(self, *hooked: Any) -> Any:
         """Calls the one or the other."""
-        compiling = CAN_TRACE and torch.compiler.is_compiling()
-        if compiling and not torch.compiler.is_exporting():
+        if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
             return self.traced(*self.args, *hooked)
         return super().__call__(*hooked)
+
+
+def hook_for(
+    method: Callable[..., Any], traced: Callable[..., Any], *args: object
+) -> Hook:
+    """Returns such a hook, or a plain one where PyTorch cannot tell an export."""
+    return TraceableHook(method, traced, *args) if CAN_TRACE else Hook(method, *args)
 
 
 def in_plain_python() -> Any:

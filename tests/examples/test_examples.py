@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -53,6 +54,15 @@ def test_loops(method: str, folder: Path, tmp_path: Path) -> None:
     options = ("--data", folder, "--epochs", 1, "--input-size", 32)
     output = run(f"pytorch/{method}.py", *options, cwd=tmp_path)
     assert "epoch: 00, loss: " in output
+
+
+def test_accelerator_benchmark_checks_itself(tmp_path: Path) -> None:
+    out = tmp_path / "rows.json"
+    only = ("--only", "waits", "steps", "loader", "nccl")
+    run("../tests/benchmarks/accelerator.py", *only, "--json", out, cwd=tmp_path)
+    rows = json.loads(out.read_text())
+    assert {row["part"] for row in rows} == {"device", *only[1:]}
+    assert not any("failed" in row for row in rows)
 
 
 @pytest.mark.parametrize("method", ["moco", "simsiam", "genesis"])
