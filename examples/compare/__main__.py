@@ -7,8 +7,9 @@
     python examples/compare --data pneumoniamnist          # a set of MedMNIST
 
 Every method is pre-trained in every stage (`di`: the bare method on undistorted views,
-`dir`: with restoration, `dira`: with restoration and adversary) with every seed, then
-evaluated on every task. Untrained encoders and trivial baselines are evaluated as well.
+`di+views`: the bare method on DiRA's views, `dir`: with restoration, `lean`: with a
+cheap one, `dira`: with restoration and adversary) with every seed, then evaluated on
+every task. Untrained encoders and trivial baselines are evaluated as well.
 A finished run is never repeated. A killed run resumes after its last complete epoch and
 gives the same rows. The folder of results gets:
 
@@ -38,7 +39,7 @@ from pictures import draw_pictures
 from pretraining import Training, options_of, path_of, pretrain
 from report import report
 from results import Results, keep_settings, list_runs, restrict
-from settings import STAGES, Run, Settings, parse, views_of
+from settings import BARE, STAGES, Run, Settings, parse, views_of
 from tasks import load_tasks, read_words
 from tqdm import tqdm
 from views import make_transforms
@@ -153,7 +154,7 @@ def evaluate_run(
     if stage in STAGES:
         head = from_pretrained(path_of(folder / "runs", run), backbone)
     # The bare method did not train its head: the U-Net gets a new decoder.
-    if stage == "di" or settings.decoder == "new":
+    if stage in BARE or settings.decoder == "new":
         head = None
     return [
         row

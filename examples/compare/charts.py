@@ -15,6 +15,10 @@ COLOURS = {
     "random": "0.6",
     "start": "#6a9a5b",
     "di": "#5b8db8",
+    "di+curves": "#9bbcd6",
+    "di+distortions": "#7fa8cb",
+    "di+views": "#2f5f8a",
+    "lean": "#eac98f",
     "dir": "#e0a458",
     "dira": "#b0413e",
 }
@@ -23,6 +27,10 @@ NAMES = {
     "random": "not trained",
     "start": "as pre-trained by others",
     "di": "bare method (di)",
+    "di+curves": "bare method on curved views",
+    "di+distortions": "bare method on distorted views",
+    "di+views": "bare method on DiRA's views",
+    "lean": "with a cheap restoration (lean)",
     "dir": "with restoration (dir)",
     "dira": "with restoration and adversary (dira)",
 }
@@ -36,13 +44,14 @@ def draw_gains(differences: pd.DataFrame) -> plt.Figure:
     """
     panels = differences.groupby(["protocol", "metric"], sort=False)
     methods = [*differences["method"].unique()][::-1]
-    stages = [stage for stage in ("dir", "dira") if stage in set(differences["first"])]
+    found = set(differences["first"])
+    stages = [s for s in ("di+views", "lean", "dir", "dira") if s in found]
     height = 1 + 0.4 * len(methods)
     figure, axes = _panels(len(panels), len(panels), height, width=3.2)
     for axis, ((protocol, metric), here) in zip(axes, panels, strict=True):
         axis.axvline(0, color="0.3", lw=1)
         for number, stage in enumerate(stages):
-            shift = 0.15 * (len(stages) - 1 - 2 * number)
+            shift = 0.3 * (len(stages) - 1 - 2 * number) / max(2, len(stages))
             for row in here[here["first"] == stage].itertuples():
                 axis.errorbar(
                     row.difference,
@@ -76,12 +85,13 @@ def draw_bars(summary: pd.DataFrame) -> plt.Figure:
         methods = [m for m in here["method"].unique() if m not in BASES]
         for number, method in enumerate(methods):
             stages = here[here["method"] == method]
+            width = 0.84 / max(3, len(stages))
             for place, row in enumerate(stages.itertuples()):
                 error = [[row.mean - row.low], [row.high - row.mean]]
                 axis.bar(
-                    number + 0.28 * (place - (len(stages) - 1) / 2),
+                    number + width * (place - (len(stages) - 1) / 2),
                     row.mean,
-                    0.26,
+                    width - 0.02,
                     yerr=None if np.isnan(row.low) else error,
                     color=COLOURS[row.stage],
                     capsize=2,

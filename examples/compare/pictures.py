@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -31,7 +32,7 @@ def draw_pictures(
     restoring = {
         name: (backbone, head)
         for name, (backbone, head) in encoders.items()
-        if "-di-" not in name and head is not None
+        if not re.search("-di[-+]", name) and head is not None
     }
     figures = {}
     if restoring:

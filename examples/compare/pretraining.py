@@ -13,13 +13,15 @@ import torch
 from discriminative import METHODS
 from encoders import DEVICE, make_started_encoder
 from restorative import HOSTS
-from settings import Run, Settings, views_of
+from settings import BARE, Run, Settings, views_of
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from lightly_dira import Adversary, DiRA, DiRALoss, DiRAViews, PatchDiscriminator
 from lightly_dira.evaluation.labelled import LabelledImages
+from lightly_dira.features import FeaturePyramid
+from lightly_dira.models import light_head
 from lightly_dira.training import Ramp, Schedule
 from lightly_dira.weights.pretrained import save_pretrained
 
@@ -124,21 +126,28 @@ class Training:
         )
         channels = self.model.channels if self.host else 1
         seen = blank.shape[1] if settings.conditional else 0
-        critic = PatchDiscriminator(
+        critic: PatchDiscriminator | None = PatchDiscriminator(
             channels + seen,
             channels=[int(settings.critic * width) for width in (64, 128, 256, 512)],
             spatial_dims=dims,
-        )
+        ).to(DEVICE)
         restore = settings.restorative_from * steps
         oppose = settings.adversary_from * steps
         # A host names its last layer itself.
         kind, network = (
             (Adversary, self.model) if self.host else (DiRA, self.model.backbone)
         )
+        lean: dict[str, Any] = {}
+        if self.stage == "lean":
+            features = FeaturePyramid(network)
+            critic, lean = None, {"features": features, "restored_share": 0.25}
+            lean["head"] = light_head(features, cost=settings.head_cost).to(DEVICE)
+            lean["adversarial_start"] = None
         self.dira = kind(
             network,
             self.optimizer,
-            discriminator=critic.to(DEVICE),
+            discriminator=critic,
+            **lean,
             loss=DiRALoss(
                 restorative_weight=settings.restorative_weight,
                 adversarial_weight=settings.adversarial_weight,
@@ -147,7 +156,7 @@ class Training:
             ),
             criterion=self.model.criterion,
             schedule=Schedule(
-                restorative=Ramp(math.inf if self.stage == "di" else restore),
+                restorative=Ramp(math.inf if self.stage in BARE else restore),
                 adversarial=Ramp(oppose if self.stage == "dira" else math.inf),
             ),
             target_channels=channels,
@@ -209,7 +218,7 @@ def make_optimizer(
     settings: Settings, stage: str, model: nn.Module
 ) -> torch.optim.Optimizer:
     parameters = [p for p in model.parameters() if p.requires_grad]
-    lr = settings.lr * (settings.bare_lr if stage == "di" else 1)
+    lr = settings.lr * (settings.bare_lr if stage in BARE else 1)
     common = dict(lr=lr, weight_decay=settings.weight_decay)
     if settings.optimizer == "SGD":
         return torch.optim.SGD(parameters, momentum=0.9, **common)

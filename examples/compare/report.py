@@ -16,7 +16,25 @@ from lightly_dira.evaluation.statistics import compare_paired, summarise
 TASK = ["task", "protocol", "fraction", "metric"]
 # Main outcomes: means over all tasks and over the parts with few labels.
 OUTCOMES, FEW = ("linear", "dense", "frozen U-Net", "U-Net"), 0.1
-PAIRS = (("dira", "di"), ("dira", "random"), ("dir", "di"), ("dira", "dir"))
+PAIRS = (
+    ("dira", "di"),
+    ("dira", "random"),
+    ("dir", "di"),
+    ("dira", "dir"),
+    # What is restoration's own, and what the views give the bare method.
+    ("dir", "di+views"),
+    ("dira", "di+views"),
+    ("lean", "di"),
+    ("lean", "di+views"),
+    ("lean", "dir"),
+    ("di+views", "di"),
+    ("di+curves", "di"),
+    ("di+distortions", "di"),
+    # Against the bare method on whichever views are better for it, by outcome.
+    ("dir", "better bare"),
+    ("lean", "better bare"),
+    ("dira", "better bare"),
+)
 
 
 def report(folder: Path) -> None:
@@ -94,7 +112,7 @@ def compare_stages(rows: pd.DataFrame) -> pd.DataFrame:
     random = rows[rows["stage"] == "random"]
     # Every method is compared with the same random encoders.
     twins = [random.assign(method=method) for method in trained["method"].unique()]
-    everything = pd.concat([trained, *twins])
+    everything = pd.concat([trained, *twins, better_bare(trained)])
     tables = [
         compare_paired(everything, "stage", first, second, by=["method", *TASK]).assign(
             first=first, second=second
@@ -102,6 +120,18 @@ def compare_stages(rows: pd.DataFrame) -> pd.DataFrame:
         for first, second in PAIRS
     ]
     return pd.concat(tables, ignore_index=True)
+
+
+def better_bare(rows: pd.DataFrame) -> pd.DataFrame:
+    """Returns the rows of the better of `di` and `di+views`, by method and task."""
+    rows = rows[rows["stage"].isin(("di", "di+views"))]
+    if rows["stage"].nunique() < 2:
+        return rows.head(0)
+    groups = ["method", *TASK]
+    means = rows.groupby([*groups, "stage"], sort=False)["value"].mean().reset_index()
+    best = means.loc[means.groupby(groups, sort=False)["value"].idxmax()]
+    kept = rows.merge(best[[*groups, "stage"]], on=[*groups, "stage"])
+    return kept.assign(stage="better bare")
 
 
 def as_markdown(summary: pd.DataFrame) -> str:

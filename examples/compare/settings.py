@@ -18,7 +18,9 @@ from lightly_dira.loss.adversaries import ADVERSARIES
 
 EXAMPLE = '{"Genesis": {"contrastive_weight": 0.001}}'
 Run = tuple[str, str, int]  # method, stage, seed
-STAGES = ("di", "dir", "dira")
+# Bare methods on plain views, on parts of DiRA's views and on all of them; then DiRA.
+BARE = ("di", "di+curves", "di+distortions", "di+views")
+STAGES = (*BARE, "lean", "dir", "dira")
 DEPTHS = (18, 34, 50, 101, 152)
 TORCHVISION = tuple(f"resnet{depth}" for depth in DEPTHS)
 # Those, ResNets of Lightly for small images, and a ViT.
@@ -39,7 +41,10 @@ class Settings:
         methods: Names from `discriminative.METHODS`, or from `restorative.HOSTS`, which
             restore by themselves: MAE and SimMIM need the encoder "vit", Genesis and
             TransVW the encoder "unet".
-        stages: "di", "dir" and "dira".
+        stages: "di", the bare method on plain views, and on the views that DiRA makes:
+            "di+curves" (their curves of grey levels), "di+distortions" (their
+            distortions) and "di+views" (both); "dir" restores, "lean" restores a
+            quarter of each batch by a light head, and "dira" has an adversary.
         seeds: Every method and stage runs once for each.
         encoder: A ResNet of torchvision, any encoder of timm, or, with a dash in its
             name ("resnet-9"), a ResNet of Lightly's for small images, whose stem keeps
@@ -70,6 +75,7 @@ class Settings:
         restorative_from: Fraction of a run after which `dir` and `dira` restore.
         adversary_from: Fraction of a run after which `dira` gets its adversary.
         critic: Width of the adversary's critic, 1 as published.
+        head_cost: Of the head of `lean`, as a part of the encoder's.
         optimizer: "AdamW" or "SGD" (momentum 0.9).
         lr: Highest learning rate. It rises in the first tenth of a run and then falls
             as a cosine.
@@ -87,7 +93,7 @@ class Settings:
     """
 
     methods: tuple[str, ...] = ("MoCo", "BarlowTwins", "SimSiam")
-    stages: tuple[str, ...] = STAGES
+    stages: tuple[str, ...] = ("di", "dir", "dira")
     seeds: tuple[int, ...] = (0, 1, 2)
     encoder: str = "resnet18"
     width: float = 1.0
@@ -110,6 +116,7 @@ class Settings:
     restorative_from: float = 0.0
     adversary_from: float = 1 / 3
     critic: float = 1.0
+    head_cost: float = 0.1
     optimizer: str = "AdamW"
     lr: float = 1e-3
     bare_lr: float = 1.0
@@ -274,10 +281,13 @@ def find_problem(settings: Settings) -> str | None:
         host = HOSTS.get(name)
         if host is not None and settings.encoder != host.encoder:
             return f"{name} needs --encoder {host.encoder}"
-        if host is not None and "dir" in settings.stages:
+        if host is not None and set(settings.stages) - {"di", "dira"}:
             return f"{name} restores: choose --stages di dira"
         if name == "TransVW" and not settings.words:
             return "TransVW needs --words FOLDER, as volumes/visual_words.py writes it"
+    parts = {"di+curves", "di+distortions"} & set(settings.stages)
+    if parts and (settings.cube or not settings.intensity):
+        return f"{min(parts)} needs images and --intensity: choose di+views"
     encoder = settings.encoder
     if settings.cube and encoder not in ENCODERS_3D:
         return f"encoders of volumes are {', '.join(ENCODERS_3D)}; got {encoder}"
@@ -293,4 +303,5 @@ def views_of(run: Run) -> str:
     method, stage, _ = run
     if method in HOSTS:
         return HOSTS[method].transform
-    return "plain" if stage == "di" else "distorted"
+    parts = {"di": "plain", "di+curves": "curved", "di+distortions": "uncurved"}
+    return parts.get(stage, "distorted")

@@ -21,8 +21,9 @@ def make_transforms(settings: Settings) -> dict[str, DiRATransform]:
     """Returns transforms by name; all draw the same crops from the same seed.
 
     "plain" views are not distorted (of volumes they get the curve of grey levels).
-    "distorted" ones are, as DiRA does, "genesis" as Models Genesis does, and "words"
-    are whole cubes, as TransVW distorts them.
+    "distorted" ones are, as DiRA does; of images "curved" and "uncurved" ones have a
+    part of it, the curves or what comes after them. "genesis" are distorted as Models
+    Genesis does, and "words" are whole cubes, as TransVW distorts them.
     """
     return _of_volumes(settings) if settings.cube else _of_images(settings)
 
@@ -33,14 +34,20 @@ def _of_images(settings: Settings) -> dict[str, DiRATransform]:
         scale=(settings.smallest_crop, 1.0),
         jitter=tuple(settings.jitter * most for most in PublishedPipeline.jitter),
     )
-    distort: Distortion = published_mixture()
+    mixture: Distortion = published_mixture()
+    # Even no distortion draws a seed.
+    curves: Distortion = Sequential([])
     if settings.intensity:
-        curve = NonLinearIntensity(inverted=0.0, p=settings.intensity)
-        distort = Sequential([curve, distort])
+        curves = NonLinearIntensity(inverted=0.0, p=settings.intensity)
+    both = Sequential([curves, mixture]) if settings.intensity else mixture
     return {
-        # Even no distortion draws a seed.
-        "plain": DiRATransform(views, distortion=Sequential([])),
-        "distorted": DiRATransform(views, distortion=distort),
+        name: DiRATransform(views, distortion=distortion)
+        for name, distortion in (
+            ("plain", Sequential([])),
+            ("curved", curves),
+            ("uncurved", mixture),
+            ("distorted", both),
+        )
     }
 
 

@@ -19,6 +19,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from PIL import Image
 from safetensors.torch import load_file
 from scipy import stats
 
@@ -587,6 +588,76 @@ def test_errors(arguments: list[str], message: str, tmp_path) -> None:
     assert done.returncode != 0
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_controls_get_parts_of_the_views(monkeypatch) -> None:
+    """All stages see the same crops; what differs is what is done to them after."""
+    monkeypatch.syspath_prepend(EXAMPLES / "compare")
+    from settings import STAGES, Settings, views_of
+    from views import make_transforms
+
+    image = Image.fromarray(np.arange(64 * 64).reshape(64, 64).astype(np.uint8))
+    transforms = make_transforms(Settings(size=32, intensity=1.0))
+    views, targets = {}, {}
+    for stage in STAGES:
+        torch.manual_seed(0)
+        made = transforms[views_of(("MoCo", stage, 0))](image)
+        views[stage], targets[stage] = made[0], made.target
+    assert all(target.equal(targets["di"]) for target in targets.values())
+    assert not views["di+curves"].equal(views["di"])
+    assert not views["di+views"].equal(views["di+curves"])
+    for stage in ("lean", "dir", "dira"):
+        assert views[stage].equal(views["di+views"])
+
+
+def test_stages_train_what_they_say(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES / "compare")
+    from pretraining import Training
+    from settings import Settings
+
+    settings = Settings(encoder="resnet-9", width=0.25, size=32, head_cost=0.5)
+    made = {}
+    for stage in ("di", "di+views", "lean", "dir"):
+        torch.manual_seed(0)
+        made[stage] = Training(settings, ("SimSiam", stage, 0), 4, Path("nowhere")).dira
+        views = DiRAViews(torch.rand(2, 8, 3, 32, 32), torch.rand(8, 1, 32, 32))
+        training = Training(settings, ("SimSiam", stage, 0), 4, Path("nowhere"))
+        training.step(views, torch.zeros(8))
+        bare = stage in ("di", "di+views")
+        assert (training.dira.components.restorative == 0) == bare
+    assert made["lean"].discriminator is None
+    assert made["lean"].restored_share == 0.25
+    weights = {n: sum(p.numel() for p in d.head.parameters()) for n, d in made.items()}
+    assert weights["lean"] < weights["dir"] / 2
+
+
+def test_gains_are_also_given_against_the_better_bare_method(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES / "compare")
+    import report
+
+    scores = {"di": 0.5, "di+views": 0.6, "dir": 0.7}
+    rows = pd.DataFrame(
+        [
+            {
+                "method": method,
+                "stage": stage,
+                "task": "lungs",
+                "protocol": "dense",
+                "fraction": 0.05,
+                "seed": seed,
+                "metric": "dice",
+                "value": score * (-1 if method == "SimSiam" else 1) + 0.01 * seed,
+            }
+            for method in ("MoCo", "SimSiam")
+            for stage, score in scores.items()
+            for seed in range(3)
+        ]
+    )
+    tests = report.compare_stages(rows).set_index(["method", "first", "second"])
+    found = tests.loc[(slice(None), "dir", "better bare"), "difference"]
+    assert found.tolist() == pytest.approx([0.1, -0.2])
+    alone = rows[rows["stage"] != "di+views"]
+    assert "better bare" not in set(report.compare_stages(alone)["second"])
 
 
 def test_stages_are_in_order(monkeypatch) -> None:
