@@ -183,7 +183,7 @@ class Wrapper(OptimizerFollower):
         )
 
     def _hand_back(self, loss: Tensor, distance: Tensor | None = None) -> Tensor:
-        """Returns the method's loss unchanged, before anything is added to it."""
+        """Returns the method's loss, as its schedule scales it, and nothing else."""
         factor = self.schedule(self.steps).discriminative
         value = loss.detach().reshape(())
         zero = value.new_zeros(())

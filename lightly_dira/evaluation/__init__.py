@@ -1,8 +1,8 @@
 """What pre-trained weights are worth: data and probes.
 
-- `readers`, `read_tables`, `read_volumes`: MedMNIST, `.npz`, CSV and folders,
-  ChestX-ray14 with its official lists and boxes, NIfTI, the MNI152 brain; 16 bits,
-  DICOM and CT numbers keep their values; volumes or their slices
+- `readers`, `read_tables`, `chestxray14`, `read_volumes`: MedMNIST, `.npz`, CSV and
+  folders, ChestX-ray14 with its official lists and boxes, NIfTI, the MNI152 brain; 16
+  bits, DICOM and CT numbers keep their values; volumes or their slices
 - `label_fractions`: which images keep their labels: nested, stratified, by patient
 - `probes`, `dense`: logistic regression and nearest neighbours on frozen features, of
   images and of pixels

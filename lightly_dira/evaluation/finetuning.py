@@ -129,7 +129,7 @@ def finetune_unet(
         classes: Number of classes of a pixel, the background included.
         head: The restoration head from which the decoder starts (`dira.head`). Without
             one the decoder is new, which was better on another hospital in the
-            README's study (MoCo, three seeds).
+            study of chest X-rays (MoCo, three seeds; `examples/results`).
         frozen: Whether to train the decoder only.
         steps: Steps of the optimiser, at least 10.
         batch_size: Images in a step; all images if there are fewer.
