@@ -19,6 +19,7 @@ from lightly_dira.core.private_torch import in_backward
 from lightly_dira.core.tensors import image_in, tensors_in
 from lightly_dira.features.compiled_passes import (
     CompiledPasses,
+    Written,
     hook_for,
     in_plain_python,
 )
@@ -68,7 +69,7 @@ class Capture:
         # What the backbone was called with, until the image arrives at its entry.
         self._called: tuple[bool, Tensor | None] | None = None
         self._own_pass = False
-        self._compiled = CompiledPasses(dimensions)
+        self._compiled = CompiledPasses(backbone, dimensions, self._add_compiled)
         self._watched: dict[tuple[str, str], nn.Module] = {}
         self._hooks = HookSet()
         self._watch()
@@ -134,12 +135,12 @@ class Capture:
     @property
     def seen(self) -> int:
         """How many passes there were with gradients since the last `forget`."""
-        self._add_compiled()
+        self._compiled.finish()
         return self._seen
 
     def forget(self) -> None:
         """Drops every captured map."""
-        self._compiled.take()
+        self._compiled.finish()
         self._passes.clear()
         self._running = None
         self._called = None
@@ -171,7 +172,7 @@ class Capture:
 
     def _note_call(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Notes what the backbone itself is called with."""
-        self._add_compiled()
+        self._compiled.finish()
         self._watch()
         self._running = self._compiled.current = None
         self._called = (
@@ -181,7 +182,7 @@ class Capture:
 
     def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Begins a pass when the image arrives."""
-        self._add_compiled()
+        self._compiled.finish()
         if module is self.backbone:
             self._watch()
         called, self._called = self._called, None
@@ -228,23 +229,22 @@ class Capture:
                 self._passes.popleft()
             self._passes.append(run)
 
-    def _add_compiled(self) -> None:
-        """Adds the passes that ran compiled, in the order in which they began."""
-        for wrote in self._compiled.take():
-            called, self._called = self._called, None
-            if wrote.called is not None:
-                called = wrote.called[0], image_in(wrote.called[1], self._dimensions)
-            images = image_in(wrote.given, self._dimensions)
-            self._running = None
-            self._start(called, images, wrote.gradients, wrote.training)
-            run, self._running = self._running, None
-            if run is None:
-                continue
-            run.thread = wrote.thread
-            run.compiled = wrote.outputs
-            run.note_versions()
-            if len(run.versions) == len(wrote.versions):
-                run.versions = wrote.versions
+    def _add_compiled(self, wrote: Written) -> None:
+        """Adds a pass that ran compiled."""
+        called, self._called = self._called, None
+        if wrote.called is not None:
+            called = wrote.called[0], image_in(wrote.called[1], self._dimensions)
+        images = image_in(wrote.given, self._dimensions)
+        self._running = None
+        self._start(called, images, wrote.gradients, wrote.training)
+        run, self._running = self._running, None
+        if run is None:
+            return
+        run.thread = wrote.thread
+        self._keep_all(run, wrote.outputs)
+        run.note_versions()
+        if len(run.versions) == len(wrote.versions):
+            run.versions = wrote.versions
 
     def _note(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
         run = self._running
@@ -262,6 +262,11 @@ class Capture:
             run.interleaved = True
         self._keep(run, name, output, torch.is_grad_enabled())
         run.note_versions()
+
+    def _keep_all(self, run: Pass, of: dict[str, list[tuple[bool, Any]]]) -> None:
+        for name, outputs in of.items():
+            for gradients, output in outputs:
+                self._keep(run, name, output, gradients)
 
     def _keep(self, run: Pass, name: str, output: Any, gradients: bool) -> None:
         """Keeps what a module has output in a pass."""
@@ -283,12 +288,10 @@ class Capture:
         Raises:
             RuntimeError: If there are none.
         """
-        self._add_compiled()
+        self._compiled.finish()
         passes = list(self._passes)
         for run in passes:
-            for name, outputs in run.compiled.items():
-                for gradients, output in outputs:
-                    self._keep(run, name, output, gradients)
+            self._keep_all(run, run.compiled)
         self.forget()
         if not passes:
             raise RuntimeError(NO_PASS)

@@ -30,7 +30,7 @@ class Written(NamedTuple):
         called: Whether gradients were on where the backbone was called, and what with.
         given: What the module that receives the image was called with.
         gradients: Whether gradients were on there.
-        training: Whether that module was in training mode.
+        training: Whether the backbone was in training mode.
         outputs: What each watched module output, by its name, each with whether
             gradients were on.
         versions: How often images had been changed in place when it began.
@@ -50,15 +50,20 @@ class CompiledPasses:
     """The compiled passes of one backbone since they were last taken.
 
     Args:
+        backbone: The network that is watched.
         dimensions: Of a batch of images.
+        add: Called with each pass once it is complete.
 
     Attributes:
         current: What the hooks write into, of the pass that runs.
     """
 
-    def __init__(self, dimensions: int) -> None:
+    def __init__(
+        self, backbone: nn.Module, dimensions: int, add: Callable[[Written], None]
+    ) -> None:
         """Has seen nothing yet."""
-        self._dimensions = dimensions
+        self._backbone, self._dimensions = backbone, dimensions
+        self._add = weakref.WeakMethod(add)
         self.called: tuple[bool, Any] | None = None
         self.current: dict[str, Any] | None = None
         self._number = next(_numbers)
@@ -66,7 +71,6 @@ class CompiledPasses:
         # Passes that have begun, by their places, which they have written to once the
         # place is used again or somebody asks.
         self._begun: dict[int, tuple[tuple[int, ...], int]] = {}
-        self._complete: list[Written] = []
         _owners[self._number] = self
 
     # These three are compiled.
@@ -92,7 +96,7 @@ class CompiledPasses:
             "called": called,
             "given": (args, kwargs),
             "gradients": gradients,
-            "training": module.training,
+            "training": self._backbone.training,
             "outputs": {},
         }
         setattr(self, f"place_{place}", self.current)
@@ -119,7 +123,7 @@ class CompiledPasses:
     ) -> None:
         """Notes that a pass with this place runs now."""
         if place in self._begun:  # which is complete, and so are those before it
-            self._complete += self._written(list(self._begun).index(place) + 1)
+            self._hand_over(list(self._begun).index(place) + 1)
         versions = tuple(
             x._version
             for x in (images, given)
@@ -127,21 +131,20 @@ class CompiledPasses:
         )
         self._begun[place] = versions, threading.get_ident()
 
-    def take(self) -> list[Written]:
-        """Returns the passes in the order in which they began, and forgets them."""
-        found = self._complete + self._written(len(self._begun))
-        self._complete, self.current = [], None
-        return found
+    def finish(self) -> None:
+        """Hands over all passes, in the order in which they began."""
+        self._hand_over(len(self._begun))
+        self.current = None
 
-    def _written(self, count: int) -> list[Written]:
-        found = []
+    def _hand_over(self, count: int) -> None:
+        add = self._add()
         for place in list(self._begun)[:count]:
             versions, thread = self._begun.pop(place)
             wrote = getattr(self, f"place_{place}", None)
             if wrote is not None:  # otherwise its graph has failed
                 setattr(self, f"place_{place}", None)
-                found.append(Written(**wrote, versions=versions, thread=thread))
-        return found
+                if add is not None:
+                    add(Written(**wrote, versions=versions, thread=thread))
 
 
 class TraceableHook(Hook):

@@ -96,9 +96,15 @@ class BatchDistortion(nn.Module):
                 f"BatchDistortion: expected a batch of {self.spatial_dims + 2} "
                 f"dimensions, got shape {tuple(images.shape)}. Volumes: spatial_dims=3."
             )
-        out = images if self.inplace else images.clone()
+        # Row by row in memory, as places in images are counted.
+        if self.inplace:
+            out = images.contiguous()
+        else:
+            out = images.clone(memory_format=torch.contiguous_format)
         every = torch.ones(len(out), dtype=torch.bool, device=out.device)
         _distort(self.distortion, out, every, generator)
+        if self.inplace and out is not images:
+            return images.copy_(out)
         return out
 
     def extra_repr(self) -> str:

@@ -134,12 +134,13 @@ def _map_greys(curve: NonLinearIntensity, chosen: Chosen) -> None:
 def _deform(elastic: ElasticInPlane, chosen: Chosen) -> None:
     """Moves pixels by smoothed noise, the same in all slices."""
     height, width = chosen.sizes[-2:]
-    noise = elastic.alpha * (2 * chosen.uniform(2, height, width) - 1)
+    # In 64 bits, which autocast leaves alone.
+    noise = elastic.alpha * (2 * chosen.uniform(2, height, width).double() - 1)
     down, across = (
         _smoothing(size, elastic.sigma, chosen.device) for size in (height, width)
     )
     # In units of `grid_sample`: from -1, the first pixel, to 1, the last.
-    right, below = (down @ noise @ across.T).unbind(dim=1)
+    right, below = (down @ noise @ across.T).float().unbind(dim=1)
     rows, columns = (
         torch.linspace(-1, 1, size, device=chosen.device) for size in (height, width)
     )
@@ -160,11 +161,11 @@ def _smoothing(size: int, sigma: float, device: torch.device) -> Tensor:
     """Returns the matrix that smooths along an axis by a Gaussian, with mirrors."""
     reach = round(4 * sigma)
     offset = torch.arange(-reach, reach + 1, device=device)
-    weight = torch.softmax(-0.5 * (offset / sigma).square(), dim=0)
+    weight = torch.softmax(-0.5 * (offset.double() / sigma).square(), dim=0)
     period = 2 * max(1, size - 1)
     place = (torch.arange(size, device=device)[:, None] + offset) % period
     place = torch.minimum(place, period - place).clamp(max=size - 1)
-    matrix = torch.zeros(size, size, device=device)
+    matrix = torch.zeros(size, size, dtype=torch.float64, device=device)
     return matrix.scatter_add_(1, place, weight.expand(size, -1).contiguous())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +14,18 @@ from lightly_dira.data.pixels import LUMINANCE
 from lightly_dira.transforms.alignment import name_of
 from lightly_dira.transforms.arguments import check_numbers, checked_kinds
 from lightly_dira.transforms.batch_distortion import BatchDistortion
-from lightly_dira.transforms.kinds import is_of_library, kind_of, parts_in_order
+from lightly_dira.transforms.batch_steps import (
+    MOVE_BOTH,
+    BatchStep,
+    check_fill,
+    may_change,
+    steps_of,
+)
+from lightly_dira.transforms.kinds import is_of_library
 from lightly_dira.views import DiRAViews
 
 # What pixels outside [0, 1] may be a part of before a normalisation.
 _OUTSIDE = 0.1
-
-
-class _Step(NamedTuple):
-    call: Callable[[Tensor], Tensor]
-    kind: str
 
 
 class DiRABatchTransform(nn.Module):
@@ -32,7 +34,8 @@ class DiRABatchTransform(nn.Module):
     For pipelines whose crops and flips run on the accelerator: steps of kornia, of
     torchvision v2, or any callable of a batch. Geometry moves a view and its target
     together, photometric steps and the distortion change the view only, and the
-    distortion comes before any normalisation. Nothing is drawn on the host for the
+    distortion comes before any normalisation. Conversions of torchvision are left out,
+    as pixels are floats in [0, 1] throughout. Nothing is drawn on the host for the
     distortion, and nothing waits for the device after the first batch.
 
     kornia draws for each image of the batch. torchvision v2 draws once for all of them:
@@ -71,6 +74,8 @@ class DiRABatchTransform(nn.Module):
         (torch.Size([8, 3, 32, 32]), torch.Size([8, 1, 32, 32]))
     """
 
+    _luminance: Tensor
+
     def __init__(
         self,
         transform: Callable[[Tensor], Any] | Sequence[Callable[[Tensor], Any]],
@@ -103,7 +108,9 @@ class DiRABatchTransform(nn.Module):
         self.spatial_dims = spatial_dims
         self.target_channels = target_channels
         self.distortion: Any = distortion
-        self._steps = [_steps_of(each, stated) for each in transforms]
+        self._steps = [steps_of(each, stated) for each in transforms]
+        for steps in self._steps:
+            check_fill(steps)
         # So that they are moved together with this module.
         parts = (step.call for steps in self._steps for step in steps)
         self._modules_of_steps = nn.ModuleList(
@@ -147,25 +154,24 @@ class DiRABatchTransform(nn.Module):
         return images
 
     def _view_and_target(
-        self, steps: Sequence[_Step], images: Tensor
+        self, steps: Sequence[BatchStep], images: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Makes one view and its target of each image."""
         view = target = images
         is_distorted = self.distortion is None
         is_normalised = False
         for step in steps:
-            if step.kind == "normalisation":
-                if not is_distorted:
-                    view = self._distorted(view, shared=view is target)
-                    is_distorted = True
-                view = self._run(step, view, shared=view is target)
-                is_normalised = True
-            elif step.kind == "photometric":
-                before = view
-                view = self._run(step, before, shared=before is target)
-                self._check_places(step, before, view)
+            if step.kind in ("photometric", "normalisation"):
+                view = self._apart(steps, view, target)
+                if step.kind == "normalisation" and not is_distorted:
+                    view, is_distorted = self._distorted(view), True
+                before, view = view, self._run(step, view)
+                if step.kind == "photometric":
+                    self._check_places(step, before, view)
+                is_normalised |= step.kind == "normalisation"
             elif view is target:
-                view = target = self._run(step, view, shared=True).clamp(0, 1)
+                given = view.clone() if may_change(step.call) else view
+                view = target = self._run(step, given).clamp(0, 1)
             else:
                 sizes = [view.shape[1], target.shape[1]]
                 both = self._run(step, torch.cat([view, target], dim=1))
@@ -173,12 +179,26 @@ class DiRABatchTransform(nn.Module):
                 target = target.clamp(0, 1)
                 view = view if is_normalised else view.clamp(0, 1)
         if not is_distorted:
-            view = self._distorted(view, shared=view is target)
+            view = self._distorted(self._apart(steps, view, target))
         return view, self._target(target)
 
-    def _run(self, step: _Step, images: Tensor, *, shared: bool = False) -> Tensor:
-        """Runs a step on a batch, which must stay as it is if it is shared."""
-        out = step.call(images.clone() if shared and _may_change(step.call) else images)
+    def _apart(
+        self, steps: Sequence[BatchStep], view: Tensor, target: Tensor
+    ) -> Tensor:
+        """Returns the view, or a copy if what follows might change the target with it.
+
+        A step may return what it was given: so it is decided once for all of them.
+        """
+        if view is not target:
+            return view
+        change = [step.call for step in steps if step.kind not in MOVE_BOTH]
+        if self.distortion is not None:
+            change.append(self.distortion)
+        # Even if nothing changes, the two are different from now on.
+        return view.clone() if any(map(may_change, change)) else view.view_as(view)
+
+    def _run(self, step: BatchStep, images: Tensor) -> Tensor:
+        out = step.call(images)
         if not isinstance(out, Tensor) or (len(out), out.ndim) != (
             len(images),
             images.ndim,
@@ -189,10 +209,15 @@ class DiRABatchTransform(nn.Module):
                 f"batch of shape {tuple(images.shape)}, got {got}. Steps that take one "
                 "image at a time: use DiRATransform in the data set."
             )
+        if not out.is_floating_point():
+            raise TypeError(
+                f"DiRABatchTransform: {name_of(step.call)} makes {out.dtype} of the "
+                "batch, whose pixels are floats in [0, 1] throughout. Leave it out."
+            )
         # Without the type of `tv_tensors`, which batches would hand on.
         return out.as_subclass(Tensor)
 
-    def _distorted(self, view: Tensor, *, shared: bool) -> Tensor:
+    def _distorted(self, view: Tensor) -> Tensor:
         assert self.distortion is not None
         if self._may_look(view):
             outside = ((view < 0) | (view > 1)).float().mean().item()
@@ -202,9 +227,9 @@ class DiRABatchTransform(nn.Module):
                     "before the distortion, whose black is 0. A step that normalises: "
                     f'say so, kinds={{step: "normalisation"}}.'
                 )
-        return self._run(_Step(self.distortion, "distortion"), view, shared=shared)
+        return self._run(BatchStep(self.distortion, "distortion"), view)
 
-    def _check_places(self, step: _Step, before: Tensor, after: Tensor) -> None:
+    def _check_places(self, step: BatchStep, before: Tensor, after: Tensor) -> None:
         """Checks that a step that is said to change pixels does not move them."""
         moves = before.shape[2:] != after.shape[2:]
         if not moves and any(map(is_of_library, type(step.call).__mro__)):
@@ -231,8 +256,9 @@ class DiRABatchTransform(nn.Module):
                 f"{channels}."
             )
         if self.spatial_dims == 2 and channels in (3, 4):
-            weights = self._luminance.to(clean.dtype)
-            return torch.einsum("c,bchw->bhw", weights, clean[:, :3])[:, None]
+            # Not by a product of matrices, which autocast would round.
+            weights = self._luminance.to(clean.dtype).view(3, 1, 1)
+            return (weights * clean[:, :3]).sum(dim=1, keepdim=True)
         return clean.mean(dim=1, keepdim=True)
 
     def _may_look(self, images: Tensor) -> bool:
@@ -246,25 +272,3 @@ class DiRABatchTransform(nn.Module):
             for steps in self._steps
         ]
         return "\n".join(views)
-
-
-def _may_change(step: Callable[[Tensor], Tensor]) -> bool:
-    """Whether a step may change in place what it is given."""
-    own = any(map(is_of_library, type(step).__mro__))
-    return bool(getattr(step, "inplace", not own))
-
-
-def _steps_of(transform: Any, stated: Mapping[Any, str]) -> list[_Step]:
-    """Returns the steps of a view's transform, in order."""
-    parts = parts_in_order(transform)
-    if parts is not None:
-        return [step for part in parts for step in _steps_of(part, stated)]
-    kind = kind_of(transform, stated)
-    if kind not in ("geometric", "photometric", "conversion", "normalisation"):
-        raise ValueError(
-            f"DiRABatchTransform: what {name_of(transform)} does to a batch is not "
-            f"known, or several things at once ({kind}). Say what it does, "
-            f'kinds={{{name_of(transform)!r}: "geometric"}} or "photometric", or give '
-            "its parts one after the other."
-        )
-    return [_Step(transform, kind)]

@@ -163,6 +163,8 @@ def treats_channels_alike(transform: Any, kind: str) -> bool:
         return False
     if not isinstance(getattr(transform, "fill", None), (int, float, type(None))):
         return False  # a colour
+    if getattr(transform, "mode", None) is not None or kind_of(transform, {}) != kind:
+        return False  # a mode of colour, or what the user says
     alike = ("geometric", "conversion", "normalisation")
     return kind in alike or own.__name__ in _ALIKE
 

@@ -169,6 +169,36 @@ def test_passes_without_gradients_are_not_kept() -> None:
         dira.features.take(torch.rand(2, 3, 32, 32))
 
 
+def test_passes_that_nobody_takes_do_not_pile_up() -> None:
+    torch._dynamo.reset()
+    backbone = tiny_backbone()
+    dira = DiRA(backbone)
+    call = torch.compile(backbone, backend="eager")
+    capture = dira.features.capture
+    for capturing in (True, False):
+        capture.capturing = capturing
+        for _ in range(40):
+            call(torch.rand(2, 3, 32, 32)).sum().backward()
+        assert capture.seen >= 40
+        assert len(capture._passes) <= 32
+    last = capture._passes[-1]
+    assert all(m.is_meta for m in last.maps.values())  # only shapes, as in stage "di"
+
+
+def test_a_frozen_stem_in_evaluation_mode() -> None:
+    """Found: it was the stem's mode that told a pass of training."""
+    torch._dynamo.reset()
+    backbone = tiny_backbone()
+    dira = DiRA(backbone)
+    call = torch.compile(backbone, backend="eager")
+    for frozen in (False, True):
+        backbone.train()
+        backbone[0].train(not frozen)
+        x = torch.rand(2, 3, 32, 32)
+        call(x).sum().backward()
+        assert len(dira.features.take(x)) == 3
+
+
 def test_copies_have_no_hooks() -> None:
     torch._dynamo.reset()
     backbone = tiny_backbone()

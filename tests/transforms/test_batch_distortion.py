@@ -193,6 +193,19 @@ def test_each_image_has_its_own_draws_and_the_seed_repeats_them() -> None:
     assert len({tuple(image.flatten().tolist()) for image in outs[0]}) == 8
 
 
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("distortion", [PatchShuffling(), PixelShuffling(count=50)])
+def test_batches_that_are_not_row_by_row(distortion: Any, inplace: bool) -> None:
+    """Found: pixels were exchanged in a copy."""
+    whole = torch.rand(2, 1, 64, 80)
+    last = torch.rand(2, 3, 64, 64).to(memory_format=torch.channels_last)
+    for images in (whole.transpose(2, 3), whole[..., :64], last):
+        kept = images.clone()
+        out = BatchDistortion(distortion, inplace=inplace)(images)
+        assert not out.equal(kept)
+        assert images.equal(out) == inplace
+
+
 def test_the_batch_stays_unless_it_may_change() -> None:
     images = torch.ones(16, 1, 64, 64)
     BatchDistortion()(images)

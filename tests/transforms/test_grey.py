@@ -86,9 +86,11 @@ def test_steps_that_tell_channels_apart_get_three(inplace: bool) -> None:
         (v2.RandomRotation(20, fill=(124, 116, 104)), False),
         (v2.RandomPhotometricDistort(p=1.0), False),
         (torch.nn.Identity(), False),
+        (v2.Lambda(lambda image: image), False),
     ):
         transform = DiRATransform(
-            [v2.Compose([step, *end])], kinds={torch.nn.Identity: "photometric"}
+            [v2.Compose([step, *end])],
+            kinds={torch.nn.Identity: "photometric", v2.Lambda: "geometric"},
         )
         assert transform._boundary.alike is alike
         view, target = views_of(transform, Image.fromarray(grey()), 1)
