@@ -1,4 +1,4 @@
-"""Views made on the device by kornia, each image with its own draws: SimSiam with DiRA.
+"""Views made on the device by kornia, each image with its own draws: SimSiam, plus the three lines of DiRA.
 
 Needs `pip install "lightly-dira[kornia]"`. The data set only loads: crops, flips,
 colours and the distortion run on the accelerator, a batch at a time.
@@ -64,7 +64,7 @@ dataloader = torch.utils.data.DataLoader(
     drop_last=True,
 )
 
-make_views = DiRABatchTransform(
+make_views = DiRABatchTransform(  # DiRA: the first line
     K.AugmentationSequential(
         K.RandomResizedCrop((options.input_size,) * 2, scale=(0.2, 1.0)),
         K.RandomHorizontalFlip(),
@@ -77,7 +77,7 @@ make_views = DiRABatchTransform(
 
 criterion = NegativeCosineSimilarity()
 optimizer = torch.optim.SGD(model.parameters(), lr=0.06)
-dira = DiRA(model.backbone, optimizer)
+dira = DiRA(model.backbone, optimizer)  # DiRA: the second line
 
 print("Starting Training")
 for epoch in range(options.epochs):
@@ -89,7 +89,7 @@ for epoch in range(options.epochs):
         z0, p0 = model(x0)
         z1, p1 = model(x1)
         loss = 0.5 * (criterion(z0, p1) + criterion(z1, p0))
-        loss = dira(loss, views)
+        loss = dira(loss, views)  # DiRA: the third line
         total_loss += loss.detach()
         loss.backward()
         optimizer.step()

@@ -1,4 +1,4 @@
-"""Views made on the device by torchvision v2: SimSiam with DiRA.
+"""Views made on the device by torchvision v2: SimSiam, plus the three lines of DiRA.
 
 The data set only loads: crops, flips, colours and the distortion run on the
 accelerator. torchvision draws once for a whole batch: kornia draws for each image.
@@ -64,7 +64,7 @@ dataloader = torch.utils.data.DataLoader(
     drop_last=True,
 )
 
-make_views = DiRABatchTransform(
+make_views = DiRABatchTransform(  # DiRA: the first line
     v2.Compose(
         [
             v2.RandomResizedCrop(options.input_size, scale=(0.2, 1.0)),
@@ -79,7 +79,7 @@ make_views = DiRABatchTransform(
 
 criterion = NegativeCosineSimilarity()
 optimizer = torch.optim.SGD(model.parameters(), lr=0.06)
-dira = DiRA(model.backbone, optimizer)
+dira = DiRA(model.backbone, optimizer)  # DiRA: the second line
 
 print("Starting Training")
 for epoch in range(options.epochs):
@@ -91,7 +91,7 @@ for epoch in range(options.epochs):
         z0, p0 = model(x0)
         z1, p1 = model(x1)
         loss = 0.5 * (criterion(z0, p1) + criterion(z1, p0))
-        loss = dira(loss, views)
+        loss = dira(loss, views)  # DiRA: the third line
         total_loss += loss.detach()
         loss.backward()
         optimizer.step()
