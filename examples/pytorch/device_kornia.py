@@ -1,4 +1,4 @@
-"""Views made on the device by kornia, each image with its own draws: SimSiam, plus the three lines of DiRA.
+"""Views made on the device by kornia, each with its own draws: SimSiam with DiRA.
 
 Needs `pip install "lightly-dira[kornia]"`. The data set only loads: crops, flips,
 colours and the distortion run on the accelerator, a batch at a time.

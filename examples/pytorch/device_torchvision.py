@@ -1,4 +1,4 @@
-"""Views made on the device by torchvision v2: SimSiam, plus the three lines of DiRA.
+"""Views made on the device by torchvision v2: SimSiam with DiRA.
 
 The data set only loads: crops, flips, colours and the distortion run on the
 accelerator. torchvision draws once for a whole batch: kornia draws for each image.
