@@ -112,7 +112,7 @@ def compare_stages(rows: pd.DataFrame) -> pd.DataFrame:
     random = rows[rows["stage"] == "random"]
     # Every method is compared with the same random encoders.
     twins = [random.assign(method=method) for method in trained["method"].unique()]
-    everything = pd.concat([trained, *twins, better_bare(trained)])
+    everything = pd.concat([trained, *twins, *better_bare(trained)])
     tables = [
         compare_paired(everything, "stage", first, second, by=["method", *TASK]).assign(
             first=first, second=second
@@ -122,16 +122,16 @@ def compare_stages(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def better_bare(rows: pd.DataFrame) -> pd.DataFrame:
-    """Returns the rows of the better of `di` and `di+views`, by method and task."""
+def better_bare(rows: pd.DataFrame) -> list[pd.DataFrame]:
+    """Returns the rows of the better of `di` and `di+views`, if there are both."""
     rows = rows[rows["stage"].isin(("di", "di+views"))]
     if rows["stage"].nunique() < 2:
-        return rows.head(0)
+        return []
     groups = ["method", *TASK]
     means = rows.groupby([*groups, "stage"], sort=False)["value"].mean().reset_index()
     best = means.loc[means.groupby(groups, sort=False)["value"].idxmax()]
     kept = rows.merge(best[[*groups, "stage"]], on=[*groups, "stage"])
-    return kept.assign(stage="better bare")
+    return [kept.assign(stage="better bare")]
 
 
 def as_markdown(summary: pd.DataFrame) -> str:
