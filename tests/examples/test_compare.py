@@ -99,6 +99,7 @@ def test_joining(tmp_path, monkeypatch) -> None:
     """Two seeds that ran apart are one comparison; other settings are an error."""
     monkeypatch.syspath_prepend(EXAMPLES / "compare")
     from join import join_parts
+    from settings import Settings
 
     whole = EXAMPLES / "results/hippocampus_unet"
     rows = pd.read_csv(whole / "results.csv", dtype=str)
@@ -113,8 +114,12 @@ def test_joining(tmp_path, monkeypatch) -> None:
     parts = sorted(tmp_path.glob("part*"))
     join_parts(tmp_path / "out", parts[:2])
     join_parts(tmp_path / "out", [tmp_path / "out", *parts])
-    for name in ("results.csv", "outcomes.csv", "settings.json", "environment.txt"):
+    for name in ("results.csv", "outcomes.csv", "environment.txt"):
         assert (tmp_path / "out" / name).read_text() == (whole / name).read_text()
+    joined = json.loads((tmp_path / "out/settings.json").read_text())
+    # Settings that did not exist yet have their defaults.
+    new = {"head_cost": Settings().head_cost}
+    assert joined == new | settings
     other = json.loads((parts[1] / "settings.json").read_text()) | {"lr": 5}
     (parts[1] / "settings.json").write_text(json.dumps(other))
     with pytest.raises(SystemExit, match="part1 holds results of another lr"):
