@@ -16,6 +16,7 @@ from lightly_dira.evaluation.statistics import compare_paired, summarise
 TASK = ["task", "protocol", "fraction", "metric"]
 # Main outcomes: means over all tasks and over the parts with few labels.
 OUTCOMES, FEW = ("linear", "dense", "frozen U-Net", "U-Net"), 0.1
+# Pairs of these are tested in any case, as committed tables were.
 USUAL = ("di", "dir", "dira", "random")
 PAIRS = (
     ("dira", "di"),

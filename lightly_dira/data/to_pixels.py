@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,10 +63,9 @@ class ToPixels:
 
     def __call__(self, image: Any) -> Tensor:
         """Returns the image's pixels."""
-        values = torch.from_numpy(
-            to_pixels(image, self.window, self.spatial_dims).copy()
-        )
-        pixels = values / 255 if values.dtype == torch.uint8 else values
+        values = to_pixels(image, self.window, self.spatial_dims)
+        white = np.float32(255 if values.dtype == np.uint8 else 1)
+        pixels = torch.from_numpy(np.divide(values, white, dtype=np.float32, order="C"))
         if self.spatial_dims == 3:
             return resize_volume(pixels, self.size)
         height, width = self.size

@@ -192,11 +192,12 @@ class Capture:
         if (in_backward() and not self._own_pass) or torch.compiler.is_compiling():
             return
         images = image_in([args, kwargs], self._dimensions)
-        self._start(called, images, torch.is_grad_enabled(), self.backbone.training)
-        if self._running is not None:
-            self._running.note_versions()
+        gradients, training = torch.is_grad_enabled(), self.backbone.training
+        run = self._running = self._start(called, images, gradients, training)
+        if run is not None:
+            run.note_versions()
             # For modules that are compiled one by one.
-            self._compiled.current = {"outputs": self._running.compiled}
+            self._compiled.current = {"outputs": run.compiled}
 
     def _start(
         self,
@@ -204,8 +205,8 @@ class Capture:
         images: Tensor | None,
         gradients: bool,
         training: bool,
-    ) -> None:
-        """Makes the pass the running one, unless it does not count."""
+    ) -> Pass | None:
+        """Returns the pass that begins, or None for one that does not count."""
         gradients = gradients or (called is not None and called[0])
         # Once it has trained in training mode, passes in evaluation do not count,
         # unless it has been frozen since.
@@ -215,19 +216,20 @@ class Capture:
             or not any(p.requires_grad for p in self.backbone.parameters())
         )
         if images is None or not (self._own_pass or (gradients and known_mode)):
-            return
+            return None
         if not self._own_pass:
             self._seen += 1
             if not (self.capturing or self.noting):
-                return
+                return None
         given = None if called is None else called[1]
         if given is not None and len(given) != len(images):
             given = None
-        run = self._running = Pass(images, given, training)
+        run = Pass(images, given, training)
         if not self._own_pass:
             while self._passes and self._passes[0].is_over:
                 self._passes.popleft()
             self._passes.append(run)
+        return run
 
     def _add_compiled(self, wrote: Written) -> None:
         """Adds a pass that ran compiled."""
@@ -236,8 +238,7 @@ class Capture:
             called = wrote.called[0], image_in(wrote.called[1], self._dimensions)
         images = image_in(wrote.given, self._dimensions)
         self._running = None
-        self._start(called, images, wrote.gradients, wrote.training)
-        run, self._running = self._running, None
+        run = self._start(called, images, wrote.gradients, wrote.training)
         if run is None:
             return
         run.thread = wrote.thread

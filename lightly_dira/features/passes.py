@@ -68,9 +68,13 @@ class Pass:
         return same and not self.is_stale
 
     def _versions(self) -> tuple[int, ...]:
-        given = (self.images, self.called_with)
-        known = (x for x in given if x is not None and not x.is_inference())
-        return tuple(x._version for x in known)
+        return versions_of(self.images, self.called_with)
+
+
+def versions_of(*images: Tensor | None) -> tuple[int, ...]:
+    """Returns how often tensors have been changed in place, of those that know it."""
+    known = (x for x in images if x is not None and not x.is_inference())
+    return tuple(x._version for x in known)
 
 
 NO_PASS = (

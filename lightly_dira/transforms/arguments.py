@@ -19,10 +19,7 @@ from lightly_dira.transforms.grey_curves import NonLinearIntensity
 from lightly_dira.transforms.kinds import KINDS, treats_channels_alike
 from lightly_dira.transforms.monai_steps import scales_by_fixed_numbers
 from lightly_dira.transforms.paintings import InPainting, OutPainting
-from lightly_dira.transforms.published_distortions import (
-    published_mixture,
-    transvw_mixture,
-)
+from lightly_dira.transforms.published_distortions import published_for
 from lightly_dira.transforms.published_pipeline import PublishedPipeline
 from lightly_dira.transforms.shuffling import PatchShuffling, PixelShuffling
 from lightly_dira.transforms.taking_apart import FLIPS, steps_in
@@ -92,8 +89,7 @@ def distortion_of(distortion: Any, spatial_dims: int) -> Distortion | None:
         TypeError: If it cannot be called with an image and a generator.
     """
     if distortion == "published":
-        images = spatial_dims == 2
-        return published_mixture() if images else transvw_mixture()
+        return published_for(spatial_dims)
     if is_albumentation(distortion):
         return Albumentation(distortion)
     if distortion is None:

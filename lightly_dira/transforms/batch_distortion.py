@@ -15,10 +15,7 @@ from lightly_dira.core.same_image import is_waited_for
 from lightly_dira.transforms.batch_blocks import Chosen
 from lightly_dira.transforms.batch_kernels import KERNELS
 from lightly_dira.transforms.distortion import OneOf, Sequential
-from lightly_dira.transforms.published_distortions import (
-    published_mixture,
-    transvw_mixture,
-)
+from lightly_dira.transforms.published_distortions import published_for
 
 
 class BatchDistortion(nn.Module):
@@ -68,8 +65,7 @@ class BatchDistortion(nn.Module):
                 f"got {spatial_dims}."
             )
         if distortion == "published":
-            images = spatial_dims == 2
-            distortion = published_mixture() if images else transvw_mixture()
+            distortion = published_for(spatial_dims)
         _check(distortion)
         self.distortion = distortion
         self.spatial_dims = spatial_dims
@@ -135,7 +131,7 @@ def _distort(
         return
     number = torch.rand(which.shape, generator=generator, device=images.device)
     if isinstance(distortion, OneOf):
-        bounds = [0.0, *itertools.accumulate(distortion.probabilities)]
+        bounds = [0.0, *distortion.bounds]
         for part, (low, high) in zip(
             distortion.distortions, itertools.pairwise(bounds), strict=True
         ):

@@ -115,9 +115,9 @@ class OneOf:
         self.distortions = list(distortions)
         equal = [1 / max(1, len(self.distortions))] * len(self.distortions)
         self.probabilities = equal if probabilities is None else [*probabilities]
-        self._bounds = list(itertools.accumulate(self.probabilities))
+        self.bounds = list(itertools.accumulate(self.probabilities))
         if len(self.probabilities) != len(self.distortions) or not (
-            min(self.probabilities) >= 0 < self._bounds[-1] <= 1 + 1e-9
+            min(self.probabilities) >= 0 < self.bounds[-1] <= 1 + 1e-9
         ):
             raise ValueError(
                 "OneOf: expected a probability of at least 0 for each of "
@@ -130,7 +130,7 @@ class OneOf:
     ) -> NDArray[Any]:
         """Returns the image as one of them distorts it; see `RandomDistortion`."""
         random = _made() if random is None else random
-        number = bisect.bisect_right(self._bounds, random.random())
+        number = bisect.bisect_right(self.bounds, random.random())
         if number >= len(self.distortions):
             return image
         return self.distortions[number](image, random)

@@ -12,6 +12,11 @@ from lightly_dira.transforms.paintings import InPainting, OutPainting
 from lightly_dira.transforms.shuffling import PatchShuffling, PixelShuffling
 
 
+def published_for(spatial_dims: int) -> OneOf | Sequential:
+    """Returns the published distortion of images (2) or of volumes (3)."""
+    return published_mixture() if spatial_dims == 2 else transvw_mixture()
+
+
 def published_mixture(
     inpainting: float = 0.30, outpainting: float = 0.05, shuffling: float = 0.30
 ) -> OneOf:

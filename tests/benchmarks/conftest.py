@@ -74,6 +74,27 @@ def compare(benchmark, record) -> Callable[..., float]:
     return run
 
 
+@pytest.fixture
+def medians(benchmark) -> Callable[..., dict[str, float]]:
+    """Times several steps in turn, and returns the median seconds of each."""
+
+    def run(
+        steps: dict[str, Callable[[], object]], *, rounds: int, warmup: int = 1
+    ) -> dict[str, float]:
+        seconds: dict[str, list[float]] = {name: [] for name in steps}
+
+        def in_turn() -> None:
+            for name, step in steps.items():
+                start = time.perf_counter()
+                step()
+                seconds[name].append(time.perf_counter() - start)
+
+        benchmark.pedantic(in_turn, rounds=rounds)
+        return {name: statistics.median(s[warmup:]) for name, s in seconds.items()}
+
+    return run
+
+
 def pytest_configure(config) -> None:
     config.addinivalue_line("markers", "threads(n): torch and OpenCV threads")
 

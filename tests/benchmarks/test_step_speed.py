@@ -8,10 +8,8 @@ from __future__ import annotations
 import copy
 import math
 import os
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from itertools import chain, islice, repeat
@@ -126,7 +124,7 @@ def test_stage_di(compare) -> None:
     )
 
 
-def test_lean(benchmark, record) -> None:
+def test_lean(medians, record) -> None:
     """A light head, a quarter of the batch, no adversary: alternating in one run."""
     features = FeaturePyramid(torchvision.models.resnet50())
     head, no_critic = light_head(features), dict(adversarial_start=None)
@@ -139,16 +137,7 @@ def test_lean(benchmark, record) -> None:
         "dira": step_of(dira=True),
     }
     counted = {name: multiply_adds(step) for name, step in steps.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-
-    def rounds() -> None:
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            seconds[name].append(time.perf_counter() - start)
-
-    benchmark.pedantic(rounds, rounds=6)
-    times = {name: statistics.median(s[1:]) for name, s in seconds.items()}
+    times = medians(steps, rounds=6)
     goals = {"lean": "<= 1.15", "dir": "<= 1.60", "dira": "<= 2.10"}
     for name in list(steps)[1:]:
         ratio = times[name] / times["bare"]
@@ -157,7 +146,7 @@ def test_lean(benchmark, record) -> None:
         record(f"multiply-adds of MoCo, {name} / bare", bound, "")
 
 
-def test_light_decoder(benchmark, record) -> None:
+def test_light_decoder(medians, record) -> None:
     """What of DiRA's overhead is left with a lighter decoder, and a lighter critic."""
     decoder = dict(head=RestorationHead(CHANNELS, decoder_channels=LIGHT))
     critic = dict(discriminator=PatchDiscriminator(channels=(32, 64, 128, 256)))
@@ -170,16 +159,7 @@ def test_light_decoder(benchmark, record) -> None:
         "light dira": step_of(dira=True, **copy.deepcopy(decoder)),
         "both light": step_of(dira=True, **copy.deepcopy(decoder), **critic),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-
-    def rounds() -> None:
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            seconds[name].append(time.perf_counter() - start)
-
-    benchmark.pedantic(rounds, rounds=6)
-    bare, *rest = (statistics.median(s[1:]) for s in seconds.values())
+    bare, *rest = medians(steps, rounds=6).values()
     of_dir, of_dira, light_dir, light_dira, both_light = (time - bare for time in rest)
     name = "overhead of DiRA-MoCo, light / published decoder"
     record(f"{name}, stage dir", light_dir / of_dir, "<= 0.50")

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import os
 import re
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -66,7 +64,7 @@ def make_step(
 
 
 @pytest.mark.threads(2)
-def test_lean_volumes(benchmark, record) -> None:
+def test_lean_volumes(medians, record) -> None:
     """MONAI's ResNet-10 on 2 x 32^3: alternating in one run."""
     net = partial(resnet10, n_input_channels=1, feed_forward=False)
     lean = {"restored_share": 0.25, "adversarial_start": None}
@@ -82,16 +80,7 @@ def test_lean_volumes(benchmark, record) -> None:
         "dira": make_step(dira=True, net=resnet10, size=(32, 32, 32)),
     }
     counted = {name: multiply_adds(step) for name, step in steps.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-
-    def rounds() -> None:
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            seconds[name].append(time.perf_counter() - start)
-
-    benchmark.pedantic(rounds, rounds=30)
-    times = {name: statistics.median(s[3:]) for name, s in seconds.items()}
+    times = medians(steps, rounds=30, warmup=3)
     for name, goal in (("lean", "<= 1.25"), ("dira", "<= 1.76")):
         ratio = times[name] / times["bare"]
         record(f"step of volumes, 2 x 32^3, {name} / bare", ratio, goal)

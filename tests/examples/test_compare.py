@@ -624,10 +624,10 @@ def test_stages_train_what_they_say(monkeypatch) -> None:
     made = {}
     for stage in ("di", "di+views", "lean", "dir"):
         torch.manual_seed(0)
-        made[stage] = Training(settings, ("SimSiam", stage, 0), 4, Path("nowhere")).dira
         views = DiRAViews(torch.rand(2, 8, 3, 32, 32), torch.rand(8, 1, 32, 32))
         training = Training(settings, ("SimSiam", stage, 0), 4, Path("nowhere"))
         training.step(views, torch.zeros(8))
+        made[stage] = training.dira
         bare = stage in ("di", "di+views")
         assert (training.dira.components.restorative == 0) == bare
     assert made["lean"].discriminator is None
