@@ -23,7 +23,11 @@ from lightly_dira.evaluation.labelled import LabelledImages
 from lightly_dira.features import FeaturePyramid
 from lightly_dira.models import light_head
 from lightly_dira.training import Ramp, Schedule
+from lightly_dira.views import find_views
 from lightly_dira.weights.pretrained import save_pretrained
+
+# Widths of the published critic.
+CRITIC = (64, 128, 256, 512)
 
 
 def pretrain(
@@ -62,8 +66,10 @@ def pretrain(
         for epoch in range(first, settings.epochs):
             # Every epoch has its own seed: if it is killed, it is repeated unchanged.
             torch.manual_seed(1000 * together[0].seed + epoch)
-            for views, labels, _ in loader:
-                views = views.to(DEVICE, memory_format=layout)
+            for made, labels, _ in loader:
+                views = [
+                    each.to(DEVICE, memory_format=layout) for each in find_views(made)
+                ]
                 labels = labels.to(DEVICE)
                 for training in together:
                     training.step(views, labels)
@@ -124,44 +130,7 @@ class Training:
                 0.5 + 0.5 * math.cos(math.pi * step / steps),
             ),
         )
-        channels = self.model.channels if self.host else 1
-        seen = blank.shape[1] if settings.conditional else 0
-        critic: PatchDiscriminator | None = PatchDiscriminator(
-            channels + seen,
-            channels=[int(settings.critic * width) for width in (64, 128, 256, 512)],
-            spatial_dims=dims,
-        ).to(DEVICE)
-        restore = settings.restorative_from * steps
-        oppose = settings.adversary_from * steps
-        # A host names its last layer itself.
-        kind, network = (
-            (Adversary, self.model) if self.host else (DiRA, self.model.backbone)
-        )
-        lean: dict[str, Any] = {}
-        if self.stage == "lean":
-            features = FeaturePyramid(network)
-            critic, lean = None, {"features": features, "restored_share": 0.25}
-            lean["head"] = light_head(features, cost=settings.head_cost).to(DEVICE)
-            lean["adversarial_start"] = None
-        self.dira = kind(
-            network,
-            self.optimizer,
-            discriminator=critic,
-            **lean,
-            loss=DiRALoss(
-                restorative_weight=settings.restorative_weight,
-                adversarial_weight=settings.adversarial_weight,
-                adversary=settings.adversary,
-                balanced=settings.balanced,
-            ),
-            criterion=self.model.criterion,
-            schedule=Schedule(
-                restorative=Ramp(math.inf if self.stage in BARE else restore),
-                adversarial=Ramp(oppose if self.stage == "dira" else math.inf),
-            ),
-            target_channels=channels,
-            conditional=settings.conditional,
-        )
+        self.dira = self.wrap(settings, steps)
         self.parts = {
             "model": self.model,
             "dira": self.dira,
@@ -175,12 +144,62 @@ class Training:
                 part.load_state_dict(kept[name])
             self.epoch = kept["epoch"]
 
+    def wrap(self, settings: Settings, steps: int) -> DiRA | Adversary:
+        """Wraps the model as its stage asks."""
+        if self.stage == "published":
+            return DiRA(
+                self.model.backbone, self.optimizer, criterion=self.model.criterion
+            )
+        dims = len(settings.cube) or 2
+        channels = self.model.channels if self.host else 1
+        seen = (1 if dims == 3 else 3) if settings.conditional else 0
+        options: dict[str, Any] = {
+            "discriminator": PatchDiscriminator(
+                channels + seen,
+                channels=[int(settings.critic * width) for width in CRITIC],
+                spatial_dims=dims,
+            ).to(DEVICE)
+        }
+        # A host names its last layer itself.
+        kind, network = (
+            (Adversary, self.model) if self.host else (DiRA, self.model.backbone)
+        )
+        if self.stage == "lean":
+            features = FeaturePyramid(network)
+            options = {
+                "features": features,
+                "restored_share": settings.restored_share,
+                "adversarial_start": None,
+            }
+            if cost := settings.head_cost:
+                options["head"] = light_head(features, cost=cost).to(DEVICE)
+        never, restore = math.inf, settings.restorative_from * steps
+        oppose = settings.adversary_from * steps
+        return kind(
+            network,
+            self.optimizer,
+            loss=DiRALoss(
+                restorative_weight=settings.restorative_weight,
+                adversarial_weight=settings.adversarial_weight,
+                adversary=settings.adversary,
+                balanced=settings.balanced,
+            ),
+            criterion=self.model.criterion,
+            schedule=Schedule(
+                restorative=Ramp(never if self.stage in BARE else restore),
+                adversarial=Ramp(oppose if self.stage == "dira" else never),
+            ),
+            target_channels=channels,
+            conditional=settings.conditional,
+            **options,
+        )
+
     @property
     def kept(self) -> Path:
         """Where the state of an unfinished run lies."""
         return self.path.with_suffix(".pt")
 
-    def step(self, views: DiRAViews, labels: Tensor) -> None:
+    def step(self, views: list[DiRAViews], labels: Tensor) -> None:
         # Whatever the method draws must not change the views to come.
         with torch.random.fork_rng(range(torch.cuda.device_count())):
             torch.manual_seed(1_000_000 * self.seed + self.dira.steps)
@@ -191,10 +210,15 @@ class Training:
             self.optimizer.step()
             self.schedule.step()
 
-    def loss_of(self, views: DiRAViews, labels: Tensor) -> Tensor:
+    def loss_of(self, views: list[DiRAViews], labels: Tensor) -> Tensor:
+        """Returns the loss of views, or of plain and of distorted ones (`apart`)."""
         if not self.host:
-            return self.dira(self.model(*views), views)
-        loss, images, target, view = self.model(views, labels, bare=self.stage == "di")
+            loss = self.model(*views[0])
+            if self.stage == "apart":
+                self.model.backbone(views[1][0])
+            return self.dira(loss, views[-1])
+        bare = self.stage == "di"
+        loss, images, target, view = self.model(views[0], labels, bare=bare)
         return self.dira(loss, restored=images, target=target, view=view)
 
     def save(self, epoch: int) -> None:

@@ -20,7 +20,7 @@ EXAMPLE = '{"Genesis": {"contrastive_weight": 0.001}}'
 Run = tuple[str, str, int]  # method, stage, seed
 # Bare methods on plain views, on parts of DiRA's views and on all of them; then DiRA.
 BARE = ("di", "di+curves", "di+distortions", "di+views")
-STAGES = (*BARE, "lean", "dir", "dira")
+STAGES = (*BARE, "apart", "lean", "dir", "dira", "published")
 DEPTHS = (18, 34, 50, 101, 152)
 TORCHVISION = tuple(f"resnet{depth}" for depth in DEPTHS)
 # Those, ResNets of Lightly for small images, and a ViT.
@@ -43,8 +43,11 @@ class Settings:
             TransVW the encoder "unet".
         stages: "di", the bare method on plain views, and on the views that DiRA makes:
             "di+curves" (their curves of grey levels), "di+distortions" (their
-            distortions) and "di+views" (both); "dir" restores, "lean" restores a
-            quarter of each batch by a light head, and "dira" has an adversary.
+            distortions) and "di+views" (both); "dir" restores, "lean" restores a part
+            of each batch by a light head, and "dira" has an adversary. "apart" trains
+            the method on plain views and restores, as "dir" does, a distorted copy of
+            the first one, in a pass of its own. "published" is what `DiRA(backbone,
+            optimizer)` and `DiRATransform(transform)` do, whatever the settings say.
         seeds: Every method and stage runs once for each.
         encoder: A ResNet of torchvision, any encoder of timm, or, with a dash in its
             name ("resnet-9"), a ResNet of Lightly's for small images, whose stem keeps
@@ -75,7 +78,9 @@ class Settings:
         restorative_from: Fraction of a run after which `dir` and `dira` restore.
         adversary_from: Fraction of a run after which `dira` gets its adversary.
         critic: Width of the adversary's critic, 1 as published.
-        head_cost: Of the head of `lean`, as a part of the encoder's.
+        restored_share: Of `lean`, the part of each batch that is restored.
+        head_cost: Of the head of `lean`, as a part of the encoder's, or 0 for the
+            published head.
         optimizer: "AdamW" or "SGD" (momentum 0.9).
         lr: Highest learning rate. It rises in the first tenth of a run and then falls
             as a cosine.
@@ -116,6 +121,7 @@ class Settings:
     restorative_from: float = 0.0
     adversary_from: float = 1 / 3
     critic: float = 1.0
+    restored_share: float = 0.25
     head_cost: float = 0.1
     optimizer: str = "AdamW"
     lr: float = 1e-3
@@ -285,6 +291,8 @@ def find_problem(settings: Settings) -> str | None:
             return f"{name} restores: choose --stages di dira"
         if name == "TransVW" and not settings.words:
             return "TransVW needs --words FOLDER, as volumes/visual_words.py writes it"
+    if settings.cube and {"apart", "published"} & set(settings.stages):
+        return "the stages apart and published are of images"
     parts = {"di+curves", "di+distortions"} & set(settings.stages)
     if parts and (settings.cube or not settings.intensity):
         return f"{min(parts)} needs images and --intensity: choose di+views"
@@ -303,5 +311,11 @@ def views_of(run: Run) -> str:
     method, stage, _ = run
     if method in HOSTS:
         return HOSTS[method].transform
-    parts = {"di": "plain", "di+curves": "curved", "di+distortions": "uncurved"}
-    return parts.get(stage, "distorted")
+    known = {
+        "di": "plain",
+        "di+curves": "curved",
+        "di+distortions": "uncurved",
+        "published": "uncurved",
+        "apart": "both",
+    }
+    return known.get(stage, "distorted")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import torch
 from settings import Settings
 
-from lightly_dira import DiRATransform
+from lightly_dira import DiRATransform, DiRAViews
 from lightly_dira.transforms import (
     Distortion,
     NonLinearIntensity,
@@ -17,18 +21,32 @@ from lightly_dira.transforms import (
 )
 
 
-def make_transforms(settings: Settings) -> dict[str, DiRATransform]:
+class Both:
+    """Makes views by two transforms that draw the same crops."""
+
+    def __init__(self, first: DiRATransform, second: DiRATransform) -> None:
+        self.first, self.second = first, second
+
+    def __call__(self, image: Any) -> tuple[DiRAViews, DiRAViews]:
+        state = torch.get_rng_state()
+        first = self.first(image)
+        torch.set_rng_state(state)
+        return first, self.second(image)
+
+
+def make_transforms(settings: Settings) -> dict[str, Callable[[Any], Any]]:
     """Returns transforms by name; all draw the same crops from the same seed.
 
     "plain" views are not distorted (of volumes they get the curve of grey levels).
     "distorted" ones are, as DiRA does; of images "curved" and "uncurved" ones have a
-    part of it, the curves or what comes after them. "genesis" are distorted as Models
-    Genesis does, and "words" are whole cubes, as TransVW distorts them.
+    part of it, the curves or what comes after them, and "both" are plain and distorted
+    ones. "genesis" are distorted as Models Genesis does, and "words" are whole cubes,
+    as TransVW distorts them.
     """
     return _of_volumes(settings) if settings.cube else _of_images(settings)
 
 
-def _of_images(settings: Settings) -> dict[str, DiRATransform]:
+def _of_images(settings: Settings) -> dict[str, Callable[[Any], Any]]:
     views = PublishedPipeline(
         settings.size,
         scale=(settings.smallest_crop, 1.0),
@@ -40,18 +58,20 @@ def _of_images(settings: Settings) -> dict[str, DiRATransform]:
     if settings.intensity:
         curves = NonLinearIntensity(inverted=0.0, p=settings.intensity)
     both = Sequential([curves, mixture]) if settings.intensity else mixture
+    plain, curved, uncurved, distorted = (
+        DiRATransform(views, distortion=distortion)
+        for distortion in (Sequential([]), curves, mixture, both)
+    )
     return {
-        name: DiRATransform(views, distortion=distortion)
-        for name, distortion in (
-            ("plain", Sequential([])),
-            ("curved", curves),
-            ("uncurved", mixture),
-            ("distorted", both),
-        )
+        "plain": plain,
+        "curved": curved,
+        "uncurved": uncurved,
+        "distorted": distorted,
+        "both": Both(plain, distorted),
     }
 
 
-def _of_volumes(settings: Settings) -> dict[str, DiRATransform]:
+def _of_volumes(settings: Settings) -> dict[str, Callable[[Any], Any]]:
     depth, height, width = settings.cube
     low, high = settings.zoom
     views, curve = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shlex
@@ -118,7 +119,7 @@ def test_joining(tmp_path, monkeypatch) -> None:
         assert (tmp_path / "out" / name).read_text() == (whole / name).read_text()
     joined = json.loads((tmp_path / "out/settings.json").read_text())
     # Settings that did not exist yet have their defaults.
-    new = {"head_cost": Settings().head_cost}
+    new = {name: getattr(Settings(), name) for name in ("head_cost", "restored_share")}
     assert joined == new | settings
     other = json.loads((parts[1] / "settings.json").read_text()) | {"lr": 5}
     (parts[1] / "settings.json").write_text(json.dumps(other))
@@ -601,18 +602,28 @@ def test_controls_get_parts_of_the_views(monkeypatch) -> None:
     from settings import STAGES, Settings, views_of
     from views import make_transforms
 
+    from lightly_dira.views import find_views
+
     image = Image.fromarray(np.arange(64 * 64).reshape(64, 64).astype(np.uint8))
     transforms = make_transforms(Settings(size=32, intensity=1.0))
     views, targets = {}, {}
     for stage in STAGES:
         torch.manual_seed(0)
-        made = transforms[views_of(("MoCo", stage, 0))](image)
-        views[stage], targets[stage] = made[0], made.target
+        first, *others = find_views(transforms[views_of(("MoCo", stage, 0))](image))
+        views[stage], targets[stage] = first[0], first.target
+        if others:
+            assert stage == "apart"
+            apart = others[0]
     assert all(target.equal(targets["di"]) for target in targets.values())
     assert not views["di+curves"].equal(views["di"])
     assert not views["di+views"].equal(views["di+curves"])
     for stage in ("lean", "dir", "dira"):
         assert views[stage].equal(views["di+views"])
+    assert views["published"].equal(views["di+distortions"])
+    # The method's views are plain, and the distorted one is of the same crop.
+    assert views["apart"].equal(views["di"])
+    assert apart[0].equal(views["di+views"])
+    assert apart.target.equal(targets["di"])
 
 
 def test_stages_train_what_they_say(monkeypatch) -> None:
@@ -622,9 +633,12 @@ def test_stages_train_what_they_say(monkeypatch) -> None:
 
     settings = Settings(encoder="resnet-9", width=0.25, size=32, head_cost=0.5)
     made = {}
-    for stage in ("di", "di+views", "lean", "dir"):
+    for stage in ("di", "di+views", "apart", "lean", "dir", "published"):
         torch.manual_seed(0)
-        views = DiRAViews(torch.rand(2, 8, 3, 32, 32), torch.rand(8, 1, 32, 32))
+        views = [
+            DiRAViews(torch.rand(2, 8, 3, 32, 32), torch.rand(8, 1, 32, 32))
+            for _ in range(2 if stage == "apart" else 1)
+        ]
         training = Training(settings, ("SimSiam", stage, 0), 4, Path("nowhere"))
         training.step(views, torch.zeros(8))
         made[stage] = training.dira
@@ -634,6 +648,41 @@ def test_stages_train_what_they_say(monkeypatch) -> None:
     assert made["lean"].restored_share == 0.25
     weights = {n: sum(p.numel() for p in d.head.parameters()) for n, d in made.items()}
     assert weights["lean"] < weights["dir"] / 2
+    assert weights["published"] == weights["apart"] == weights["dir"]
+    assert made["published"].stage == "dira"
+    assert made["published"].loss.restorative_weight == 10
+    heavy = dataclasses.replace(settings, head_cost=0, restored_share=0.5)
+    lean = Training(heavy, ("SimSiam", "lean", 0), 4, Path("nowhere")).dira
+    assert lean.restored_share == 0.5
+    assert sum(p.numel() for p in lean.head.parameters()) == weights["dir"]
+
+
+def test_apart_restores_the_distorted_copy(monkeypatch) -> None:
+    """Its loss is the bare one's of plain views and a restoration of the other view."""
+    monkeypatch.syspath_prepend(EXAMPLES / "compare")
+    from pretraining import Training
+    from settings import Settings
+
+    settings = Settings(encoder="resnet-9", width=0.25, size=32, restorative_weight=1)
+    torch.manual_seed(0)
+    plain, distorted = (
+        DiRAViews(torch.rand(2, 8, 3, 32, 32), torch.rand(8, 1, 32, 32))
+        for _ in range(2)
+    )
+    apart, bare = (
+        Training(settings, ("SimSiam", stage, 0), 4, Path("nowhere"))
+        for stage in ("apart", "di")
+    )
+    total = apart.loss_of([plain, distorted], torch.zeros(8))
+    of_plain = bare.loss_of([plain], torch.zeros(8))
+    maps = apart.dira.features(distorted[0])
+    restored = apart.dira.head(maps, (32, 32))
+    assert total.item() == pytest.approx(
+        of_plain.item() + apart.dira.components.restorative.item()
+    )
+    expected = (restored - distorted.target).square().mean().item()
+    found = apart.dira.components.restorative.item()
+    assert found == pytest.approx(expected, rel=1e-3)
 
 
 def test_gains_are_also_given_against_the_better_bare_method(monkeypatch) -> None:
