@@ -4,6 +4,7 @@
     python examples/compare --preset cpu --data FOLDER     # hours, chest X-rays
     python examples/compare --preset paper --data FOLDER   # days on a GPU
     python examples/compare --preset volumes --data FOLDER # hours, MRI volumes
+    python examples/compare --data FOLDER_OR_CSV           # your own images
     python examples/compare --data pneumoniamnist          # a set of MedMNIST
 
 Every method is pre-trained in every stage (`di`: the bare method on undistorted views,
@@ -33,13 +34,14 @@ from pathlib import Path
 
 import torch
 from baselines import BASELINES
+from command import parse
 from encoders import make_encoder, make_started_encoder
 from filelock import FileLock, Timeout
 from pictures import draw_pictures
 from pretraining import Training, options_of, path_of, pretrain
 from report import report
 from results import Results, keep_settings, list_runs, restrict
-from settings import BARE, STAGES, Run, Settings, parse, views_of
+from settings import BARE, STAGES, Run, Settings, views_of
 from tasks import load_tasks, read_words
 from tqdm import tqdm
 from views import make_transforms

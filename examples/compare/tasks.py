@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from own_data import load_own
 from settings import Settings
 
 from lightly_dira.evaluation.chestxray14 import read_chestxray14
@@ -16,6 +17,17 @@ from lightly_dira.evaluation.protocol import Protocol, Task
 from lightly_dira.evaluation.read_volumes import read_mni152, read_nifti
 from lightly_dira.evaluation.readers import read_medmnist, read_npz
 
+# What the folders hold that have readers of their own.
+KNOWN = ("lung_seg_128.npz", "Data_Entry_2017*.csv", "hippocampus_*", "imagesTr")
+
+
+def is_own(data: str) -> bool:
+    """Whether `data` is a folder or a file that has no reader of its own."""
+    path = Path(data)
+    if path.is_file():
+        return path.suffix != ".npz"
+    return path.is_dir() and not any([*path.glob(known)] for known in KNOWN)
+
 
 def load_tasks(
     data: str | None, settings: Settings
@@ -23,14 +35,16 @@ def load_tasks(
     """Returns images to pre-train on, of training splits only, and the tasks.
 
     Args:
-        data: A folder of ChestX-ray14, of the three files of `load_chest` or of
-            volumes for `load_hippocampus`, a file for `load_nodules`, the name of a set
-            of MedMNIST, or None for the MNI152 brain.
+        data: Images of one's own (see `own_data`), a folder of ChestX-ray14, of the
+            three files of `load_chest` or of volumes for `load_hippocampus`, a file for
+            `load_nodules`, the name of a set of MedMNIST, or None for the MNI152 brain.
         settings: Sizes, parts of the labels to learn from, and steps of fine-tuning,
             which learns from the two smallest parts of images.
     """
     size, fractions = settings.size, settings.fractions
     steps = settings.finetuning_steps
+    if data is not None and is_own(data):
+        return load_own(Path(data), settings)
     if settings.cube:
         return load_volumes(data, settings)
     few = tuple(fraction for fraction in fractions if fraction < 1)[:2]

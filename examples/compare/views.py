@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from settings import Settings
+from settings import Settings, window_of
 
 from lightly_dira import DiRATransform, DiRAViews
 from lightly_dira.transforms import (
@@ -59,7 +59,7 @@ def _of_images(settings: Settings) -> dict[str, Callable[[Any], Any]]:
         curves = NonLinearIntensity(inverted=0.0, p=settings.intensity)
     both = Sequential([curves, mixture]) if settings.intensity else mixture
     plain, curved, uncurved, distorted = (
-        DiRATransform(views, distortion=distortion)
+        DiRATransform(views, distortion=distortion, window=window_of(settings))
         for distortion in (Sequential([]), curves, mixture, both)
     )
     return {
@@ -83,7 +83,12 @@ def _of_volumes(settings: Settings) -> dict[str, Callable[[Any], Any]]:
     whole = VolumePipeline((depth, height, width), scale=(1.0, 1.0), flip=0.0, curve=0)
     distort = transvw_mixture(settings.displacement)
     return {
-        name: DiRATransform(pipeline, distortion=distortion, spatial_dims=3)
+        name: DiRATransform(
+            pipeline,
+            distortion=distortion,
+            window=window_of(settings),
+            spatial_dims=3,
+        )
         for name, pipeline, distortion in (
             ("plain", curve, Sequential([])),
             ("distorted", curve, distort),

@@ -102,10 +102,7 @@ class ImageFiles(_Files):
     def _read(self, path: Path) -> Any:
         if self.manifest is not None:
             self.manifest.check([path])
-        if path.suffix.lower() == ".npy":
-            pixels = _load_array(path)
-        else:
-            pixels = read_image(path, voi=self.voi and is_dicom(path))
+        pixels = read_image(path, voi=self.voi and is_dicom(path))
         return Image.fromarray(pixels) if is_plain(pixels) else pixels
 
 
@@ -220,13 +217,6 @@ def _visible(folder: Path) -> list[Path]:
 
 def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name in _FORKS
-
-
-def _load_array(path: Path) -> Any:
-    try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"ImageFiles: {path} cannot be read: {error}.") from error
 
 
 def is_plain(pixels: Any) -> bool:

@@ -24,8 +24,8 @@ def read_image(file: str | Path | bytes, *, voi: bool = False) -> NDArray[Any]:
 
     Args:
         file: A PNG, TIFF, JPEG or any other file that OpenCV reads, a DICOM file of
-            one frame (`lightly-dira[medical]`), or the bytes of such a file, for
-            example from a shard.
+            one frame (`lightly-dira[medical]`), a NumPy file (`.npy`), or the bytes of
+            such a file, for example from a shard.
         voi: Whether to apply the window that a DICOM file states for displays (VOI
             LUT, its first one): values are then float32 in [0, 1].
 
@@ -63,6 +63,8 @@ def read_image(file: str | Path | bytes, *, voi: bool = False) -> NDArray[Any]:
         return read_dicom(data.tobytes(), name, voi=voi)
     if voi:
         raise ValueError(f"read_image: voi=True is for DICOM files, got {name}.")
+    if start.startswith(_NUMPY):
+        return _read_array(data.tobytes(), name)
     tags = _tags_of_tiff(data) if start[:4] in (b"II*\0", b"MM\0*") else {}
     pages = _pages_of(data, start, tags)
     if pages > 1:
@@ -96,6 +98,18 @@ def read_image(file: str | Path | bytes, *, voi: bool = False) -> NDArray[Any]:
         order = cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGB
         image = cv2.cvtColor(image, order)
     return image
+
+
+# What `.npy` files start with.
+_NUMPY = b"\x93NUMPY"
+
+
+def _read_array(data: bytes, name: str) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"read_image: {name} cannot be read: {error}.") from error
+    return array
 
 
 # Tags of TIFF files, and values of theirs.

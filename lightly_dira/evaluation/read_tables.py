@@ -1,4 +1,4 @@
-"""Labelled images, described by a CSV file."""
+"""Labelled images or volumes, described by a CSV file."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightly_dira.core.extras import extra
+from lightly_dira.data.white import Window
 from lightly_dira.evaluation.labelled import LabelledImages
 from lightly_dira.evaluation.manifest import Manifest
 from lightly_dira.evaluation.splits import draw_splits
@@ -29,6 +30,8 @@ def read_table(
     split: str | None = None,
     uncertain: Literal["zeros", "ones", "drop"] | None = None,
     allow_outside: bool = False,
+    window: Window | None = None,
+    spatial_dims: int = 2,
     manifest: Manifest | None = None,
     seed: int = 0,
 ) -> LabelledImages:
@@ -39,12 +42,13 @@ def read_table(
     Args:
         table: The CSV file.
         folder: Folder of the files of images and masks.
-        image: Column of the images' paths, relative to the folder; images are PNG,
-            TIFF, JPEG or DICOM files.
+        image: Column of the images' paths, relative to the folder, of files that
+            `read_image` reads; for volumes of files or folders for `read_volume`.
         labels: Column of one label of any kind, or the columns of several findings, 0
             or 1; None for no labels. The classes of one label are numbered in sorted
             order, which is numerical if all of them are numbers.
-        mask: Column of the masks' paths; white (anything but 0) is class 1.
+        mask: Column of the masks' paths; white (anything but 0) is class 1. Masks of
+            volumes hold a class for each voxel.
         patient: Column of the patients.
         split: Column of "train", "val" and "test". Without one, 70, 10 and 20 % of the
             patients (of the images, if patients are unknown) are drawn for them, with
@@ -54,6 +58,8 @@ def read_table(
             of the three also turns empty cells, which are findings that a report does
             not mention, into 0. By default -1 and empty cells are errors.
         allow_outside: Whether paths may lead out of the folder.
+        window: Values that become black and white, as in `DiRATransform`.
+        spatial_dims: 2 for images, 3 for volumes.
         manifest: Checksums that the files must have.
         seed: Seed of the draw.
 
@@ -105,7 +111,7 @@ def read_table(
         else rows[split].to_numpy()
     )
     paths = [
-        _paths(folder, rows[column], allow_outside)
+        _paths(folder, rows[column], allow_outside, series=spatial_dims == 3)
         for column in (image, mask)
         if column is not None
     ]
@@ -119,6 +125,8 @@ def read_table(
         splits=splits,
         names=rows[image].tolist(),
         label_names=names,
+        window=window,
+        spatial_dims=spatial_dims,
     )
 
 
@@ -151,7 +159,9 @@ def _in_order(names: list[str]) -> list[str]:
         return sorted(names)
 
 
-def _paths(folder: Path, names: pd.Series[Any], allow_outside: bool) -> list[Path]:
+def _paths(
+    folder: Path, names: pd.Series[Any], allow_outside: bool, *, series: bool
+) -> list[Path]:
     paths = [folder / str(name) for name in names]
     root = os.path.normpath(folder.absolute())
     for path in () if allow_outside else paths:
@@ -160,7 +170,9 @@ def _paths(folder: Path, names: pd.Series[Any], allow_outside: bool) -> list[Pat
                 f"read_table: {path} is not below {folder}. Write paths relative to "
                 "the folder, or pass allow_outside=True if you trust the table."
             )
-    missing = [path for path in paths if not path.is_file()]
+    # A series of DICOM files is a folder.
+    is_there = Path.exists if series else Path.is_file
+    missing = [path for path in paths if not is_there(path)]
     if missing:
         raise FileNotFoundError(
             f"read_table: {len(missing)} of {len(paths)} files are missing, the first "

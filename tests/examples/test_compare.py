@@ -119,7 +119,8 @@ def test_joining(tmp_path, monkeypatch) -> None:
         assert (tmp_path / "out" / name).read_text() == (whole / name).read_text()
     joined = json.loads((tmp_path / "out/settings.json").read_text())
     # Settings that did not exist yet have their defaults.
-    new = {name: getattr(Settings(), name) for name in ("head_cost", "restored_share")}
+    new = {"head_cost": Settings().head_cost, "window": []}
+    new |= {"restored_share": Settings().restored_share}
     assert joined == new | settings
     other = json.loads((parts[1] / "settings.json").read_text()) | {"lr": 5}
     (parts[1] / "settings.json").write_text(json.dumps(other))
@@ -556,19 +557,19 @@ def test_errors_of_options(
     arguments: list[str], message: str, monkeypatch, capsys
 ) -> None:
     monkeypatch.syspath_prepend(EXAMPLES / "compare")
-    import settings
+    import command
 
     with pytest.raises(SystemExit):
-        settings.parse(arguments, "")
+        command.parse(arguments, "")
     assert message in capsys.readouterr().err
 
 
 def test_options_join_those_of_the_preset(monkeypatch) -> None:
     monkeypatch.syspath_prepend(EXAMPLES / "compare")
-    import settings
+    import command
 
     given = '{"MoCo": {"queue": 9}, "SimSiam": {"width": 8}}'
-    options = settings.parse(["--preset", "paper", "--options", given], "").settings
+    options = command.parse(["--preset", "paper", "--options", given], "").settings
     assert options.options == {
         "MoCo": {"queue": 9, "momentum": 0.999},
         "SimSiam": {"width": 8},
@@ -745,6 +746,7 @@ def test_mean_of_barlow_twins_is_its_loss_by_dimensions(monkeypatch) -> None:
 def test_committed_results_are_of_their_commands(monkeypatch) -> None:
     """Every folder of results was made by the command that the README there names."""
     monkeypatch.syspath_prepend(EXAMPLES / "compare")
+    import command
     import results
     import settings
     from baselines import BASELINES
@@ -753,7 +755,7 @@ def test_committed_results_are_of_their_commands(monkeypatch) -> None:
     commands = re.findall(r"`python examples/compare (.+?)`", table)
     folders = {path.parent for path in EXAMPLES.glob("results/*/settings.json")}
     for line in commands:
-        options = settings.parse(shlex.split(line), "")
+        options = command.parse(shlex.split(line), "")
         folder = EXAMPLES.parent / options.out
         folders.remove(folder)
         kept = results.as_json(settings.Settings())

@@ -1,0 +1,148 @@
+"""Images and volumes of one's own: folders of classes, of masks, or a CSV file."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pandas as pd
+from settings import Settings, window_of
+
+from lightly_dira.data import ImageFiles, VolumeFiles
+from lightly_dira.evaluation.labelled import LabelledImages
+from lightly_dira.evaluation.protocol import Protocol, Task
+from lightly_dira.evaluation.read_tables import read_table
+from lightly_dira.evaluation.splits import draw_splits
+
+EXPECTED = (
+    "expected a folder of folders, one for each class; a folder with the folders "
+    "images and masks, whose files have the same names; or a CSV file with a column "
+    "image of paths and columns label or mask, and patient and split if they are known"
+)
+# Columns of a CSV file, under the names that people give them.
+COLUMNS = {
+    "image": ("image", "path", "file", "filename"),
+    "labels": ("label", "class"),
+    "mask": ("mask",),
+    "patient": ("patient", "patient_id", "subject"),
+    "split": ("split",),
+}
+
+
+def load_own(path: Path, settings: Settings) -> tuple[LabelledImages, list[Task]]:
+    """Returns images to pre-train on and the tasks that labels and masks allow.
+
+    Args:
+        path: A folder or a CSV file, see `EXPECTED`. Images are all that `ImageFiles`
+            reads and volumes, if `settings.cube` is given, all that `VolumeFiles` does.
+        settings: Sizes, window, parts of the labels, and steps of fine-tuning.
+
+    Splits that are not known are drawn: 70, 10 and 20 % for training, validation and
+    testing, by patient if patients are known.
+    """
+    try:
+        data = _read_csv(path, settings) if path.is_file() else _read(path, settings)
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(f"--data {path}: {error}")
+    fractions, steps = settings.fractions, settings.finetuning_steps
+    few = tuple(fraction for fraction in fractions if fraction < 1)[:2]
+    size, name = settings.cube or settings.size, path.stem
+    tasks = []
+    by_label, by_mask = get_args(Protocol)[:3], get_args(Protocol)[3:]
+    for known, cheap, tuned in (
+        (data.labels, by_label[:2], by_label[2:]),
+        (data.masks, by_mask[:1], by_mask[1:]),
+    ):
+        if known is not None:
+            pixels = 300 if settings.cube else 64
+            tasks += [
+                Task(name, data, size, cheap, fractions, pixels=pixels),
+                Task(name, data, size, tuned, few or fractions, steps=steps),
+            ]
+    if not tasks:
+        sys.exit(f"--data {path}: it has neither labels nor masks; {EXPECTED}.")
+    _check_splits(path, data)
+    return data.split("train"), tasks
+
+
+def _read_csv(path: Path, settings: Settings) -> LabelledImages:
+    header = pd.read_csv(path, nrows=0).columns
+    lower = {str(name).strip().lower(): name for name in header}
+    columns = {
+        what: next((lower[name] for name in names if name in lower), None)
+        for what, names in COLUMNS.items()
+    }
+    if columns["image"] is None:
+        raise ValueError(f"no column {', '.join(COLUMNS['image'])}; {EXPECTED}.")
+    dims = 3 if settings.cube else 2
+    window = window_of(settings)
+    return read_table(path, path.parent, **columns, window=window, spatial_dims=dims)
+
+
+def _read(folder: Path, settings: Settings) -> LabelledImages:
+    dims, files = (3, VolumeFiles) if settings.cube else (2, ImageFiles)
+    known = dict(spatial_dims=dims, window=window_of(settings))
+    inside = sorted(path for path in folder.iterdir() if path.is_dir())
+    by_name = {path.name.lower(): path for path in inside}
+    if {"images", "masks"} <= by_name.keys():
+        images, masks = files(by_name["images"]), files(by_name["masks"])
+        of = {
+            _stem(name): path
+            for name, path in zip(masks.names, masks.paths, strict=True)
+        }
+        lacking = [name for name in images.names if _stem(name) not in of]
+        if lacking:
+            raise ValueError(
+                f"{len(lacking)} of {len(images)} images have no mask of the same name "
+                f"in {by_name['masks']}, the first is {lacking[0]}."
+            )
+        return LabelledImages(
+            images.paths,
+            masks=[of[_stem(name)] for name in images.names],
+            splits=draw_splits(np.arange(len(images)), 0),
+            names=images.names,
+            **known,
+        )
+    if len(inside) < 2:
+        raise ValueError(f"{EXPECTED}.")
+    classes = [files(path) for path in inside]
+    labels = np.repeat(np.arange(len(classes)), [len(each) for each in classes])
+    return LabelledImages(
+        [path for each in classes for path in each.paths],
+        labels=labels,
+        splits=draw_splits(np.arange(len(labels)), 0, labels=labels),
+        names=[
+            f"{path.name}/{name}"
+            for path, each in zip(inside, classes, strict=True)
+            for name in each.names
+        ],
+        label_names=tuple(path.name for path in inside),
+        **known,
+    )
+
+
+def _stem(name: str) -> str:
+    """Returns a name without its suffixes, `.nii.gz` too."""
+    path = Path(name)
+    return str(path.with_name(path.name.split(".")[0]))
+
+
+def _check_splits(path: Path, data: LabelledImages) -> None:
+    splits = {} if data.splits is None else dict.fromkeys(data.splits.tolist())
+    if lacking := {"train", "val", "test"} - splits.keys():
+        sys.exit(
+            f"--data {path}: {len(data)} images are too few for all of train, val and "
+            f"test: none is in {', '.join(sorted(lacking))}."
+        )
+    if data.labels is None:
+        return
+    for name in ("train", "val", "test"):
+        there = set(data.split(name).labels.tolist())
+        if lacking := set(range(len(data.label_names))) - there:
+            words = ", ".join(data.label_names[label] for label in sorted(lacking))
+            sys.exit(
+                f"--data {path}: {name} has no image of {words}. Give more images of "
+                "each class, at least about ten, or leave the class out."
+            )

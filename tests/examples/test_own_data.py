@@ -1,0 +1,184 @@
+"""A comparison on images of one's own: what is read, what follows, what is an error."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def scan(label: int, number: int) -> np.ndarray:
+    """Returns 12 bits in 16: a bright disc for one class, a square for another."""
+    random = np.random.default_rng(10 * number + label)
+    y, x = np.mgrid[-1:1:64j, -1:1:64j]
+    shape = (x**2 + y**2 < 0.4) if label else (abs(x) + abs(y) < 0.5)
+    return (1000 * random.random((64, 64)) + 3000 * shape).astype(np.uint16)
+
+
+@pytest.fixture
+def classes(tmp_path: Path) -> Path:
+    folder = tmp_path / "scans"
+    for label, name in enumerate(("healthy", "ill")):
+        (folder / name / "more").mkdir(parents=True)
+        for number in range(30):
+            inside = folder / name / ("more" if number % 2 else ".")
+            pixels = scan(label, number)
+            if number % 3:
+                cv2.imwrite(str(inside / f"{number}.png"), pixels)
+            else:
+                np.save(inside / f"{number}.npy", pixels)
+    return folder
+
+
+@pytest.fixture
+def load(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES / "compare")
+    from settings import Settings
+    from tasks import load_tasks
+
+    def load(path: Path, **changed):
+        settings = Settings(**{"window": ("0", "4095"), **changed})
+        return load_tasks(str(path), settings)
+
+    return load
+
+
+class TestFolders:
+    def test_of_classes(self, classes, load) -> None:
+        pool, tasks = load(classes)
+        data = tasks[0].data
+        assert len(data) == 60
+        assert data.label_names == ("healthy", "ill")
+        assert data.labels.tolist() == 30 * [0] + 30 * [1]
+        assert data.names[0].startswith("healthy/")
+        assert data.window == (0, 4095)
+        assert data.pixels(0).dtype == np.uint16
+        assert [task.protocols for task in tasks] == [
+            ("linear", "knn"),
+            ("fine-tuned",),
+        ]
+        assert len(pool) == len(data.split("train")) == 42
+        assert {*data.split("val").labels} == {*data.split("test").labels} == {0, 1}
+
+    def test_of_images_and_masks(self, tmp_path, load) -> None:
+        for name in ("Images", "Masks"):
+            (tmp_path / name).mkdir()
+        for number in range(20):
+            pixels = scan(1, number)
+            cv2.imwrite(str(tmp_path / "Images" / f"{number}.png"), pixels)
+            white = 255 * (pixels > 2000).astype(np.uint8)
+            cv2.imwrite(str(tmp_path / "Masks" / f"{number}.bmp"), white)
+        _, tasks = load(tmp_path)
+        assert [task.protocols for task in tasks] == [
+            ("dense",),
+            ("frozen U-Net", "U-Net"),
+        ]
+        data = tasks[0].data
+        for index in range(20):
+            assert (data.mask(index) == (data.pixels(index) > 2000)).all()
+        (tmp_path / "Masks" / "7.bmp").unlink()
+        with pytest.raises(SystemExit, match=r"1 of 20 images have no mask.*7\.png"):
+            load(tmp_path)
+
+    def test_of_volumes(self, tmp_path, load) -> None:
+        for name in ("images", "masks"):
+            (tmp_path / name).mkdir()
+        for number in range(12):
+            volume = np.random.default_rng(number).normal(50, 20, (12, 14, 16))
+            for name, array in (("images", volume), ("masks", volume > 60)):
+                image = nibabel.Nifti1Image(array.astype(np.float32), np.eye(4))
+                nibabel.save(image, tmp_path / name / f"{number}.nii.gz")
+        _, tasks = load(tmp_path, cube=(12, 12, 12), window=("percentiles",))
+        data = tasks[0].data
+        assert tasks[0].protocols == ("dense",)
+        assert data.window == "percentiles"
+        assert data.pixels(3).shape == data.mask(3).shape == (16, 14, 12)
+
+
+class TestTables:
+    def write(self, folder: Path, **columns) -> Path:
+        paths = sorted(path.relative_to(folder) for path in folder.rglob("*.*"))
+        table = pd.DataFrame({"Path": paths, **columns})
+        table.to_csv(folder / "scans.csv", index=False)
+        return folder / "scans.csv"
+
+    def test_labels_patients_and_splits(self, classes, load) -> None:
+        splits = np.resize(["train", "train", "val", "test"], 60)
+        labels, patients = np.arange(60) // 4 % 2, np.arange(60)
+        path = self.write(classes, label=labels, patient_id=patients, split=splits)
+        _, tasks = load(path)
+        data = tasks[0].data
+        assert data.splits.tolist() == splits.tolist()
+        assert data.labels.tolist() == labels.tolist()
+        assert data.patients.tolist() == patients.astype(str).tolist()
+
+    def test_masks_beside_labels(self, classes, load) -> None:
+        paths = sorted(path.relative_to(classes) for path in classes.rglob("*.*"))
+        path = self.write(classes, label=np.arange(60) % 2, mask=paths)
+        _, tasks = load(path)
+        asked = [protocol for task in tasks for protocol in task.protocols]
+        assert asked[:4] == ["linear", "knn", "fine-tuned", "dense"]
+
+    @pytest.mark.parametrize(
+        ("columns", "message"),
+        [
+            ({}, "neither labels nor masks; expected a folder"),
+            ({"label": [*(59 * ["a"]), "b"]}, "no image of b"),
+            ({"label": np.arange(60) % 2, "split": 60 * ["train"]}, "none is in"),
+        ],
+    )
+    def test_errors(self, classes, load, columns, message) -> None:
+        with pytest.raises(SystemExit, match=message):
+            load(self.write(classes, **columns))
+
+    def test_no_column_of_images(self, tmp_path, load) -> None:
+        pd.DataFrame({"name": ["a.png"]}).to_csv(tmp_path / "a.csv", index=False)
+        with pytest.raises(SystemExit, match="no column image, path, file"):
+            load(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("inside", [[], ["a.png"], ["one/a.png"]])
+def test_other_folders_are_errors(tmp_path, load, inside: list[str]) -> None:
+    for name in inside:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / name), scan(0, 0))
+    with pytest.raises(SystemExit, match="expected a folder of folders"):
+        load(tmp_path)
+
+
+def test_window(load, tmp_path, classes, capsys) -> None:
+    from command import parse
+
+    assert parse(["--window", "percentiles"], "").settings.window == ("percentiles",)
+    with pytest.raises(SystemExit):
+        parse(["--window", "0", "white"], "")
+    assert "two numbers or the word percentiles, got 0 white" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_five_minutes_from_a_folder_to_a_table(classes, tmp_path) -> None:
+    started = time.monotonic()
+    options = "--window 0 4095 --batch-size 16 --threads 2 --seeds 0 1".split()
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "compare", "--data", classes, *options]
+        + ["--out", tmp_path / "results"],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - started < 300
+    assert "| scans | linear | AUC |" in done.stdout
+    summary = pd.read_csv(tmp_path / "results/summary.csv")
+    assert {"di", "dir", "dira", "random"} <= {*summary["stage"]}
+    assert summary["mean"].between(0, 1).all()
+    assert (tmp_path / "results/restored.png").stat().st_size > 10_000
