@@ -6,6 +6,7 @@
 - `label_fractions`: which images keep their labels: nested, stratified, by patient
 - `probes`, `dense`: logistic regression and nearest neighbours on frozen features, of
   images and of pixels
+- `feature_picture`: the first principal components of dense features as colours
 - `finetuning`: classifiers of one or many labels; U-Nets of the encoder alone, or of
   encoder and restoration head
 - `localisation`: Grad-CAM against boxes: pointing game, overlap at 0.1, 0.25 and 0.5
