@@ -17,7 +17,7 @@ STOREYS = [
     {"wrapper"},
     {"adversary", "dira"},
     {"weights", "evaluation"},
-    {"lightning"},
+    {"lightning", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(STOREYS) for name in names}
 # Which folders of one storey or below are known all the same.

@@ -28,10 +28,11 @@ from lightly_dira.transforms.arguments import (
 from lightly_dira.transforms.boundary import Boundary
 from lightly_dira.transforms.distortion import Distortion
 from lightly_dira.transforms.monai_steps import is_of_monai
-from lightly_dira.transforms.preview import draw_preview
+from lightly_dira.transforms.preview import contact_sheet, draw_preview
 from lightly_dira.transforms.published_pipeline import PublishedPipeline
 from lightly_dira.transforms.taking_apart import (
     find_normalisation,
+    sample_in,
     steps_in,
     take_apart,
 )
@@ -205,7 +206,7 @@ class DiRATransform:
             outputs = self._call(sample, *extras)
             if not isinstance(outputs, list):
                 outputs = [outputs]
-        found = {i: _sample_in(output) for i, output in enumerate(outputs)}
+        found = {i: sample_in(output) for i, output in enumerate(outputs)}
         samples = {i: sample for i, sample in found.items() if sample is not None}
         if len(samples) <= (self.target_view or 0):
             raise ValueError(
@@ -250,10 +251,15 @@ class DiRATransform:
         Returns:
             A `matplotlib.figure.Figure`.
         """
-        examples = [self(image) for _ in range(n)]
-        return draw_preview(
-            examples, self._boundary.picture_of_view, self._boundary.picture
-        )
+        return draw_preview([self(image) for _ in range(n)], self._boundary)
+
+    def contact_sheet(self, images: Sequence[Any]) -> Tensor:
+        """Returns clean targets and views of several images as one image (3, H, W).
+
+        The first row are the targets, a column for each image. Unlike `preview` it
+        needs no matplotlib: `torchvision.utils.save_image(sheet, "preview.png")`.
+        """
+        return contact_sheet([self(image) for image in images], self._boundary)
 
     def _finished(self, output: Any, draws: Draws) -> Any:
         """Makes samples of finished views, and leaves all else as it is."""
@@ -281,12 +287,6 @@ class DiRATransform:
         if self.distortion is None:
             return view
         return self._boundary.distort(self.distortion, view, draws)
-
-
-def _sample_in(output: Any) -> Sample | None:
-    """Returns the sample in an output, which may also hold masks and grids."""
-    parts = output if isinstance(output, tuple) else (output,)
-    return next((part for part in parts if isinstance(part, Sample)), None)
 
 
 # In a list, so that a forked worker gets a lock that no thread of its parent holds.

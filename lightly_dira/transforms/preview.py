@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor
+from torchvision.utils import make_grid
 
 from lightly_dira.core.extras import extra
 from lightly_dira.views import DiRAViews
 
 
-def draw_preview(
-    columns: Sequence[DiRAViews],
-    shown: Callable[[Tensor], Tensor],
-    clean: Callable[[Tensor], Tensor],
-) -> Any:
+class Pictures(Protocol):
+    """Turns views and targets into images (C, H, W) with values in [0, 1]."""
+
+    def picture(self, pixels: Tensor) -> Tensor:
+        """Returns a target as an image."""
+
+    def picture_of_view(self, view: Tensor) -> Tensor:
+        """Returns a view as an image."""
+
+
+def draw_preview(columns: Sequence[DiRAViews], pictures: Pictures) -> Any:
     """Plots clean targets and views.
 
     Args:
         columns: An example for each column.
-        shown: Turns a view into an image (C, H, W) with values in [0, 1].
-        clean: The same for a target.
+        pictures: Makes images of views and of targets.
 
     Returns:
         A `matplotlib.figure.Figure`.
@@ -31,20 +38,51 @@ def draw_preview(
 
     n = len(columns)
     rows = ["clean target", *(f"view {i}" for i in range(len(columns[0])))]
-    pictures = [[clean(v.target), *map(shown, v)] for v in columns]
-    height, width = pictures[0][0].shape[1:]
+    made = _pictures(columns, pictures)
+    height, width = made[0][0].shape[1:]
     figure = Figure(
         figsize=(1.3 * n * width / height, 1.3 * len(rows)), layout="constrained"
     )
     grid = figure.subplots(len(rows), n, squeeze=False)
-    for axes, column in zip(grid.T, pictures, strict=True):
+    for axes, column in zip(grid.T, made, strict=True):
         for axis, picture in zip(axes, column, strict=True):
-            colours = picture.clamp(0, 1)[:3] if len(picture) > 2 else picture[:1]
-            axis.imshow(colours.movedim(0, -1).numpy(), cmap="gray", vmin=0, vmax=1)
+            axis.imshow(picture.movedim(0, -1).numpy(), cmap="gray", vmin=0, vmax=1)
             axis.set(xticks=[], yticks=[])
     for axis, row in zip(grid[:, 0], rows, strict=True):
         axis.set_ylabel(row)
     return figure
+
+
+def contact_sheet(columns: Sequence[DiRAViews], pictures: Pictures) -> Tensor:
+    """Joins clean targets and views in one image (3, H, W); see `draw_preview`.
+
+    Views of other sizes than the first one, such as small crops, are left out.
+    """
+    made = _pictures(columns, pictures)
+    size = made[0][0].shape[1:]
+    rows = [
+        [picture.expand(3, -1, -1) for picture in row]
+        for row in zip(*made, strict=True)
+        if row[0].shape[1:] == size
+    ]
+    sheet: Tensor = make_grid(
+        torch.stack([picture for row in rows for picture in row]), nrow=len(columns)
+    )
+    return sheet
+
+
+def _pictures(columns: Sequence[DiRAViews], pictures: Pictures) -> list[list[Tensor]]:
+    """Returns for each column its target and its views, grey or in three colours."""
+    return [
+        [
+            picture.clamp(0, 1)[:3] if len(picture) > 2 else picture.clamp(0, 1)[:1]
+            for picture in (
+                pictures.picture(views.target),
+                *map(pictures.picture_of_view, views),
+            )
+        ]
+        for views in columns
+    ]
 
 
 def orthogonal_slices(volumes: Tensor) -> Tensor:

@@ -173,3 +173,9 @@ def find_normalisation(transform: Any) -> Normalisation | None:
 
 def _call_with_view(function: Callable[[Any], Any], sample: Sample) -> Any:
     return function(sample.view)
+
+
+def sample_in(output: Any) -> Sample | None:
+    """Returns the sample in an output, which may also hold masks and grids."""
+    parts = output if isinstance(output, tuple) else (output,)
+    return next((part for part in parts if isinstance(part, Sample)), None)

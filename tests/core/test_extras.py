@@ -28,7 +28,7 @@ CALLS = {
     "transforms.read_volume('x.nii')": "medical",
     "transforms.read_image(bytes(128) + b'DICM')": "medical",
     "evaluation.readers.read_medmnist('pneumoniamnist')": "medmnist",
-    "transforms.preview.draw_preview([], None, None)": "examples",
+    "transforms.preview.draw_preview([], None)": "examples",
     "weights.from_pretrained('.', torch.nn.Identity())": "safetensors",
     "weights.to_smp_unet(torch.nn.Identity(), None)": "smp",
 }
