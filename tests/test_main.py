@@ -62,11 +62,11 @@ def test_few_bits_are_said(folder: Path, tmp_path: Path) -> None:
 
 
 def test_volumes(tmp_path: Path, capsys) -> None:
-    volume = np.random.default_rng(0).normal(40, 300, (30, 40, 36)).astype(np.float32)
+    volume = np.random.default_rng(0).normal(40, 300, (80, 90, 40)).astype(np.float32)
     nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "ct.nii.gz")
     with pytest.raises(SystemExit, match=r"NIfTI files need --volumes\."):
         main([f"{tmp_path}"])
-    with pytest.raises(SystemExit, match=r"a volume"):
+    with pytest.raises(SystemExit, match=r"Say which values are black and white"):
         main([f"{tmp_path}", "--volumes"])
     window = ["--window", "-1000", "1000", "--out", f"{tmp_path / 'out.png'}"]
     main([f"{tmp_path}", "--volumes", *window])
