@@ -2,56 +2,91 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
 import os
 from collections.abc import Mapping
+from importlib.metadata import version as version_of
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 from torch import Tensor, nn
 
 from lightly_dira import __version__
 from lightly_dira.core.extras import extra
+from lightly_dira.dira import DiRA
 from lightly_dira.models.restoration_head import RestorationHead
 from lightly_dira.weights.checks import check_values, load_weights, reading
 from lightly_dira.weights.encoders import copied
+from lightly_dira.weights.inputs import Inputs
+from lightly_dira.weights.model_card import model_card
 
-_WEIGHTS, _SETTINGS = "model.safetensors", "config.json"
+_WEIGHTS, _SETTINGS, _CARD = "model.safetensors", "config.json", "README.md"
+# Whose versions are kept.
+_PACKAGES = ("torch", "torchvision", "lightly")
 
 
 def save_pretrained(
     folder: str | os.PathLike[str],
     backbone: nn.Module,
-    head: RestorationHead | None = None,
+    head: RestorationHead | DiRA | None = None,
+    *,
+    inputs: Inputs | None = None,
+    method: str = "",
 ) -> None:
-    """Writes the weights of both as safetensors and the head's settings as JSON.
+    """Writes weights as safetensors, and as JSON what a colleague needs to use them.
 
-    Needs ``pip install lightly-dira[safetensors]``.
+    Needs ``pip install lightly-dira[safetensors]``. The folder can be pushed to a hub
+    and pulled from it (``lightly-dira[hub]``)::
+
+        huggingface_hub.upload_folder(folder_path=folder, repo_id="owner/name")
+        folder = huggingface_hub.snapshot_download("owner/name")
 
     Args:
-        folder: Where to write ``model.safetensors`` and ``config.json``; it is made if
-            it does not exist.
+        folder: Where to write ``model.safetensors``, ``config.json`` and a short model
+            card, ``README.md``; it is made if it does not exist. A card that is there
+            is left as it is.
         backbone: The trained encoder.
-        head: The trained head, `dira.head`; None for a host that restored by itself.
+        head: The trained wrapper `dira`, whose loss, schedule and steps are kept as the
+            recipe, or the head alone, `dira.head`; None for a host that restored by
+            itself.
+        inputs: What the encoder was fed with, `Inputs.of(transform, image)`.
+        method: Name of the discriminative method, such as "MoCo v2".
 
     Raises:
         ImportError: If safetensors is not installed.
         TypeError: If the head is not a `RestorationHead`, whose settings are known.
 
     Examples:
-        >>> import tempfile, torchvision
-        >>> from lightly_dira import DiRA
-        >>> from lightly_dira.weights import from_pretrained, save_pretrained
-        >>> backbone = torchvision.models.resnet18()
-        >>> folder = tempfile.mkdtemp()
-        >>> save_pretrained(folder, backbone, DiRA(backbone).head)
+        >>> import numpy as np, tempfile, torchvision
+        >>> from lightly_dira import DiRA, DiRATransform
+        >>> from lightly_dira.weights import Inputs, from_pretrained, save_pretrained
+        >>> backbone, transform = torchvision.models.resnet18(), DiRATransform()
+        >>> dira, folder = DiRA(backbone), tempfile.mkdtemp()
+        >>> scan = np.zeros((256, 256), dtype=np.uint8)
+        >>> inputs = Inputs.of(transform, scan)
+        >>> save_pretrained(folder, backbone, dira, inputs=inputs, method="MoCo v2")
         >>> fresh = torchvision.models.resnet18()
-        >>> head = from_pretrained(folder, fresh)
+        >>> head, inputs = from_pretrained(folder, fresh, return_inputs=True)
+        >>> fresh(inputs(scan)[None]).shape
+        torch.Size([1, 1000])
     """
     with extra("safetensors"):
         from safetensors.torch import save_file
     weights = {f"backbone.{name}": v for name, v in backbone.state_dict().items()}
-    settings: dict[str, Any] = {"lightly_dira": __version__, "head": None}
+    settings: dict[str, Any] = {
+        "lightly_dira": __version__,
+        "head": None,
+        "backbone": type(backbone).__name__,
+        "inputs": None if inputs is None else dataclasses.asdict(inputs),
+        "method": method,
+        "recipe": None,
+        "versions": {name: version_of(name) for name in _PACKAGES},
+    }
+    if isinstance(head, DiRA):
+        settings["recipe"] = _recipe_of(head)
+        head = head.head  # type: ignore[assignment]
     if head is not None:
         check_head("save_pretrained", head)
         weights |= {f"head.{name}": value for name, value in head.state_dict().items()}
@@ -63,22 +98,42 @@ def save_pretrained(
     # safetensors sorts names, but pairing with another library's needs their order.
     metadata = {"format": "pt", "order": json.dumps(list(copies))}
     save_file(copies, folder / _WEIGHTS, metadata)
-    (folder / _SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
+    text = json.dumps(settings, indent=2, default=str)
+    (folder / _SETTINGS).write_text(f"{text}\n")
+    if not (folder / _CARD).exists():
+        (folder / _CARD).write_text(model_card(settings))
+
+
+@overload
+def from_pretrained(
+    folder: str | os.PathLike[str],
+    backbone: nn.Module,
+    *,
+    return_inputs: Literal[False] = ...,
+) -> RestorationHead | None: ...
+
+
+@overload
+def from_pretrained(
+    folder: str | os.PathLike[str], backbone: nn.Module, *, return_inputs: Literal[True]
+) -> tuple[RestorationHead | None, Inputs | None]: ...
 
 
 def from_pretrained(
-    folder: str | os.PathLike[str], backbone: nn.Module
-) -> RestorationHead | None:
+    folder: str | os.PathLike[str], backbone: nn.Module, *, return_inputs: bool = False
+) -> Any:
     """Loads what `save_pretrained` wrote.
 
     Args:
         folder: Where it was written.
         backbone: An encoder of the saved architecture, to load the weights into; names
             may differ as in `export_encoder`.
+        return_inputs: Whether to return what the encoder was fed with, too.
 
     Returns:
         The head, with its weights, for ``DiRA(backbone, optimizer, head=head)``; None
-        if none was saved.
+        if none was saved. With `return_inputs` the head and the `Inputs`, or None if
+        they were not saved.
 
     Raises:
         ImportError: If safetensors is not installed.
@@ -102,6 +157,9 @@ def from_pretrained(
         settings = json.loads((folder / _SETTINGS).read_text())
         version, arguments = settings["lightly_dira"], settings["head"]
         arguments = None if arguments is None else dict(arguments)
+        # Folders of earlier versions have none.
+        kept = settings.get("inputs")
+        inputs = None if kept is None else Inputs.from_json(kept)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"from_pretrained: {folder / _SETTINGS} is not what save_pretrained "
@@ -126,7 +184,23 @@ def from_pretrained(
         check_values(below("head.", weights), head.state_dict())
         head.load_state_dict(below("head.", weights))
     load_weights(backbone, below("backbone.", weights))
-    return None if head is None else head.to(next(backbone.parameters()))
+    if head is not None:
+        head.to(next(backbone.parameters()))
+    return (head, inputs) if return_inputs else head
+
+
+def _recipe_of(dira: DiRA) -> dict[str, Any]:
+    """Returns what the wrapper did, as JSON can keep it."""
+    names = [*inspect.signature(type(dira.loss)).parameters]
+    return {
+        "stage": dira.stage,
+        "steps": dira.steps,
+        **{name: getattr(dira.loss, name, None) for name in names},
+        "restored_share": dira.restored_share,
+        "conditional": dira.conditional,
+        "schedule": str(dira.schedule),
+        "critic": dira.discriminator is not None,
+    }
 
 
 def below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,71 @@
+"""The model card that lies beside weights, as hubs show it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_CARD = """---
+library_name: lightly-dira
+tags:
+- self-supervised
+- medical-imaging
+---
+
+# {backbone}, pre-trained with lightly-dira
+
+The weights of a `{backbone}`{head}, pre-trained on images without labels{method} as
+[DiRA](https://arxiv.org/abs/2204.10437) does it.
+
+## Use
+
+```python
+from lightly_dira.transforms import read_image
+from lightly_dira.weights import from_pretrained
+
+backbone = ...  # the same architecture
+head, inputs = from_pretrained(FOLDER, backbone, return_inputs=True)
+features = backbone(inputs(read_image("scan.png"))[None])
+```
+
+From a hub: `FOLDER = huggingface_hub.snapshot_download("owner/name")`.
+
+## What it was fed with
+
+{inputs}
+
+## How it was trained
+
+{recipe}
+
+## Images and limits
+
+Say here which images it was trained on, from which machines and hospitals, with whose
+consent, and what it must not be used for.
+"""
+
+
+def model_card(config: Mapping[str, Any]) -> str:
+    """Returns the card of what `save_pretrained` keeps in ``config.json``."""
+    inputs, recipe = config["inputs"], dict(config["recipe"] or {})
+    recipe |= {"lightly-dira": config["lightly_dira"], **config["versions"]}
+    return _CARD.format(
+        backbone=config["backbone"],
+        head=" and of its restoration head" if config["head"] else "",
+        method=f" by {config['method']}," if config["method"] else "",
+        inputs=_table(inputs) if inputs else "Not kept: `save_pretrained(inputs=...)`.",
+        recipe=_table(recipe),
+    )
+
+
+def _table(facts: Mapping[str, Any]) -> str:
+    rows = [f"| {name} | {_text(value)} |" for name, value in facts.items()]
+    return "\n".join(["| | |", "|---|---|", *rows])
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_text, value)) or "none"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "none" if value is None else str(value)
