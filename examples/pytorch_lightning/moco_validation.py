@@ -2,7 +2,8 @@
 
 The published run chooses its checkpoint by the loss on held-out images. The three terms
 of held-out views are logged as `val/...`; pictures of them and the critic's accuracies
-come from two callbacks.
+come from two callbacks. Lightly's linear classifier, which does not train the encoder,
+learns the direction of the brain's slices beside it.
 
 python examples/pytorch_lightning/moco_validation.py [--data FOLDER] [--epochs N]
 """
@@ -16,6 +17,7 @@ import torchvision
 from lightly.loss import NTXentLoss
 from lightly.models.modules import MoCoProjectionHead
 from lightly.models.utils import deactivate_requires_grad, update_momentum
+from lightly.utils.benchmarking import OnlineLinearClassifier
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader, random_split
@@ -28,8 +30,9 @@ from lightly_dira.lightning.mixin import DiRAMixin
 
 
 class MoCo(pl.LightningModule):
-    def __init__(self):
+    def __init__(self, classes):
         super().__init__()
+        self.classes = classes  # of the labels, or 0 if there are none
         resnet = torchvision.models.resnet18()
         self.backbone = nn.Sequential(*list(resnet.children())[:-1])
         self.projection_head = MoCoProjectionHead(512, 512, 128)
@@ -38,19 +41,27 @@ class MoCo(pl.LightningModule):
         deactivate_requires_grad(self.backbone_momentum)
         deactivate_requires_grad(self.projection_head_momentum)
         self.criterion = NTXentLoss(memory_bank_size=(4096, 128))
+        self.online_classifier = OnlineLinearClassifier(512, max(classes, 1), topk=(1,))
 
     def loss(self, views):
         x_query, x_key = views
-        query = self.projection_head(self.backbone(x_query).flatten(start_dim=1))
+        features = self.backbone(x_query).flatten(start_dim=1)
+        query = self.projection_head(features)
         with torch.no_grad():
             key = self.backbone_momentum(x_key).flatten(start_dim=1)
             key = self.projection_head_momentum(key)
-        return self.criterion(query, key)
+        return self.criterion(query, key), features
 
     def training_step(self, batch, batch_idx):
         update_momentum(self.backbone, self.backbone_momentum, m=0.999)
         update_momentum(self.projection_head, self.projection_head_momentum, m=0.999)
-        return self.loss(batch[0])
+        views, labels, _ = batch
+        loss, features = self.loss(views)
+        if self.classes:
+            probe = self.online_classifier.training_step((features, labels), batch_idx)
+            self.log_dict(probe[1], prog_bar=True)
+            loss = loss + probe[0]
+        return loss
 
     def configure_optimizers(self):
         optimizer = torch.optim.SGD(
@@ -63,7 +74,12 @@ class MoCo(pl.LightningModule):
 
 class DiRAMoCo(DiRAMixin, MoCo):
     def validation_step(self, batch, batch_idx):
-        total = self.dira(self.loss(batch[0]), batch)
+        loss, features = self.loss(batch[0])
+        total = self.dira(loss, batch)
+        if self.classes:
+            pair = features, batch[1]
+            probe = self.online_classifier.validation_step(pair, batch_idx)
+            self.log_dict(probe[1], prog_bar=True, sync_dist=True)
         terms = self.dira.components._asdict()
         del terms["discriminator"], terms["total"]
         self.log_dict({f"val/{name}": terms[name] for name in terms}, sync_dist=True)
@@ -78,7 +94,7 @@ parser.add_argument("--input-size", type=int, default=64, help="pixels")
 options = parser.parse_args()
 
 pl.seed_everything(0, workers=True)
-model = DiRAMoCo()
+model = DiRAMoCo(classes=0 if options.data else 3)
 model.adversarial_start_epoch = options.epochs / 2
 
 transform = DiRATransform(input_size=options.input_size)

@@ -62,6 +62,7 @@ class DiRAMixin(metaclass=MadeAfterInit):
         adversarial_start_epoch: Epochs before the adversary starts. If both are None,
             the steps given in `configure_dira` apply.
         schedule_in_epochs: A `Schedule` whose ramps count epochs, in place of both.
+        progress_bar_terms: Names of the terms that the progress bar shows.
 
     Examples:
         >>> import torch, torchvision
@@ -85,6 +86,7 @@ class DiRAMixin(metaclass=MadeAfterInit):
     restorative_start_epoch: float | None = None
     adversarial_start_epoch: float | None = None
     schedule_in_epochs: Schedule | None = None
+    progress_bar_terms: tuple[str, ...] = ("restorative",)
 
     dira: DiRA | Adversary
     configure_model: Any
@@ -228,11 +230,10 @@ class DiRAMixin(metaclass=MadeAfterInit):
         else:
             total = self.dira(loss, views, **given)
         assert self.dira.components is not None
-        terms = self.dira.components._asdict()
-        self.log_dict(
-            {f"dira/{name}": terms[name] for name in terms if name != "total"},
-            batch_size=sum(len(each.view) for each in views) or None,
-        )
+        size = sum(len(each.view) for each in views) or None
+        for name, term in list(self.dira.components._asdict().items())[1:]:
+            shown = name in self.progress_bar_terms
+            self.log(f"dira/{name}", term, prog_bar=shown, batch_size=size)
         return {**output, "loss": total} if isinstance(output, Mapping) else total
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -58,8 +58,11 @@ view, a warning says so, and every step waits for the comparison from then on.)
   works
 - parts of the loss that start, rise, fall and end: `Schedule` and `Ramp`
 - hosts that restore by themselves: `Adversary`
+
+``watch(dira)`` writes the terms every 50 steps.
 """
 
 from lightly_dira.loss.schedule import Ramp, Schedule
+from lightly_dira.training.watch import watch
 
-__all__ = ["Ramp", "Schedule"]
+__all__ = ["Ramp", "Schedule", "watch"]

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import webdataset
@@ -174,6 +175,16 @@ def test_validation(folder: Path, tmp_path: Path) -> None:
     terms = ("loss", "discriminative", "restorative", "adversarial")
     assert {f"val/{term}" for term in terms} <= set(names)
     assert len(list(tmp_path.glob("**/restorations/*.png"))) == 2
+
+
+def test_online_classifier(tmp_path: Path) -> None:
+    options = ("--epochs", 2, "--input-size", 32)
+    run("pytorch_lightning/moco_validation.py", *options, cwd=tmp_path)
+    (metrics,) = tmp_path.glob("**/metrics.csv")
+    table = pd.read_csv(metrics)
+    assert table["val_online_cls_top1"].dropna().between(0, 1).sum() == 2
+    losses = table["train_online_cls_loss"].dropna()
+    assert losses.tail(5).mean() < losses.head(5).mean()
 
 
 def test_shards(folder: Path, tmp_path: Path) -> None:

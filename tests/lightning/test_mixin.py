@@ -31,6 +31,24 @@ from lightly_dira.training.state import buffers_of, load_buffers
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pytorch_lightning")
 
 
+@pytest.mark.parametrize(
+    ("chosen", "shown"),
+    [
+        (None, {"dira/restorative"}),
+        (("adversarial", "discriminator"), {"dira/adversarial", "dira/discriminator"}),
+        ((), set()),
+    ],
+)
+def test_terms_in_the_progress_bar(chosen, shown, tmp_path) -> None:
+    model = DiRASimSiam()
+    if chosen is not None:
+        model.progress_bar_terms = chosen
+    fit = trainer(tmp_path, max_epochs=1)
+    fit.fit(model, loader())
+    assert {n for n in fit.progress_bar_metrics if n.startswith("dira/")} == shown
+    assert len([n for n in fit.callback_metrics if n.startswith("dira/")]) == 4
+
+
 @pytest.mark.parametrize("form", ["one", "lars", "list", "lists", "plans", "dict"])
 def test_every_form_of_optimisers(form: str, tmp_path) -> None:
     torch.manual_seed(0)
