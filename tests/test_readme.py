@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import importlib
+import json
 import re
+import subprocess
 from pathlib import Path
 from types import ModuleType
 
@@ -18,6 +20,23 @@ from lightly_dira import DiRA, DiRAViews
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+RESULTS = ROOT / "examples/results"
+# All texts beside results, the summary first.
+TEXT = "".join(
+    path.read_text()
+    for path in [RESULTS / "README.md", *sorted(RESULTS.glob("[a-z]*.md"))]
+)
+
+
+def pilot(name: str) -> pd.DataFrame:
+    """Rows of a pilot, with the columns that it has."""
+    rows = pd.read_csv(RESULTS / "pilots.csv", low_memory=False)
+    return rows[rows["pilot"] == name].dropna(axis=1, how="all").drop(columns="pilot")
+
+
+def settings_of(rows: pd.DataFrame) -> list[str]:
+    """Columns that tell runs apart."""
+    return list(rows.columns[: list(rows.columns).index("task")])
 
 
 @pytest.fixture
@@ -64,22 +83,20 @@ def test_results_are_those_of_the_rows(folder: Path, compare_report) -> None:
 
 @pytest.mark.parametrize("folder", ["mae", "masked", "genesis", "transvw"])
 def test_hosts_are_those_of_the_rows(folder: str, compare_report) -> None:
-    rows = pd.read_csv(ROOT / "examples/results" / folder / "results.csv")
-    text = (ROOT / "examples/results/README.md").read_text()
+    rows = pilot(folder)
     table = compare_report.as_markdown(compare_report.make_tables(rows)["summary"])
-    assert table in text
+    assert table in TEXT
 
 
 def test_volumes_are_those_of_the_rows(compare_report) -> None:
-    folder = ROOT / "examples/results/hippocampus"
+    folder = RESULTS / "hippocampus"
     tables = compare_report.make_tables(pd.read_csv(folder / "results.csv"))
-    text = (ROOT / "examples/results/README.md").read_text()
-    assert compare_report.as_markdown(tables["summary"]) in text
-    assert compare_report.differences_as_markdown(tables["outcome_tests"]) in text
+    assert compare_report.as_markdown(tables["summary"]) in TEXT
+    assert compare_report.differences_as_markdown(tables["outcome_tests"]) in TEXT
     errors = pd.read_csv(folder / "restored.csv")["error"]
     distorted, mean, restored = (f"{error:.3f}" for error in errors)
-    assert f"an error of {restored}, the\n  mean crop {mean}" in text
-    assert f"the distorted ones {distorted}" in text
+    assert f"an error of {restored}, the\n  mean crop {mean}" in TEXT
+    assert f"the distorted ones {distorted}" in TEXT
     assert restored < mean < distorted
 
 
@@ -89,40 +106,35 @@ def test_volumes_are_those_of_the_rows(compare_report) -> None:
 def test_studies_are_those_of_the_rows(folder: str, compare_report) -> None:
     rows = pd.read_csv(ROOT / "examples/results" / folder / "results.csv")
     tables = compare_report.make_tables(rows)
-    text = (ROOT / "examples/results/README.md").read_text()
-    assert compare_report.outcomes_as_markdown(tables["outcomes"]) in text
-    assert compare_report.differences_as_markdown(tables["outcome_tests"]) in text
+    assert compare_report.outcomes_as_markdown(tables["outcomes"]) in TEXT
+    assert compare_report.differences_as_markdown(tables["outcome_tests"]) in TEXT
 
 
 def test_pilots_at_64_pixels_are_those_of_the_rows() -> None:
-    rows = pd.read_csv(ROOT / "examples/results/pilots_64.csv")
-    text = (ROOT / "examples/results/README.md").read_text()
-    runs = list(rows.columns[: list(rows.columns).index("task")])
+    rows = pilot("64")
+    runs = [name for name in settings_of(rows) if name != "seed"]
     means = rows.groupby([*runs, "seed", "task", "protocol"])["value"].mean()
     means = means.groupby([*runs, "seed", "protocol"]).mean().unstack()
     known = {
         tuple(f"{x:.3f}" for x in [*both["linear"], *both["dense"]])
         for _, both in means.groupby(level=runs)
     }
-    table = text.split("| encoder | linear, AUC (two seeds)")[1].split("\n\n")[0]
+    table = TEXT.split("| encoder | linear, AUC (two seeds)")[1].split("\n\n")[0]
     written = [tuple(re.findall(r"0\.\d{3}", line)) for line in table.splitlines()[2:]]
     assert len(written) == 12
     assert set(written) <= known
 
 
 def test_imagenet_is_that_of_the_rows(compare_report) -> None:
-    rows = pd.read_csv(ROOT / "examples/results/imagenet/results.csv")
-    outcomes = compare_report.make_tables(rows)["outcomes"]
-    text = (ROOT / "examples/results/README.md").read_text()
-    assert compare_report.outcomes_as_markdown(outcomes) in text
+    outcomes = compare_report.make_tables(pilot("imagenet"))["outcomes"]
+    assert compare_report.outcomes_as_markdown(outcomes) in TEXT
 
 
 def test_parts_of_genesis_are_those_of_the_rows() -> None:
-    rows = pd.read_csv(ROOT / "examples/results/pilots_genesis.csv")
+    rows = pilot("genesis parts")
     parts = ["contrastive_weight", "adversarial_weight"]
     rows = rows[rows["metric"] == "dice"]
     means = rows.groupby([*parts, "protocol"])["value"].mean().unstack()
-    text = (ROOT / "examples/results/README.md").read_text()
     for name, key in (
         ("bare", (0, 0)),
         ("contrastive term and adversary", (0.01, 0.3)),
@@ -130,7 +142,7 @@ def test_parts_of_genesis_are_those_of_the_rows() -> None:
         ("adversary", (0, 0.3)),
     ):
         dense, unet = means.loc[key, ["dense", "frozen U-Net"]]
-        assert f"| {name} | {dense:.3f} | {unet:.3f} |" in text
+        assert f"| {name} | {dense:.3f} | {unet:.3f} |" in TEXT
 
 
 def test_gains_in_the_readme_are_those_of_the_rows() -> None:
@@ -152,26 +164,30 @@ def test_gains_in_the_readme_are_those_of_the_rows() -> None:
 
 def test_readme_is_short_and_its_links_lead_somewhere() -> None:
     assert len(README.splitlines()) <= 190
-    for name in ("README.md", "examples/README.md", "examples/results/README.md"):
-        path = ROOT / name
-        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text()):
-            assert (path.parent / link).exists(), (name, link)
+    texts = [ROOT / "README.md", ROOT / "examples/README.md", *RESULTS.glob("*.md")]
+    for path in texts:
+        for link, anchor in re.findall(
+            r"\]\(([^)#:]*)(?:#([^):]*))?\)", path.read_text()
+        ):
+            to = path.parent / link if link else path
+            assert to.exists(), (path, link)
+            if anchor:
+                heads = re.findall(r"^#+ (.+)$", to.read_text(), re.MULTILINE)
+                known = [re.sub(r"[^\w -]", "", h).lower() for h in heads]
+                assert anchor in [h.replace(" ", "-") for h in known], (path, anchor)
 
 
-@pytest.mark.parametrize(
-    "name", ["pilots", "pilots_published", "pilots_final", "pilots_decoders"]
-)
+@pytest.mark.parametrize("name", ["first", "published", "final", "decoders"])
 def test_pilots_are_those_of_the_rows(name: str) -> None:
     """Means over parts of the labels and draws, in the order of the rows."""
-    results = ROOT / "examples/results"
-    rows = pd.read_csv(results / f"{name}.csv")
-    runs = list(rows.columns[: list(rows.columns).index("task")])
+    rows = pilot(name)
+    runs = settings_of(rows)
     rows[runs] = rows[runs].astype(object).fillna("")
     means = rows.groupby([*runs, "task"], sort=False)["value"].mean().unstack()
     settings = rows[runs].drop_duplicates()
     means = means.reindex(pd.MultiIndex.from_frame(settings))
-    text = (results / "README.md").read_text()
-    table = text.split(f"({name}.csv)")[-1].split("\n| method |")[1].split("\n\n")[0]
+    table = TEXT.split(f"(pilots.csv), `{name}`")[-1]
+    table = table.split("\n| method |")[1].split("\n\n")[0]
     head, _, *lines = [
         [cell.strip() for cell in line.split("|")[1:-1]]
         for line in f"| method |{table}".splitlines()
@@ -184,6 +200,24 @@ def test_pilots_are_those_of_the_rows(name: str) -> None:
         trained = "not trained" if stage == "random" else f"{method} {stage}"
         cells = [f"{x:g}" if isinstance(x, float) else str(x) for x in cells]
         assert line == [trained, *cells, *(f"{value:.3f}" for value in values)]
+
+
+def test_results_can_be_read() -> None:
+    """A short summary, and few pictures, each of which is linked."""
+    assert len((RESULTS / "README.md").read_text().splitlines()) <= 200
+    listed = subprocess.run(
+        ["git", "ls-files", "examples/results"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    pictures = [p for p in listed.stdout.split() if p.endswith(".png")]
+    assert len(pictures) <= 15
+    shown = TEXT + README
+    assert all(p.removeprefix("examples/results/") in shown for p in pictures)
+    several = [path.parent for path in RESULTS.glob("*/settings.json")]
+    for folder in several:
+        assert len(json.loads((folder / "settings.json").read_text())["seeds"]) > 1
 
 
 def test_the_lean_lines_run() -> None:

@@ -14,6 +14,8 @@ HEADLINES = {"auc": "AUC", "dice": "Dice", "pointing": "pointing game"}
 COLOURS = {
     "random": "0.6",
     "start": "#6a9a5b",
+    "published": "#7a2a28",
+    "apart": "#8f6fb0",
     "di": "#5b8db8",
     "di+curves": "#9bbcd6",
     "di+distortions": "#7fa8cb",
@@ -22,8 +24,12 @@ COLOURS = {
     "dir": "#e0a458",
     "dira": "#b0413e",
 }
+# Stages whose gains are drawn.
+DRAWN = ("di+views", "apart", "lean", "dir", "dira", "published")
 BASES = ("baseline", "random", "start")
 NAMES = {
+    "published": "as published",
+    "apart": "restoration apart from plain views",
     "random": "not trained",
     "start": "as pre-trained by others",
     "di": "bare method (di)",
@@ -45,7 +51,7 @@ def draw_gains(differences: pd.DataFrame) -> plt.Figure:
     panels = differences.groupby(["protocol", "metric"], sort=False)
     methods = [*differences["method"].unique()][::-1]
     found = set(differences["first"])
-    stages = [s for s in ("di+views", "lean", "dir", "dira") if s in found]
+    stages = [s for s in DRAWN if s in found]
     height = 1 + 0.4 * len(methods)
     figure, axes = _panels(len(panels), len(panels), height, width=3.2)
     for axis, ((protocol, metric), here) in zip(axes, panels, strict=True):
@@ -99,12 +105,8 @@ def draw_bars(summary: pd.DataFrame) -> plt.Figure:
                 )
         axis.set_xticks(range(len(methods)), [*map(_in_words, methods)], fontsize=9)
         axis.set_xlim(-0.6, max(len(methods), 2) - 0.4)
-        # Intervals over fewer than five seeds are too wide to be shown whole.
-        whole = here[(here["runs"] > 4) & ~here["method"].isin(BASES)]
-        low = min([here["mean"].min(), *whole["low"]])
-        high = max([here["mean"].max(), *whole["high"]])
-        margin = 0.2 * (high - low) + 0.01
-        axis.set_ylim(max(0, low - margin), min(1, high + margin))
+        shown = here[~here["method"].isin(BASES)]
+        _limit(axis, [*here["mean"], *shown["low"], *shown["high"]])
         labels = ", ".join(percent(here["fraction"].drop_duplicates()))
         axis.set_title(f"{task}\n{protocol}, {labels} of the labels", fontsize=9)
         axis.set_ylabel(HEADLINES[metric])
@@ -135,9 +137,9 @@ def draw_fractions(summary: pd.DataFrame) -> plt.Figure:
             x, colour = 100 * line["fraction"], COLOURS[stage]
             axis.plot(x, line["mean"], "o-", ms=3, color=colour, label=NAMES[stage])
             if line["low"].notna().all():
-                axis.fill_between(
-                    x, line["low"], line["high"], color=colour, alpha=0.15
-                )
+                low, high = line["low"].clip(0), line["high"].clip(upper=1)
+                axis.fill_between(x, low, high, color=colour, alpha=0.15)
+        _limit(axis, [axis.dataLim.y0, axis.dataLim.y1])
         axis.set_xscale("log")
         axis.set_xticks(sorted(100 * here["fraction"].unique()))
         axis.xaxis.set_major_formatter("{x:g} %")
@@ -147,6 +149,13 @@ def draw_fractions(summary: pd.DataFrame) -> plt.Figure:
         axis.set_xlabel("part of the training labels")
     _add_legend(figure, axes)
     return figure
+
+
+def _limit(axis: plt.Axes, values: list[float]) -> None:
+    """Shows all values, as far as scores can be: in [0, 1]."""
+    low, high = np.nanmin(values), np.nanmax(values)
+    margin = 0.1 * (high - low) + 0.01
+    axis.set_ylim(max(0, low - margin), min(1, high + margin))
 
 
 def _draw_reference(axis: plt.Axes, here: pd.DataFrame) -> None:
