@@ -1,12 +1,12 @@
-"""Pre-trains DiRA-SimSiam and shows the result, in 3 minutes on two CPU cores.
+"""Pre-trains SimSiam, bare and with DiRA, and compares them: 3 minutes, two CPU cores.
 
     python examples/quickstart.py                  # brain MRI that comes with nilearn
     python examples/quickstart.py --data FOLDER    # your own images
-    python examples/quickstart.py --volumes        # in three dimensions, needs MONAI
+    python examples/quickstart.py --data FOLDER --volumes    # volumes, needs MONAI
 
-Prints the loss terms by epoch and, for the brain, what the frozen encoder knows of grey
-and white matter. Writes quickstart.png, quickstart.csv and quickstart.pt, or
-quickstart_volumes.png and so on.
+Prints the loss terms by epoch and, for the brain, what frozen encoders learn of grey
+and white matter from ten slices with masks. Writes quickstart.png (restored images),
+quickstart_features.png (what the encoders tell apart), quickstart.csv and .pt.
 """
 
 from __future__ import annotations
@@ -31,10 +31,13 @@ from tqdm import tqdm
 
 from lightly_dira import DiRA, DiRALoss, DiRATransform, DiRAViews
 from lightly_dira.data import ImageFiles, VolumeFiles
-from lightly_dira.evaluation.data import MNI152Cubes, MNI152Slices
+from lightly_dira.evaluation.data import MNI152Slices
 from lightly_dira.evaluation.dense import dense_probe, encode_pixels
-from lightly_dira.evaluation.labelled import LabelledImages, Samples
+from lightly_dira.evaluation.feature_picture import draw_features
+from lightly_dira.evaluation.labelled import Samples
 from lightly_dira.evaluation.read_volumes import read_mni152
+from lightly_dira.features import FeaturePyramid
+from lightly_dira.models import light_head
 from lightly_dira.transforms import (
     VolumePipeline,
     orthogonal_slices,
@@ -44,7 +47,7 @@ from lightly_dira.transforms import (
 
 # Slices with masks, for the probe: few, as this is what pre-training is for.
 LABELLED = 10
-TERMS = ("discriminative", "restorative", "adversarial", "discriminator")
+TERMS = ("discriminative", "restorative")
 
 
 class SimSiam(nn.Module):
@@ -64,11 +67,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of images, or of volumes")
     parser.add_argument("--window", nargs="+", help="black and white, or percentiles")
     parser.add_argument("--volumes", action="store_true", help="three dimensions")
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch-size", type=int, help="16, of volumes 8")
     parser.add_argument("--input-size", type=int, help="48 pixels, or 32 voxels")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    if options.volumes and options.data is None:
+        parser.error("--volumes needs --data FOLDER")
     options.batch_size = options.batch_size or (8 if options.volumes else 16)
     options.input_size = options.input_size or (32 if options.volumes else 48)
     name = "quickstart_volumes" if options.volumes else "quickstart"
@@ -88,14 +93,10 @@ def main() -> None:
     else:
         resnet = torchvision.models.resnet18()
         model = SimSiam(nn.Sequential(*list(resnet.children())[:-1]), 512).to(device)
-    untrained, bare = copy.deepcopy(model.backbone), copy.deepcopy(model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    dira = DiRA(
-        model.backbone,
-        optimizer,
-        loss=DiRALoss(restorative_weight=100.0),
-        adversarial_start=options.epochs // 2 * len(loader),
-    )
+    encoders = {"untrained": copy.deepcopy(model.backbone)}
+    bare = copy.deepcopy(model)
+    optimizer = make_optimizer(model)
+    dira = make_dira(model.backbone, optimizer)
     history = pretrain(model, optimizer, loader, options.epochs, device, dira)
 
     torch.save(
@@ -103,23 +104,39 @@ def main() -> None:
         f"{name}.pt",
     )
     found = report_restoration(dira, held_out, history, device, name)
+    print("The same views, without DiRA:")
+    seed_everything(options.seed)
+    pretrain(bare, make_optimizer(bare), loader, options.epochs, device)
+    encoders |= {"bare": bare.backbone, "DiRA": model.backbone}
     if options.data is None:
-        print("The same without DiRA, to compare:")
-        seed_everything(options.seed)
-        optimizer = torch.optim.AdamW(bare.parameters(), lr=1e-3)
-        pretrain(bare, optimizer, loader, options.epochs, device)
-        encoders = {
-            "untrained encoder": untrained,
-            "bare encoder": bare.backbone,
-            "DiRA encoder": model.backbone,
-        }
-        found |= report_tissues(encoders, options.input_size, volumes=options.volumes)
+        found |= report_tissues(encoders, options.input_size)
+        # Sharper than what they were trained on.
+        _, held_out = load_images(None, 2 * options.input_size, None)
     else:
-        print("A folder of images has no tissue labels: the dense probe is left out.")
+        print("A folder has no tissue labels: see examples/compare --data.")
+    draw_encoders(encoders, held_out, device, name)
     with open(f"{name}.csv", "w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(
             [("what", "value"), *((what, f"{v:.4f}") for what, v in found.items())]
         )
+
+
+def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(model.parameters(), lr=1e-3)
+
+
+def make_dira(backbone: nn.Module, optimizer: torch.optim.Optimizer) -> DiRA:
+    """Restores a quarter of each batch by a light head, without an adversary."""
+    features = FeaturePyramid(backbone)
+    return DiRA(
+        backbone,
+        optimizer,
+        features=features,
+        head=light_head(features, cost=0.35).to(next(backbone.parameters()).device),
+        loss=DiRALoss(restorative_weight=100.0),
+        restored_share=0.25,
+        adversarial_start=None,
+    )
 
 
 def pretrain(
@@ -147,7 +164,7 @@ def pretrain(
                 loss = 0.5 * (criterion(z0, p1) + criterion(z1, p0))
                 if dira is not None:
                     loss = dira(loss, batch)
-                    terms.append(torch.stack(dira.components[1:]))
+                    terms.append(torch.stack(dira.components[1:3]))
                 loss.backward()
                 optimizer.step()
                 optimizer.zero_grad()
@@ -181,7 +198,7 @@ def load_images(folder: Path | None, size: int, window) -> tuple[Dataset, Datase
     return split(ImageFiles(folder, transform), ImageFiles(folder, only_distorted))
 
 
-def load_volumes(folder: Path | None, size: int, window) -> tuple[Dataset, Dataset]:
+def load_volumes(folder: Path, size: int, window) -> tuple[Dataset, Dataset]:
     """Returns volumes to train on, and others that are only cropped and distorted."""
     sides = (size, size, size)
     # Without the elastic step, which takes longer to learn.
@@ -193,11 +210,6 @@ def load_volumes(folder: Path | None, size: int, window) -> tuple[Dataset, Datas
             VolumePipeline(sides, scale=(1.0, 1.0), flip=0.0, curve=0.0),
         )
     )
-    if folder is None:
-        cubes = MNI152Cubes("train", transform)
-        # In an epoch, every cube gives 8 pairs of crops.
-        pool = Subset(cubes, 8 * list(range(len(cubes))))
-        return pool, MNI152Cubes("test", only_distorted)
     return split(VolumeFiles(folder, transform), VolumeFiles(folder, only_distorted))
 
 
@@ -262,10 +274,9 @@ def report_restoration(
             axis.set_xticks([])
             axis.set_yticks([])
     for axis, term, values in zip(
-        curves.subplots(1, 4), TERMS, zip(*history, strict=True), strict=True
+        curves.subplots(1, 2), TERMS, zip(*history, strict=True), strict=True
     ):
-        started = [value if value else float("nan") for value in values]
-        axis.plot(range(len(history)), started, marker="o")
+        axis.plot(range(len(history)), values, marker="o")
         axis.set(title=f"{term} loss", xlabel="epoch", xlim=(-0.5, len(history) - 0.5))
         axis.locator_params("x", integer=True)
     figure.savefig(f"{name}.png", dpi=110)
@@ -273,37 +284,46 @@ def report_restoration(
     return errors
 
 
-def report_tissues(
-    encoders: dict[str, nn.Module], size: int, *, volumes: bool
-) -> dict[str, float]:
+def draw_encoders(
+    encoders: dict[str, nn.Module], held_out: Dataset, device: torch.device, name: str
+) -> None:
+    """Draws the first three principal components of dense features as colours."""
+    chosen = torch.linspace(0, len(held_out) - 1, 6).long().tolist()[1:-1]
+    clean = default_collate([held_out[index][0].target for index in chosen])
+    images = clean
+    if clean.ndim == 4:
+        images = v2.functional.normalize(
+            clean.expand(-1, 3, -1, -1), **IMAGENET_NORMALIZE
+        )
+    figure = draw_features(encoders, images.to(device), clean)
+    figure.savefig(f"{name}_features.png", dpi=110)
+    print(f"Wrote {name}_features.png")
+
+
+def report_tissues(encoders: dict[str, nn.Module], size: int) -> dict[str, float]:
     """Prints and returns the Dice of a per-pixel regression on frozen feature maps."""
     dice = {}
-    normalize: nn.Module = v2.Normalize(**IMAGENET_NORMALIZE)
-    if volumes:
-        normalize = nn.Identity()
-        cubes = [MNI152Cubes(name) for name in ("train", "test")]
-        parts = [
-            LabelledImages(part.cubes, masks=part.tissues, spatial_dims=3)
-            for part in cubes
-        ]
-        samples = [Samples(part, part.pixels(0).shape, "mask") for part in parts]
-    else:
-        labelled, held_out = map(read_mni152().split, ("train", "test"))
-        few = torch.linspace(0, len(labelled) - 1, LABELLED).long().tolist()
-        parts = [labelled.subset(few), held_out]
-        samples = [Samples(part, size, "mask") for part in parts]
+    labelled, held_out = map(read_mni152().split, ("train", "test"))
+    few = torch.linspace(0, len(labelled) - 1, LABELLED).long().tolist()
     print(
-        f"Per-pixel logistic regression on frozen feature maps, from {len(parts[0])} "
-        "labelled items, held-out Dice:"
+        "Dice of held-out pixels by a logistic regression on frozen feature maps, from "
+        f"{LABELLED} slices with masks:"
     )
+    print(f"  {'encoder':12}{'grey matter':>14}{'white matter':>14}{'mean':>8}")
+    normalize = v2.Normalize(**IMAGENET_NORMALIZE)
     for name, encoder in encoders.items():
-        features = nn.Sequential(normalize, encoder)
-        pixels = (
-            encode_pixels(features, part, pixels=500 if volumes else 32, batch_size=8)
-            for part in samples
+        train, test = (
+            encode_pixels(
+                nn.Sequential(normalize, encoder),
+                Samples(part, size, "mask"),
+                pixels=pixels,
+                batch_size=8,
+            )
+            for part, pixels in ((labelled.subset(few), 512), (held_out, 32))
         )
-        scores = dense_probe(*pixels)
-        print(f"  {name:18} grey matter {scores[1]:.3f}  white matter {scores[2]:.3f}")
+        scores = dense_probe(train, test)
+        mean = (scores[1] + scores[2]) / 2
+        print(f"  {name:12}{scores[1]:14.3f}{scores[2]:14.3f}{mean:8.3f}")
         dice |= {f"Dice of grey matter, {name}": scores[1]}
         dice |= {f"Dice of white matter, {name}": scores[2]}
     return dice

@@ -16,6 +16,7 @@ COLOURS = {
     "start": "#6a9a5b",
     "published": "#7a2a28",
     "apart": "#8f6fb0",
+    "recipe": "#d9822b",
     "di": "#5b8db8",
     "di+curves": "#9bbcd6",
     "di+distortions": "#7fa8cb",
@@ -25,11 +26,12 @@ COLOURS = {
     "dira": "#b0413e",
 }
 # Stages whose gains are drawn.
-DRAWN = ("di+views", "apart", "lean", "dir", "dira", "published")
+DRAWN = ("di+views", "apart", "recipe", "lean", "dir", "dira", "published")
 BASES = ("baseline", "random", "start")
 NAMES = {
     "published": "as published",
     "apart": "restoration apart from plain views",
+    "recipe": "the recipe",
     "random": "not trained",
     "start": "as pre-trained by others",
     "di": "bare method (di)",

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 import timm
 from discriminative import METHODS
+from recipe import CURVED
 from restorative import HOSTS
 from settings import ENCODERS, ENCODERS_3D, PRESETS, STAGES, Settings, window_of
 
@@ -114,8 +115,10 @@ def find_problem(settings: Settings) -> str | None:
             return f"{name} restores: choose --stages di dira"
         if name == "TransVW" and not settings.words:
             return "TransVW needs --words FOLDER, as volumes/visual_words.py writes it"
-    if settings.cube and {"apart", "published"} & set(settings.stages):
-        return "the stages apart and published are of images"
+    if settings.cube and {"apart", "recipe", "published"} & set(settings.stages):
+        return "the stages apart, recipe and published are of images"
+    if "recipe" in settings.stages and settings.intensity != CURVED:
+        return f"the recipe needs --intensity {CURVED}"
     parts = {"di+curves", "di+distortions"} & set(settings.stages)
     if parts and (settings.cube or not settings.intensity):
         return f"{min(parts)} needs images and --intensity: choose di+views"

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from discriminative import METHODS
 from encoders import DEVICE, make_started_encoder
+from recipe import recipe
 from restorative import HOSTS
 from settings import BARE, Run, Settings, views_of
 from torch import Tensor, nn
@@ -146,10 +147,10 @@ class Training:
 
     def wrap(self, settings: Settings, steps: int) -> DiRA | Adversary:
         """Wraps the model as its stage asks."""
-        if self.stage == "published":
-            return DiRA(
-                self.model.backbone, self.optimizer, criterion=self.model.criterion
-            )
+        if self.stage in ("recipe", "published"):
+            make = recipe if self.stage == "recipe" else DiRA
+            own = {"criterion": self.model.criterion}
+            return make(self.model.backbone, self.optimizer, **own)
         dims = len(settings.cube) or 2
         channels = self.model.channels if self.host else 1
         seen = (1 if dims == 3 else 3) if settings.conditional else 0

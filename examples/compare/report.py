@@ -33,6 +33,10 @@ PAIRS = (
     ("di+curves", "di"),
     ("di+distortions", "di"),
     # Against the bare method on whichever views are better for it, by outcome.
+    ("recipe", "di"),
+    ("recipe", "di+views"),
+    ("recipe", "dir"),
+    ("recipe", "better bare"),
     ("published", "di"),
     ("published", "di+distortions"),
     ("apart", "di"),

@@ -13,7 +13,7 @@ from lightly_dira.evaluation.protocol import Protocol
 Run = tuple[str, str, int]  # method, stage, seed
 # Bare methods on plain views, on parts of DiRA's views and on all of them; then DiRA.
 BARE = ("di", "di+curves", "di+distortions", "di+views")
-STAGES = (*BARE, "apart", "lean", "dir", "dira", "published")
+STAGES = (*BARE, "apart", "recipe", "lean", "dir", "dira", "published")
 DEPTHS = (18, 34, 50, 101, 152)
 TORCHVISION = tuple(f"resnet{depth}" for depth in DEPTHS)
 # Those, ResNets of Lightly for small images, and a ViT.
@@ -39,8 +39,9 @@ class Settings:
             distortions) and "di+views" (both); "dir" restores, "lean" restores a part
             of each batch by a light head, and "dira" has an adversary. "apart" trains
             the method on plain views and restores, as "dir" does, a distorted copy of
-            the first one, in a pass of its own. "published" is what `DiRA(backbone,
-            optimizer)` and `DiRATransform(transform)` do, whatever the settings say.
+            the first one, in a pass of its own. Whatever the settings say, "recipe" is
+            what the README shows, and "published" what `DiRA(backbone, optimizer)` and
+            `DiRATransform(transform)` do.
         seeds: Every method and stage runs once for each.
         encoder: A ResNet of torchvision, any encoder of timm, or, with a dash in its
             name ("resnet-9"), a ResNet of Lightly's for small images, whose stem keeps

@@ -128,11 +128,13 @@ def test_lean(medians, record) -> None:
     """A light head, a quarter of the batch, no adversary: alternating in one run."""
     features = FeaturePyramid(torchvision.models.resnet50())
     head, no_critic = light_head(features), dict(adversarial_start=None)
+    of_recipe = light_head(features, cost=0.25)
     steps = {
         "bare": step_of(dira=False),
         "a quarter": step_of(dira=True, restored_share=0.25, **no_critic),
         "light": step_of(dira=True, head=copy.deepcopy(head), **no_critic),
         "lean": step_of(dira=True, head=head, restored_share=0.25, **no_critic),
+        "recipe": step_of(dira=True, head=of_recipe, **no_critic),
         "dir": step_of(dira=True, **no_critic),
         "dira": step_of(dira=True),
     }

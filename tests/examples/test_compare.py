@@ -607,6 +607,7 @@ def test_controls_get_parts_of_the_views(monkeypatch) -> None:
 
     image = Image.fromarray(np.arange(64 * 64).reshape(64, 64).astype(np.uint8))
     transforms = make_transforms(Settings(size=32, intensity=1.0))
+    assert views_of(("MoCo", "recipe", 0)) == "distorted"
     views, targets = {}, {}
     for stage in STAGES:
         torch.manual_seed(0)

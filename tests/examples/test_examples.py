@@ -217,10 +217,11 @@ def test_quickstart(folder: Path, tmp_path: Path) -> None:
     output = run("quickstart.py", "--data", folder, *options, cwd=tmp_path)
     lines = output.splitlines()
     assert lines[0] == "32 items to train on, 8 held out"
-    assert [line.split()[:2] for line in lines[2:4]] == [["0", "dir"], ["1", "dira"]]
+    assert [line.split()[:2] for line in lines[2:4]] == [["0", "dir"], ["1", "dir"]]
     assert "restored" in output
-    with Image.open(tmp_path / "quickstart.png") as picture:
-        assert min(picture.size) > 500
+    for name in ("quickstart.png", "quickstart_features.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert min(picture.size) > 500
     weights = torch.load(tmp_path / "quickstart.pt", weights_only=True)
     assert weights.keys() == {"backbone", "head"}
 
