@@ -114,7 +114,7 @@ def main() -> None:
         _, held_out = load_images(None, 2 * options.input_size, None)
     else:
         print("A folder has no tissue labels: see examples/compare --data.")
-    draw_encoders(encoders, held_out, device, name)
+    draw_encoders(encoders, held_out, name)
     with open(f"{name}.csv", "w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(
             [("what", "value"), *((what, f"{v:.4f}") for what, v in found.items())]
@@ -284,9 +284,7 @@ def report_restoration(
     return errors
 
 
-def draw_encoders(
-    encoders: dict[str, nn.Module], held_out: Dataset, device: torch.device, name: str
-) -> None:
+def draw_encoders(encoders: dict[str, nn.Module], held_out: Dataset, name: str) -> None:
     """Draws the first three principal components of dense features as colours."""
     chosen = torch.linspace(0, len(held_out) - 1, 6).long().tolist()[1:-1]
     clean = default_collate([held_out[index][0].target for index in chosen])
@@ -295,7 +293,7 @@ def draw_encoders(
         images = v2.functional.normalize(
             clean.expand(-1, 3, -1, -1), **IMAGENET_NORMALIZE
         )
-    figure = draw_features(encoders, images.to(device), clean)
+    figure = draw_features(encoders, images, clean)
     figure.savefig(f"{name}_features.png", dpi=110)
     print(f"Wrote {name}_features.png")
 

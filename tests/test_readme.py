@@ -6,17 +6,23 @@ import csv
 import importlib
 import json
 import re
+import shlex
 import subprocess
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pandas as pd
 import pytest
 import torch
 import torchvision
-from methods import SimSiam
+from lightly.transforms import MoCoV2Transform
+from lightning_modules import SimSiam as LightningSimSiam
+from made_files import make_files
+from methods import MoCo
 
-from lightly_dira import DiRA, DiRAViews
+from lightly_dira import Adversary, DiRA, DiRATransform
+from lightly_dira.models import fill_masked_patches
+from lightly_dira.weights import to_smp_unet
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -45,28 +51,41 @@ def compare_report(monkeypatch) -> ModuleType:
     return importlib.import_module("report")
 
 
-def rows_of(head: str) -> list[tuple[str, str]]:
-    table = README.split(f"| | {head} |\n|---|---|\n")[1].split("\n\n")[0]
+def rows_of(head: str) -> list[tuple[str, ...]]:
+    """Returns the cells of a table of the README."""
+    columns = head.count("|") + 1
+    line = f"| {head} |\n|{columns * '---|'}\n"
+    table = README.split(line)[1].split("\n\n")[0]
     return [
-        re.fullmatch(r"\| (.+) \| ([\d.]+) \|", row).groups()
+        tuple(cell.strip() for cell in row.strip("|").split("|"))
         for row in table.splitlines()
     ]
 
 
 def test_quickstart_is_as_it_was_run() -> None:
     with (ROOT / "examples/quickstart.csv").open(newline="") as file:
-        assert rows_of("value") == [tuple(row) for row in csv.reader(file)][1:]
+        found = {row["what"]: float(row["value"]) for row in csv.DictReader(file)}
+    means = {
+        name: sum(found[f"Dice of {t} matter, {name}"] for t in ("grey", "white")) / 2
+        for name in ("untrained", "bare", "DiRA")
+    }
+    text = " ".join(README.split())
+    assert (
+        f"was {means['untrained']:.3f} untrained, {means['bare']:.3f} bare and "
+        f"{means['DiRA']:.3f} with DiRA"
+    ) in text
+    for what in ("restored", "distorted view", "mean image"):
+        assert f"{found[f'error, {what}']:.3f}" in text
 
 
 def test_ratios_are_those_measured() -> None:
-    """Every row of a table of numbers is one of ratios.csv."""
     with (ROOT / "tests/benchmarks/ratios.csv").open(newline="") as file:
         measured = {row["what"]: float(row["ratio"]) for row in csv.DictReader(file)}
-    for what, ratio in rows_of("ratio"):
-        assert ratio == f"{measured[what]:.2f}", what
-    adversary = measured["multiply-adds, DiRA-MoCo, stage dira / dir"]
-    text = " ".join(README.split())
-    assert f"a step has {adversary:.2f} times the arithmetic" in text
+    head = "step of MoCo / bare | lean | recipe | dir | dira"
+    ((name, *ratios),) = rows_of(head)
+    assert name == "measured"
+    for what, ratio in zip(("lean", "recipe", "dir", "dira"), ratios, strict=True):
+        assert ratio == f"{measured[f'step of MoCo, {what} / bare']:.2f}", what
 
 
 @pytest.mark.parametrize(
@@ -125,6 +144,28 @@ def test_pilots_at_64_pixels_are_those_of_the_rows() -> None:
     assert set(written) <= known
 
 
+def test_pilots_of_the_recipe_are_those_of_the_rows() -> None:
+    rows = pilot("recipe")
+    rows = rows[rows["method"].isin(["MoCo", "random"])]
+    runs = ["stage", "intensity", "restored_share", "head_cost", "restorative_weight"]
+    rows[runs] = rows[runs].astype(object).fillna("")
+    means = rows.groupby([*runs, "seed", "protocol", "task"])["value"].mean()
+    means = means.groupby([*runs, "protocol", "seed"]).mean()
+    known = {
+        tuple(f"{x:.3f}" for _, own in both.groupby("protocol") for x in own)
+        for _, both in means.groupby(level=runs)
+    }
+    table = TEXT.split("| encoder | linear, AUC, seeds 0, 1")[1].split("\n\n")[0]
+    lines = table.splitlines()[2:]
+    assert len(lines) >= 8
+    for line in lines:
+        auc, auc_again, auc_mean, *dice = re.findall(r"\d\.\d{3}", line)
+        assert (*dice[:2], auc, auc_again) in known
+        for first, second, mean in ((auc, auc_again, auc_mean), dice):
+            both = (float(first) + float(second)) / 2
+            assert float(mean) == pytest.approx(both, abs=0.0011)
+
+
 def test_imagenet_is_that_of_the_rows(compare_report) -> None:
     outcomes = compare_report.make_tables(pilot("imagenet"))["outcomes"]
     assert compare_report.outcomes_as_markdown(outcomes) in TEXT
@@ -152,14 +193,28 @@ def test_gains_in_the_readme_are_those_of_the_rows() -> None:
         ("chest64", "MeanBarlowTwins", "dense", "{} (Barlow Twins, mean)"),
         ("chest64", "SimSiam", "dense", "{} (SimSiam, not significant)"),
         ("chest64", "SimSiam", "linear", "AUC by {} with SimSiam only"),
-        ("hippocampus_unet", "SimSiam", "dense", "dense Dice by {} and"),
-        ("hippocampus_unet", "SimSiam", "frozen U-Net", "a frozen U-Net by {}."),
     ):
         tests = pd.read_csv(ROOT / f"examples/results/{folder}/outcome_tests.csv")
         rows = tests[(tests.method == method) & (tests.protocol == protocol)]
         row = rows[(rows["first"] == "dira") & (rows["second"] == "di")].iloc[0]
         assert said.format(f"{row.difference:+.3f}") in text
         assert (row.p_holm < 0.05) == ("not significant" not in said)
+
+
+def test_what_of_the_gain_is_whose() -> None:
+    """Means of two seeds on validation images, in the README and with the plan."""
+    rows = pilot("recipe")
+    rows = rows[rows["method"] == "MoCo"]
+    text = " ".join(README.split())
+    light = {"stage": "lean", "restored_share": 1, "restorative_weight": 100}
+    found = []
+    for which in ({"stage": "di"}, {"stage": "di+views", "intensity": 0.5}, light):
+        own = rows[(rows[[*which]] == pd.Series(which)).all(axis=1)]
+        means = own.groupby(["protocol", "task", "seed"])["value"].mean()
+        means = means.groupby("protocol").mean()
+        found.append(f"{means['linear']:.3f} and {means['dense']:.3f}")
+    said = "linear AUC and dense Dice are {} for bare MoCo, {} for bare MoCo on DiRA's "
+    assert (said + "views, {} for the recipe").format(*found) in text
 
 
 def test_readme_is_short_and_its_links_lead_somewhere() -> None:
@@ -220,14 +275,109 @@ def test_results_can_be_read() -> None:
         assert len(json.loads((folder / "settings.json").read_text())["seeds"]) > 1
 
 
-def test_the_lean_lines_run() -> None:
-    lines = README.split("by a light head, without the adversary:\n\n```python\n")[1]
-    names = {"model": SimSiam(torchvision.models.resnet18(), 1000), "DiRA": DiRA}
-    names["optimizer"] = torch.optim.SGD(names["model"].parameters(), lr=0.1)
-    exec(lines.split("```")[0], names)
-    dira = names["dira"]
-    assert dira.discriminator is None
-    assert dira.restored_share == 0.25
-    views = DiRAViews(torch.rand(2, 4, 3, 64, 64), torch.rand(4, 1, 64, 64))
-    dira(names["model"].loss(*views), views).backward()
-    assert max(dira.head.settings["decoder_channels"]) == 8
+@pytest.fixture
+def hour(tmp_path: Path, monkeypatch) -> dict[str, object]:
+    """What the README's lines are given: files, a method, its optimiser, a host."""
+    monkeypatch.chdir(tmp_path)
+    make_files(tmp_path / "files")
+    model = MoCo(torchvision.models.resnet18(), 1000)
+    images = torch.rand(2, 3, 64, 64)
+    return {
+        "torchvision": torchvision,
+        "DataLoader": torch.utils.data.DataLoader,
+        "MoCoV2Transform": MoCoV2Transform,
+        "DiRA": DiRA,
+        "DiRATransform": DiRATransform,
+        "folder": tmp_path / "files/xrays",
+        "model": model,
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+        "MoCo": LightningSimSiam,
+        "backbone": torchvision.models.resnet18(),
+        "to_smp_unet": to_smp_unet,
+        "Adversary": Adversary,
+        "fill_masked_patches": fill_masked_patches,
+        "images": images,
+        "predictions": torch.rand(2, 4, 16 * 16 * 3, requires_grad=True),
+        "idx_mask": torch.arange(1, 5).expand(2, 4),
+    }
+
+
+def test_its_lines_run(hour, monkeypatch) -> None:
+    """All code blocks of the README, one after the other, as a user would."""
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) >= 5
+    for block in blocks:
+        if "Adversary(" in block:
+            host = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 3, padding=1))
+            optimizer = torch.optim.SGD(host.parameters(), lr=0.1)
+            model = SimpleNamespace(backbone=host, patch_size=16)
+            hour |= {"model": model, "optimizer": optimizer}
+            hour["loss"] = hour["predictions"].square().mean()
+        exec(block, hour)
+        if "ImageFiles(" in block:
+            batch = next(iter(hour["dataloader"]))
+            assert batch[0].target.mean() > 0.1
+        if "light_head(" in block:
+            loss = hour["model"].loss(*batch[0])
+            hour["dira"](loss, batch).backward()
+            hour["optimizer"].step()
+            self_made, recipe = hour["dira"], study_recipe(monkeypatch)
+            assert described(self_made) == described(recipe)
+    assert hour["loss"].requires_grad
+
+
+def study_recipe(monkeypatch) -> DiRA:
+    """Returns the wrapper that the study makes around the same encoder."""
+    monkeypatch.syspath_prepend(ROOT / "examples/compare")
+    recipe = importlib.import_module("recipe").recipe
+    backbone = torchvision.models.resnet18()
+    return recipe(backbone, torch.optim.SGD(backbone.parameters(), lr=0.1))
+
+
+def described(dira: DiRA) -> dict[str, object]:
+    return {
+        "loss": vars(dira.loss) | {"_modules": {}},
+        "head": dira.head.settings,
+        "critic": dira.discriminator,
+        "share": dira.restored_share,
+        "schedule": str(dira.schedule),
+        "conditional": dira.conditional,
+    }
+
+
+def test_its_views_are_those_of_the_study(hour, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "examples/compare")
+    settings = importlib.import_module("settings").PRESETS["cpu"]
+    made = importlib.import_module("views").make_transforms(settings)["distorted"]
+    (block,) = re.findall(
+        r"```python\n([^`]*?light_head\(.*?)```", README, flags=re.DOTALL
+    )
+    exec(block, hour)
+    assert repr(hour["transform"].distortion) == repr(made.distortion)
+
+
+def test_the_diff_is_that_of_the_example() -> None:
+    (diff,) = re.findall(r"```diff\n(.*?)```", README, flags=re.DOTALL)
+    lines = [line[1:].strip() for line in diff.splitlines() if line.startswith("+")]
+    example = (ROOT / "examples/pytorch/moco.py").read_text()
+    assert len([line for line in lines if line]) == 4
+    assert "dira = DiRA(model.backbone, optimizer)" in example
+    assert "loss = dira(loss, batch)" in example
+
+
+def test_commands_of_the_examples_are_known(monkeypatch) -> None:
+    """Lines of examples/README.md: comparisons are parsed, scripts are there."""
+    monkeypatch.syspath_prepend(ROOT / "examples/compare")
+    command = importlib.import_module("command")
+    text = (ROOT / "examples/README.md").read_text()
+    lines = "\n".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL)).splitlines()
+    parsed = 0
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        if words[:2] == ["python", "examples/compare"]:
+            command.parse(words[2:], "")
+            parsed += 1
+        for word in words:
+            if word.endswith(".py"):
+                assert list(ROOT.glob(f"examples/**/{Path(word).name}")), word
+    assert parsed >= 6

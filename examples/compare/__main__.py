@@ -113,7 +113,8 @@ def compare(options: argparse.Namespace) -> None:
         )
         for path in sorted(folder.glob(f"runs/*-{settings.seeds[0]}"))
     }
-    draw_pictures(folder, encoders, tasks, transforms["distorted"])
+    untrained = make_encoder(settings, settings.seeds[0])
+    draw_pictures(folder, encoders, untrained, tasks, transforms["distorted"])
 
 
 def check(

@@ -1,4 +1,4 @@
-"""Pictures of a comparison: restored images, and what classifiers look at."""
+"""Pictures of a comparison: restored images, dense features, activations."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from lightly_dira import DiRATransform, DiRAViews, RestorationHead
+from lightly_dira.evaluation.feature_picture import draw_features
 from lightly_dira.evaluation.finetuning import finetune_classifier
 from lightly_dira.evaluation.labelled import LabelledImages, Samples
 from lightly_dira.evaluation.localisation import class_activation_maps
@@ -26,9 +27,16 @@ Encoders = dict[str, tuple[nn.Module, RestorationHead | None]]
 
 
 def draw_pictures(
-    folder: Path, encoders: Encoders, tasks: list[Task], transform: DiRATransform
+    folder: Path,
+    encoders: Encoders,
+    untrained: nn.Module,
+    tasks: list[Task],
+    transform: DiRATransform,
 ) -> None:
-    """Writes restored.png, restored.csv and activations.png, of validation images."""
+    """Writes restored.png and .csv, features.png and activations.png.
+
+    All are of validation images.
+    """
     restoring = {
         name: (backbone, head)
         for name, (backbone, head) in encoders.items()
@@ -41,6 +49,9 @@ def draw_pictures(
         figures["restored"] = draw_restored(restoring, task, transform)
         errors = measure_restored(restoring, task, transform)
         errors.to_csv(folder / "restored.csv", index=False, float_format="%.4f")
+    dense = [task for task in tasks if "dense" in task.protocols]
+    if dense and encoders:
+        figures["features"] = draw_dense_features(encoders, untrained, dense[0])
     for task in tasks:
         if "fine-tuned" in task.protocols and encoders:
             figures["activations"] = draw_activations(encoders, task)
@@ -110,6 +121,28 @@ def _views(
     torch.manual_seed(0)
     transformed = images.with_transform(transform)
     return default_collate([transformed[int(index)][0] for index in chosen])
+
+
+def draw_dense_features(
+    encoders: Encoders, untrained: nn.Module, task: Task
+) -> plt.Figure:
+    """Draws images and principal components of an encoder's dense features.
+
+    Of the first method the bare one and the last of its other stages are shown, at
+    twice the size that they were trained at, where less is blurred.
+    """
+    names = [*encoders]
+    method = names[0].split("-")[0]
+    own = sorted(name for name in names if name.startswith(f"{method}-"))
+    bare = [name for name in own if re.search("-di-", name)]
+    others = [name for name in own if name not in bare]
+    shown = {"untrained": untrained}
+    shown |= {name: encoders[name][0] for name in [*bare[:1], *others[-1:]]}
+    val = task.data.split(task.val)
+    part = val.subset(np.linspace(0, len(val) - 1, 4).astype(int))
+    twice = np.multiply(task.size, 2).tolist()
+    images = torch.stack([image for image, _ in Samples(part, twice, "mask")])
+    return draw_features(shown, images, images)
 
 
 def draw_activations(encoders: Encoders, task: Task) -> plt.Figure:

@@ -64,10 +64,14 @@ def principal_colours(
     count = math.prod(sides)
     if where is None:
         where = torch.ones(len(images), *sides, dtype=torch.bool)
-    features = FeaturePyramid(backbone) if isinstance(backbone, nn.Module) else backbone
+    features, device = backbone, images.device
+    if isinstance(backbone, nn.Module):
+        features = FeaturePyramid(backbone)
+        device = next((p.device for p in backbone.parameters()), device)
 
     def of_length_1(batch: Tensor) -> list[Tensor]:
-        return [F.normalize(each.float(), dim=1) for each in features(batch)]
+        maps = features(batch.to(device))
+        return [F.normalize(each.float(), dim=1).cpu() for each in maps]
 
     # A pixel's "class" is its number, which says where it lies.
     numbers = torch.arange(count).reshape(1, *sides).expand(len(images), *sides)

@@ -320,7 +320,8 @@ def test_volumes(hippocampus, tmp_path) -> None:
     assert set(rows["protocol"]) == {"dense", "frozen U-Net", "U-Net"}
     assert set(rows["stage"]) == {"position", "random", "dira"}
     assert {"dice", "surface distance"} <= set(rows["metric"])
-    assert (tmp_path / "out/restored.png").stat().st_size > 10_000
+    for name in ("restored", "features"):
+        assert (tmp_path / f"out/{name}.png").stat().st_size > 10_000
     errors = pd.read_csv(tmp_path / "out/restored.csv").set_index("what")["error"]
     assert set(errors.index) == {
         "distorted view",
