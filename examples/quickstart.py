@@ -127,12 +127,15 @@ def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
 
 def make_dira(backbone: nn.Module, optimizer: torch.optim.Optimizer) -> DiRA:
     """Restores a quarter of each batch by a light head, without an adversary."""
-    features = FeaturePyramid(backbone)
+    features, head = FeaturePyramid(backbone), None
+    if features.spatial_dims == 2:  # that of volumes is as heavy as its encoder
+        head = light_head(features, cost=0.35)
+        head = head.to(next(backbone.parameters()).device)
     return DiRA(
         backbone,
         optimizer,
         features=features,
-        head=light_head(features, cost=0.35).to(next(backbone.parameters()).device),
+        head=head,
         loss=DiRALoss(restorative_weight=100.0),
         restored_share=0.25,
         adversarial_start=None,
