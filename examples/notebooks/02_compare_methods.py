@@ -16,7 +16,9 @@
 #
 # Four of Lightly's methods, MoCo, Barlow Twins, SimSiam and BYOL, are each pre-trained
 # twice on the same images: as they are, and as DiRA variants. Their encoders are then
-# evaluated with many labels and with few.
+# evaluated with many labels and with few. The bare methods see undistorted views, so a
+# difference is that of views and restoration together: `--stages di di+views dir` tells
+# them apart.
 #
 # The work is done by [`compare`](../compare), which is also a command. It keeps a
 # row for each result and never repeats one, so that all results for the brain MRI below
@@ -91,6 +93,53 @@ figure = draw_fractions(summary)
 tests = pd.read_csv(results / "tests.csv").query("first == 'dira' and second == 'di'")
 columns = ["method", "task", "protocol", "fraction", "difference", "p", "p_holm"]
 tests[columns].sort_values("p").head(12).style.hide(axis="index").format(precision=3)
+
+# %% [markdown]
+# ## What encoders tell apart
+#
+# The first three principal components of each pixel's features, as colours, in slices
+# that no encoder has seen: what differs in colour, an encoder tells apart. SimSiam was
+# trained for five epochs, bare and with restoration, by the functions of
+# [`quickstart.py`](../quickstart.py). Which colour it is means nothing, edges and
+# shapes do. An untrained encoder shows edges, and so short a training shows no more.
+
+# %%
+import contextlib
+import copy
+import io
+
+import torch
+import torchvision
+from lightly.transforms.utils import IMAGENET_NORMALIZE
+from torch import nn
+from torch.utils.data import DataLoader
+from torchvision.transforms.v2.functional import normalize
+
+from lightly_dira.evaluation.feature_picture import draw_features
+
+sys.path.insert(0, "..")
+from quickstart import SimSiam, load_images, make_dira, make_optimizer, pretrain
+
+torch.manual_seed(0)
+train, _ = load_images(None, 48, None)
+loader = DataLoader(train, batch_size=16, shuffle=True, drop_last=True)
+resnet = torchvision.models.resnet18()
+start = SimSiam(nn.Sequential(*list(resnet.children())[:-1]), 512)
+encoders, quiet = {"untrained": start.backbone}, io.StringIO()
+for name in ("bare", "DiRA"):
+    model = copy.deepcopy(start)
+    optimizer = make_optimizer(model)
+    dira = make_dira(model.backbone, optimizer) if name == "DiRA" else None
+    torch.manual_seed(0)
+    with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
+        pretrain(model, optimizer, loader, 5, torch.device("cpu"), dira)
+    encoders[name] = model.backbone
+
+# %%
+_, held_out = load_images(None, 96, None)
+clean = torch.stack([held_out[index][0].target for index in (40, 150, 260)])
+images = normalize(clean.expand(-1, 3, -1, -1), **IMAGENET_NORMALIZE)
+draw_features(encoders, images, clean)
 
 # %% [markdown]
 # These are short runs on one small brain. They show how to compare, not which method to
