@@ -83,6 +83,8 @@ def main() -> None:
     load = load_volumes if options.volumes else load_images
     train, held_out = load(options.data, options.input_size, window_of(options.window))
     print(f"{len(train)} items to train on, {len(held_out)} held out")
+    if len(train) < options.batch_size:
+        parser.error(f"they do not fill a batch: --batch-size {len(train)} or less")
     loader = DataLoader(train, options.batch_size, shuffle=True, drop_last=True)
 
     if options.volumes:

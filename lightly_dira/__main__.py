@@ -63,13 +63,20 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--files", type=int, default=200, help="how many to read: 200")
     parser.add_argument("--out", type=Path, default=Path("preview.png"))
     options = parser.parse_args(arguments)
+    if options.files < 1:
+        parser.error(f"--files must be at least 1, got {options.files}")
+    if options.folder.resolve() in options.out.resolve().parents:
+        parser.error(
+            f"{options.out} would lie among the images of {options.folder}, and be "
+            "taken for one: give another place, --out FILE"
+        )
     try:
         window = _window(options.window)
         sizes = {} if options.input_size is None else {"input_size": options.input_size}
         transform = DiRATransform(
             window=window, spatial_dims=3 if options.volumes else 2, **sizes
         )
-        items = read(options.folder, options)
+        items = read(options.folder, options, transform)
         save_image(transform.contact_sheet(items), options.out)
     except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
         volumes = not options.volumes and any(options.folder.rglob("*.nii*"))
@@ -77,7 +84,9 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"Wrote {options.out}: targets in the first row, the two views below.")
 
 
-def read(folder: Path, options: argparse.Namespace) -> list[Any]:
+def read(
+    folder: Path, options: argparse.Namespace, transform: DiRATransform
+) -> list[Any]:
     """Reads files, prints what they hold, and returns those of the picture.
 
     Raises:
@@ -97,21 +106,21 @@ def read(folder: Path, options: argparse.Namespace) -> list[Any]:
         for index in chosen:
             try:
                 item, *_ = files[index]
-            except (ModuleNotFoundError, OSError, ValueError) as error:
+                facts.append(_facts_of(np.asarray(item)))
+                # Whatever cannot be read is replaced in the picture.
+                if index in shown or len(items) < COLUMNS:
+                    transform(item)
+                    items[index] = item
+            except (ModuleNotFoundError, OSError, TypeError, ValueError) as error:
                 failures[files.names[index]] = str(error)
-                continue
-            facts.append(_facts_of(np.asarray(item)))
-            # Whatever cannot be read is replaced in the picture.
-            if index in shown or len(items) < COLUMNS:
-                items[index] = item
-    opened = f"{len(facts)} of {count} that were opened are read"
+    opened = f"{count - len(failures)} of {count} that were opened can be used"
     print(f"{len(files)} files in {folder}; {opened}")
     for name, message in list(failures.items())[:NAMED]:
         print(f"  {name}: {message}")
-    if not facts:
-        raise ValueError("None of them can be read: see above.")
     for line in describe(facts):
         print(line)
+    if not items:
+        raise ValueError("None of them can be used: see above.")
     best = [index for index in dict.fromkeys(shown) if index in items]
     rest = [index for index in items if index not in best]
     return [items[index] for index in sorted([*best, *rest][:COLUMNS])]
@@ -120,6 +129,8 @@ def read(folder: Path, options: argparse.Namespace) -> list[Any]:
 def describe(facts: Iterable[Facts]) -> list[str]:
     """Returns lines that say which bits, values and sizes there are."""
     facts = list(facts)
+    if not facts:
+        return []
     lines = []
     for kind, number in Counter(each.kind for each in facts).most_common():
         own = [each for each in facts if each.kind == kind]

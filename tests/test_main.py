@@ -38,7 +38,7 @@ def test_as_a_command(folder: Path, tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert lines[0] == "14 files in scans; 12 of 14 that were opened are read"
+    assert lines[0] == "14 files in scans; 12 of 14 that were opened can be used"
     assert lines[1].startswith("  00b.png: read_image: ")
     assert lines[3] == "12 of 16 bits, unsigned, values from 0 to 4000"
     assert lines[4] == "sizes: 60 x 60 (9), 80 x 80 (3)"
@@ -66,12 +66,13 @@ def test_volumes(tmp_path: Path, capsys) -> None:
     nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "ct.nii.gz")
     with pytest.raises(SystemExit, match=r"NIfTI files need --volumes\."):
         main([f"{tmp_path}"])
-    with pytest.raises(SystemExit, match=r"Say which values are black and white"):
-        main([f"{tmp_path}", "--volumes"])
-    window = ["--window", "-1000", "1000", "--out", f"{tmp_path / 'out.png'}"]
-    main([f"{tmp_path}", "--volumes", *window])
+    out = ["--out", f"{tmp_path.parent / 'volumes.png'}"]
+    with pytest.raises(SystemExit, match="None of them can be used"):
+        main([f"{tmp_path}", "--volumes", *out])
+    assert "Say which values are black and white" in capsys.readouterr().out
+    main([f"{tmp_path}", "--volumes", "--window", "-1000", "1000", *out])
     assert "1 of 32 bits, float" in capsys.readouterr().out
-    assert decode_image(tmp_path / "out.png").shape[0] == 3
+    assert decode_image(out[1]).shape[0] == 3
 
 
 @pytest.mark.parametrize(
@@ -83,7 +84,7 @@ def test_volumes(tmp_path: Path, capsys) -> None:
             "expected two numbers, or the word percentiles",
         ),
         (["{folder}", "--window", "9", "5"], "with low < high"),
-        (["{folder}/.."], None),
+        (["{folder}"], None),
     ],
 )
 def test_errors(folder: Path, tmp_path: Path, arguments, message) -> None:
@@ -91,9 +92,22 @@ def test_errors(folder: Path, tmp_path: Path, arguments, message) -> None:
     if message is None:
         for path in folder.iterdir():
             path.write_bytes(b"no image")
-        message = "None of them can be read"
+        message = "None of them can be used"
     with pytest.raises(SystemExit, match=message):
         main([*asked, "--out", f"{tmp_path / 'out.png'}"])
+
+
+def test_the_picture_never_lies_among_the_images(folder: Path, capsys) -> None:
+    """Found: preview.png replaced an image, or became one."""
+    with pytest.raises(SystemExit):
+        main([f"{folder}", "--out", f"{folder / '00.png'}"])
+    assert "would lie among the images" in capsys.readouterr().err
+
+
+def test_an_image_that_is_too_small_is_named(folder: Path, tmp_path, capsys) -> None:
+    cv2.imwrite(str(folder / "00a.png"), np.zeros((4, 4), np.uint8))
+    main([f"{folder}", "--window", "0", "4095", "--out", f"{tmp_path / 'out.png'}"])
+    assert "00a.png: DiRATransform: expected at least" in capsys.readouterr().out
 
 
 def test_sizes_are_counted() -> None:

@@ -40,7 +40,7 @@ from filelock import FileLock, Timeout
 from pictures import draw_pictures
 from pretraining import Training, options_of, path_of, pretrain
 from report import report
-from results import Results, keep_settings, list_runs, restrict
+from results import Results, keep_settings, known_of, list_runs, restrict
 from settings import BARE, STAGES, Run, Settings, views_of
 from tasks import load_tasks, read_words
 from tqdm import tqdm
@@ -86,7 +86,8 @@ def compare(options: argparse.Namespace) -> None:
         if (lacking := results.lacking(run, tasks))
     }
     check(settings, list(pending), pool, words)
-    keep_settings(folder, settings, options.split, pool, changed=bool(pending))
+    facts = [known_of(task.data) for task in every]
+    keep_settings(folder, settings, options.split, pool, facts, changed=bool(pending))
     transforms = make_transforms(settings)
     groups: dict[tuple[int, str], list[Run]] = {}
     for run in pending:
@@ -114,7 +115,10 @@ def compare(options: argparse.Namespace) -> None:
         for path in sorted(folder.glob(f"runs/*-{settings.seeds[0]}"))
     }
     untrained = make_encoder(settings, settings.seeds[0])
-    draw_pictures(folder, encoders, untrained, tasks, transforms["distorted"])
+    # A ViT takes one size only.
+    enlarged = 2 if "resnet" in settings.encoder else 1
+    views = transforms["distorted"]
+    draw_pictures(folder, encoders, untrained, tasks, views, enlarged=enlarged)
 
 
 def check(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import get_args
 
@@ -78,20 +79,29 @@ def _read_csv(path: Path, settings: Settings) -> LabelledImages:
         raise ValueError(f"no column {', '.join(COLUMNS['image'])}; {EXPECTED}.")
     dims = 3 if settings.cube else 2
     window = window_of(settings)
-    return read_table(path, path.parent, **columns, window=window, spatial_dims=dims)
+    # The table is the user's own.
+    options = {"window": window, "spatial_dims": dims, "allow_outside": True}
+    return read_table(path, path.parent, **columns, **options)
 
 
 def _read(folder: Path, settings: Settings) -> LabelledImages:
     dims, files = (3, VolumeFiles) if settings.cube else (2, ImageFiles)
     known = dict(spatial_dims=dims, window=window_of(settings))
-    inside = sorted(path for path in folder.iterdir() if path.is_dir())
+    inside = sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_dir() and not path.name.startswith((".", "__MACOSX"))
+    )
     by_name = {path.name.lower(): path for path in inside}
     if {"images", "masks"} <= by_name.keys():
         images, masks = files(by_name["images"]), files(by_name["masks"])
-        of = {
-            _stem(name): path
-            for name, path in zip(masks.names, masks.paths, strict=True)
-        }
+        of = dict(zip(map(_stem, masks.names), masks.paths, strict=True))
+        stems = Counter(map(_stem, masks.names))
+        if twice := [stem for stem, number in stems.items() if number > 1]:
+            raise ValueError(
+                f"{by_name['masks']} holds several masks named {twice[0]}: which one "
+                "belongs to the image? Leave the others out, or write a CSV file."
+            )
         lacking = [name for name in images.names if _stem(name) not in of]
         if lacking:
             raise ValueError(
@@ -107,6 +117,11 @@ def _read(folder: Path, settings: Settings) -> LabelledImages:
         )
     if len(inside) < 2:
         raise ValueError(f"{EXPECTED}.")
+    if {"train", "training"} & by_name.keys():
+        raise ValueError(
+            f"{', '.join(by_name)} are splits, not classes: say what is in which split "
+            f"by a CSV file; {EXPECTED}."
+        )
     classes = [files(path) for path in inside]
     labels = np.repeat(np.arange(len(classes)), [len(each) for each in classes])
     return LabelledImages(
@@ -124,9 +139,8 @@ def _read(folder: Path, settings: Settings) -> LabelledImages:
 
 
 def _stem(name: str) -> str:
-    """Returns a name without its suffixes, `.nii.gz` too."""
-    path = Path(name)
-    return str(path.with_name(path.name.split(".")[0]))
+    """Returns a name without its suffix; names such as 1.2.840.7.png have one."""
+    return str(Path(name.lower().removesuffix(".gz")).with_suffix(""))
 
 
 def _check_splits(path: Path, data: LabelledImages) -> None:

@@ -32,33 +32,38 @@ def draw_pictures(
     untrained: nn.Module,
     tasks: list[Task],
     transform: DiRATransform,
+    *,
+    enlarged: int,
 ) -> None:
     """Writes restored.png and .csv, features.png and activations.png.
 
-    All are of validation images.
+    All are of validation images; those of features are enlarged.
     """
+
+    def save(name: str, figure: plt.Figure) -> None:
+        figure.savefig(folder / f"{name}.png", dpi=110)
+        plt.close(figure)
+
     restoring = {
         name: (backbone, head)
         for name, (backbone, head) in encoders.items()
         if not re.search("-di[-+]", name) and head is not None
     }
-    figures = {}
     if restoring:
         # Small images, enlarged, would show little.
         task = max(tasks, key=lambda task: min(task.data.pixels(0).shape[:2]))
-        figures["restored"] = draw_restored(restoring, task, transform)
+        save("restored", draw_restored(restoring, task, transform))
         errors = measure_restored(restoring, task, transform)
         errors.to_csv(folder / "restored.csv", index=False, float_format="%.4f")
     dense = [task for task in tasks if "dense" in task.protocols]
     if dense and encoders:
-        figures["features"] = draw_dense_features(encoders, untrained, dense[0])
+        own = draw_dense_features(encoders, untrained, dense[0], enlarged)
+        save("features", own)
     for task in tasks:
-        if "fine-tuned" in task.protocols and encoders:
-            figures["activations"] = draw_activations(encoders, task)
+        flat = task.data.spatial_dims == 2
+        if "fine-tuned" in task.protocols and encoders and flat:
+            save("activations", draw_activations(encoders, task))
             break
-    for name, figure in figures.items():
-        figure.savefig(folder / f"{name}.png", dpi=110)
-        plt.close(figure)
 
 
 def draw_restored(
@@ -124,12 +129,12 @@ def _views(
 
 
 def draw_dense_features(
-    encoders: Encoders, untrained: nn.Module, task: Task
+    encoders: Encoders, untrained: nn.Module, task: Task, enlarged: int
 ) -> plt.Figure:
     """Draws images and principal components of an encoder's dense features.
 
-    Of the first method the bare one and the last of its other stages are shown, at
-    twice the size that they were trained at, where less is blurred.
+    Of the first method the bare one and the last of its other stages are shown, at a
+    multiple of the size that they were trained at, where less is blurred.
     """
     names = [*encoders]
     method = names[0].split("-")[0]
@@ -140,8 +145,8 @@ def draw_dense_features(
     shown |= {name: encoders[name][0] for name in [*bare[:1], *others[-1:]]}
     val = task.data.split(task.val)
     part = val.subset(np.linspace(0, len(val) - 1, 4).astype(int))
-    twice = np.multiply(task.size, 2).tolist()
-    images = torch.stack([image for image, _ in Samples(part, twice, "mask")])
+    size = np.multiply(task.size, enlarged).tolist()
+    images = torch.stack([image for image, _ in Samples(part, size, "mask")])
     return draw_features(shown, images, images)
 
 

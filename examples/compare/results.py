@@ -89,11 +89,18 @@ def keep_settings(
     settings: Settings,
     split: str,
     pool: LabelledImages,
+    facts: list[Any],
     *,
     changed: bool,
 ) -> None:
-    """Checks the settings against those of the folder, and writes them for new rows."""
+    """Checks the settings against those of the folder, and writes them for new rows.
+
+    `facts` are what is known of the files of tasks; see `known_of`.
+    """
     data = {"images": len(pool), "first_image": zlib.crc32(pool.pixels(0).tobytes())}
+    if _of_files(pool.images):
+        # Of files, labels and masks may change while images stay.
+        data["files"] = zlib.crc32(repr(facts).encode())
     # Files of one name may differ.
     for path in (Path(settings.start), Path(settings.words) / "word-000.npz"):
         if path.is_file():
@@ -127,6 +134,18 @@ def keep_settings(
     if torch.cuda.is_available():
         machine += f", {torch.cuda.get_device_name()}"
     write_whole(folder / "environment.txt", "\n".join([machine, *versions]) + "\n")
+
+
+def known_of(data: LabelledImages) -> list[Any]:
+    """Returns what tells two tables of the same files apart."""
+    labels = None if data.labels is None else data.labels.tolist()
+    masks = [str(mask) for mask in data.masks] if _of_files(data.masks) else None
+    splits = None if data.splits is None else data.splits.tolist()
+    return [list(data.names or ()), labels, masks, splits]
+
+
+def _of_files(items: Any) -> bool:
+    return items is not None and isinstance(items[0], Path)
 
 
 def as_json(settings: Settings) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class MoCo(pl.LightningModule):
         if self.classes:
             probe = self.online_classifier.training_step((features, labels), batch_idx)
             self.log_dict(probe[1], prog_bar=True)
-            loss = loss + probe[0]
+            loss = loss + probe[0]  # which dira/discriminative then holds
         return loss
 
     def configure_optimizers(self):

@@ -84,13 +84,16 @@ def principal_colours(
             values, places = encode_pixels(of_length_1, one, pixels=count).tensors
         pixels.append(values[0, places[0].argsort()][own].numpy())
     drawn = [random.permutation(each)[: _FITTED // len(images)] for each in pixels]
+    colours = torch.zeros(len(images), count, 3)
+    if sum(map(len, drawn)) < 3:  # nothing to tell apart
+        return colours.movedim(2, 1).reshape(len(images), 3, *sides)
     model = make_pipeline(
         PCA(3, random_state=seed),
         QuantileTransformer(n_quantiles=100, random_state=seed),
     ).fit(np.concatenate(drawn))
-    colours = torch.zeros(len(images), count, 3)
     for own, each, found in zip(inside, pixels, colours, strict=True):
-        found[own] = torch.from_numpy(model.transform(each)).float()
+        if len(each):
+            found[own] = torch.from_numpy(model.transform(each)).float()
     return colours.movedim(2, 1).reshape(len(images), 3, *sides)
 
 

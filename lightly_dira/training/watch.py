@@ -15,8 +15,8 @@ def watch(
 ) -> RemovableHandle:
     """Writes means of the terms every few steps, without a change of the loop.
 
-    Terms that have not started are left out. The device is waited for only when a line
-    is written. Calls without gradients, as in validation, do not count.
+    Means are over the calls in which a term takes part. The device is waited for only
+    when a line is written. Calls without gradients, as in validation, do not count.
 
     Args:
         dira: A `DiRA` or an `Adversary`; before `DistributedDataParallel` wraps it.
@@ -49,21 +49,22 @@ class _Watch:
     def __init__(self, dira: Any, every: int, write: Callable[[str], Any]) -> None:
         self.every, self.write = every, write
         self.due = dira.steps + every
-        self.total: Tensor | None = None
-        self.calls = 0
+        # Sums of terms, and how often each has taken part.
+        self.sums: Tensor | None = None
 
     def __call__(self, dira: Any, args: Any, output: Any) -> None:
         if not torch.is_grad_enabled():
             return
         _, *names = dira.components._fields
         terms = torch.stack([term.float() for term in dira.components[1:]])
-        self.total = terms if self.total is None else self.total + terms
-        self.calls += 1
+        both = torch.stack([terms, (terms != 0).float()])
+        self.sums = both if self.sums is None else self.sums + both
         # The step of this call has not been taken yet.
         step = dira.steps + 1
         if step < self.due:
             return
-        means = dict(zip(names, (self.total / self.calls).tolist(), strict=True))
+        sums, counts = self.sums
+        means = dict(zip(names, (sums / counts.clamp(min=1)).tolist(), strict=True))
         started = [f"{name} {mean:.4f}" for name, mean in means.items() if mean]
         self.write(f"step {step}, {dira.stage}: {', '.join(started)}")
-        self.total, self.calls, self.due = None, 0, step + self.every
+        self.sums, self.due = None, step + self.every

@@ -167,6 +167,9 @@ def geometry_of_albumentation(transform: Any, moves: Callable[[Any], bool]) -> A
 
 def _applied(transform: Any, image: NDArray[Any]) -> Any:
     key = "volume" if image.ndim == 4 else "image"
+    if isinstance(transform, A.Normalize) and image.dtype.kind == "f":
+        # Ours are in [0, 1], and it divides by what white is in 8 bits.
+        image = image * np.float32(transform.max_pixel_value or 1)
     try:
         return transform(**{key: image})[key]
     except KeyError as error:

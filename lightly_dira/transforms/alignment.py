@@ -193,7 +193,8 @@ class Step(nn.Module):
 def with_channels_of(normalisation: Any, view: Any) -> Any:
     """Returns a grey view with as many channels as are normalised."""
     channels = len(getattr(normalisation, "mean", ()))
-    if not isinstance(view, Tensor) or view.ndim != 3 or len(view) != 1 < channels:
+    grey = isinstance(view, Tensor) and view.ndim == 3 and len(view) == 1
+    if not grey or channels < 2:
         return view
     in_place = getattr(normalisation, "inplace", False)
     return view.repeat(channels, 1, 1) if in_place else view.expand(channels, -1, -1)

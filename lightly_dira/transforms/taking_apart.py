@@ -160,6 +160,8 @@ def find_normalisation(transform: Any) -> Normalisation | None:
     """Returns mean and standard deviation of a normalisation inside a transform."""
     classes = filter(is_of_library, type(transform).__mro__)
     known = any(cls.__name__ == "Normalize" for cls in classes)
+    # Those of albumentations may go by each image.
+    known &= getattr(transform, "normalization", "standard") == "standard"
     if known and hasattr(transform, "mean"):
         shape = (-1, 1, 1)
         mean, std = torch.as_tensor(transform.mean), torch.as_tensor(transform.std)

@@ -50,17 +50,36 @@ class Inputs:
 
     @classmethod
     def of(cls, transform: DiRATransform, image: Any) -> Inputs:
-        """Looks at what a transform makes of an image."""
+        """Looks at what a transform makes of an image.
+
+        Raises:
+            ValueError: If views are normalised in another way than by fixed numbers.
+        """
         view = transform(image).view
         known = find_normalisation(transform.transform)
         channels, *size = view.shape
-        facts = cls(channels, tuple(size), transform.window)
-        if known is None or not known.fits(view):
-            return facts
-        # Some normalisations are of values up to 255.
-        scale = 255 if known.mean.max() > 1 else 1
-        mean, std = (tuple((each / scale).flatten().tolist()) for each in known)
-        return dataclasses.replace(facts, mean=mean, std=std)
+        window = transform.window
+        if window is not None and not isinstance(window, str):
+            low, high = map(float, window)
+            window = low, high
+        facts = cls(channels, tuple(size), window)
+        if known is not None and known.fits(view):
+            # Some normalisations are of values up to 255.
+            scale = 255 if known.mean.max() > 1 else 1
+            mean, std = (tuple((each / scale).flatten().tolist()) for each in known)
+            facts = dataclasses.replace(facts, mean=mean, std=std)
+        # What 0 and 1 become; a view can hold nothing beyond.
+        black, white = (
+            facts._normalised(torch.full(view.shape, x)) for x in (0.0, 1.0)
+        )
+        if (view < black - 0.05).any() or (view > white + 0.05).any():
+            raise ValueError(
+                f"Inputs: views from {view.min():.2f} to {view.max():.2f} do not come "
+                "from pixels in [0, 1] by mean and standard deviation, the only "
+                "normalisation that can be kept. Keep that of your own beside the "
+                "weights, or normalise by fixed numbers."
+            )
+        return facts
 
     @classmethod
     def from_json(cls, kept: Mapping[str, Any]) -> Inputs:
@@ -84,10 +103,12 @@ class Inputs:
                 f"Inputs: expected a grey image or one of {self.channels} channels, "
                 f"got {len(pixels)}."
             )
-        pixels = pixels.expand(self.channels, *self.size)
+        return self._normalised(pixels.expand(self.channels, *self.size))
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
         if not self.mean:
             return pixels.contiguous()
-        shape = (-1, *(dims * [1]))
+        shape = (-1, *(len(self.size) * [1]))
         mean, std = (
             torch.tensor(each).reshape(shape) for each in (self.mean, self.std)
         )

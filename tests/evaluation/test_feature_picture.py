@@ -50,6 +50,17 @@ def test_background_is_black_and_left_out() -> None:
     assert colours[:, :, 4:].sub(expected).abs().mean() < 0.05
 
 
+def test_black_images_stay_black() -> None:
+    """Found: one of them was an error of scikit-learn's."""
+    images = halves()
+    where = torch.ones(2, 16, 16, dtype=torch.bool)
+    where[1] = False
+    colours = principal_colours(lambda x: [x], images, where)
+    assert (colours[1] == 0).all()
+    assert (colours[0] > 0).any()
+    assert (principal_colours(lambda x: [x], images, where & False) == 0).all()
+
+
 def test_an_encoder_is_left_as_it_is() -> None:
     backbone = torchvision.models.resnet18().train()
     before = {name: value.clone() for name, value in backbone.state_dict().items()}

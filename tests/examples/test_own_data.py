@@ -89,6 +89,30 @@ class TestFolders:
         with pytest.raises(SystemExit, match=r"1 of 20 images have no mask.*7\.png"):
             load(tmp_path)
 
+    def test_names_with_dots(self, tmp_path, load) -> None:
+        """Found: all of 1.2.840.N.png got one mask."""
+        for name in ("images", "masks"):
+            (tmp_path / name).mkdir()
+        for number in range(20):
+            white = np.full((20, 20), 255 * (number % 2), np.uint8)
+            for name in ("images", "masks"):
+                cv2.imwrite(str(tmp_path / name / f"1.2.840.{number}.png"), white)
+        data = load(tmp_path)[1][0].data
+        for index in range(20):
+            assert (data.mask(index) == (data.pixels(index) > 0)).all()
+        cv2.imwrite(str(tmp_path / "masks/1.2.840.3.bmp"), white)
+        with pytest.raises(SystemExit, match=r"several masks named 1\.2\.840\.3"):
+            load(tmp_path)
+
+    def test_folders_that_are_no_classes(self, classes, tmp_path, load) -> None:
+        (classes / ".ipynb_checkpoints").mkdir()
+        assert load(classes)[1][0].data.label_names == ("healthy", "ill")
+        (tmp_path / "sets").mkdir()
+        classes.rename(tmp_path / "sets/train")
+        (tmp_path / "sets/test").mkdir()
+        with pytest.raises(SystemExit, match="are splits, not classes"):
+            load(tmp_path / "sets")
+
     def test_of_volumes(self, tmp_path, load) -> None:
         for name in ("images", "masks"):
             (tmp_path / name).mkdir()
@@ -127,6 +151,17 @@ class TestTables:
         _, tasks = load(path)
         asked = [protocol for task in tasks for protocol in task.protocols]
         assert asked[:4] == ["linear", "knn", "fine-tuned", "dense"]
+
+    def test_other_labels_are_other_data(self, classes, load) -> None:
+        """Found: corrected labels were not evaluated again."""
+        from results import known_of
+
+        labels = np.arange(60) % 2
+        one = known_of(load(self.write(classes, label=labels))[1][0].data)
+        paths = [path for path in classes.rglob("*.csv")]
+        paths[0].unlink()
+        labels[[0, 1]] = labels[[1, 0]]
+        assert known_of(load(self.write(classes, label=labels))[1][0].data) != one
 
     @pytest.mark.parametrize(
         ("columns", "message"),

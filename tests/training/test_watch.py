@@ -48,6 +48,16 @@ def test_means_of_the_steps_between_lines() -> None:
     assert "adversarial" in loop.lines[1]
 
 
+def test_terms_that_start_between_two_lines() -> None:
+    """Found: calls before the start counted as zeros."""
+    loop = Loop(restorative_start=4, adversarial_start=None)
+    watch(loop.dira, every=5, write=loop.lines.append)
+    for _ in range(5):
+        loop.step()
+    found = float(re.search(r"restorative ([\d.]+)", loop.lines[0])[1])
+    assert found == pytest.approx(loop.restorative[-1], abs=1e-4)
+
+
 def test_steps_are_those_of_the_optimiser() -> None:
     loop = Loop()
     watch(loop.dira, every=2, write=loop.lines.append)

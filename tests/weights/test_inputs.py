@@ -58,6 +58,42 @@ class TestInputs:
         inputs = Inputs.of(DiRATransform(steps), np.zeros((40, 40, 3), np.uint8))
         assert inputs.mean == pytest.approx((0.485, 0.456, 0.406), abs=1e-3)
 
+    @pytest.mark.parametrize("window", [None, (0, 4095)])
+    def test_of_albumentations_and_floats(self, window) -> None:
+        """Found: A.Normalize divided floats in [0, 1] by 255 again."""
+        import albumentations as A
+        from albumentations.pytorch import ToTensorV2
+
+        steps = A.Compose([A.Normalize(), ToTensorV2()])
+        transform = DiRATransform(steps, window=window, distortion=Sequential([]))
+        image = scan() if window else scan().astype(np.float32) / 4095
+        inputs = Inputs.of(transform, image)
+        assert torch.allclose(inputs(image), transform(image)[0], atol=1e-3)
+
+    @pytest.mark.parametrize("how", ["image", "min_max"])
+    def test_normalised_by_each_image(self, how: str) -> None:
+        """Found: the fixed numbers were kept, which were not applied."""
+        import albumentations as A
+        from albumentations.pytorch import ToTensorV2
+
+        steps = A.Compose([A.Normalize(normalization=how), ToTensorV2()])
+        transform = DiRATransform(steps, distortion=Sequential([]))
+        image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        if how == "min_max":  # these are in [0, 1]
+            assert Inputs.of(transform, image).mean == ()
+        else:
+            with pytest.raises(ValueError, match="normalise by fixed numbers"):
+                Inputs.of(transform, image)
+
+    def test_windows_of_numpy(self, tmp_path) -> None:
+        """Found: they were kept as text."""
+        window = (np.int64(0), np.int64(4095))
+        inputs = Inputs.of(DiRATransform(window=window, input_size=32), scan())
+        save_pretrained(tmp_path, resnet18(), inputs=inputs)
+        _, again = from_pretrained(tmp_path, resnet18(), return_inputs=True)
+        assert again.window == (0, 4095)
+        assert again(scan()).equal(inputs(scan()))
+
     def test_other_channels(self) -> None:
         with pytest.raises(ValueError, match="grey image or one of 3 channels, got 2"):
             Inputs(3, (32, 32))(np.zeros((40, 40, 2), np.uint8))
