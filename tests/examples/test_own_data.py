@@ -199,7 +199,7 @@ def test_window(load, tmp_path, classes, capsys) -> None:
     assert "two numbers or the word percentiles, got 0 white" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_five_minutes_from_a_folder_to_a_table(classes, tmp_path) -> None:
     started = time.monotonic()
     options = "--window 0 4095 --batch-size 16 --threads 1 --seeds 0".split()
