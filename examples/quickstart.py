@@ -31,6 +31,7 @@ from tqdm import tqdm
 
 from lightly_dira import DiRA, DiRALoss, DiRATransform, DiRAViews
 from lightly_dira.data import ImageFiles, VolumeFiles
+from lightly_dira.data.white import parse_window
 from lightly_dira.evaluation.data import MNI152Slices
 from lightly_dira.evaluation.dense import dense_probe, encode_pixels
 from lightly_dira.evaluation.feature_picture import draw_features
@@ -65,7 +66,9 @@ class SimSiam(nn.Module):
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder of images, or of volumes")
-    parser.add_argument("--window", nargs="+", help="black and white, or percentiles")
+    parser.add_argument(
+        "--window", nargs="+", default=(), help="black and white, or percentiles"
+    )
     parser.add_argument("--volumes", action="store_true", help="three dimensions")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch-size", type=int, help="16, of volumes 8")
@@ -80,8 +83,9 @@ def main() -> None:
     seed_everything(options.seed)  # Lightly's blur draws from NumPy
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
+    window = parse_window(options.window)
     load = load_volumes if options.volumes else load_images
-    train, held_out = load(options.data, options.input_size, window_of(options.window))
+    train, held_out = load(options.data, options.input_size, window)
     print(f"{len(train)} items to train on, {len(held_out)} held out")
     if len(train) < options.batch_size:
         parser.error(f"they do not fill a batch: --batch-size {len(train)} or less")
@@ -180,14 +184,6 @@ def pretrain(
                 numbers = "  ".join(f"{value:14.4f}" for value in history[-1])
                 tqdm.write(f"{epoch:14}  {stage:>14}  {numbers}")
     return history
-
-
-def window_of(words: list[str] | None) -> tuple[float, float] | str | None:
-    """Returns two values, or the word "percentiles"."""
-    if words in (None, ["percentiles"]):
-        return words and words[0]
-    low, high = map(float, words)
-    return low, high
 
 
 def load_images(folder: Path | None, size: int, window) -> tuple[Dataset, Dataset]:

@@ -27,7 +27,7 @@ import torch
 from torchvision.utils import save_image
 
 from lightly_dira.data import ImageFiles, VolumeFiles
-from lightly_dira.data.white import Window
+from lightly_dira.data.white import parse_window
 from lightly_dira.transforms.dira_transform import DiRATransform
 
 # Columns of the picture, and files that cannot be read that are named.
@@ -54,6 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--window",
         nargs="+",
+        default=(),
         metavar="VALUE",
         help="the values that become black and white, or percentiles",
     )
@@ -71,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
             "taken for one: give another place, --out FILE"
         )
     try:
-        window = _window(options.window)
+        window = parse_window(options.window)
         sizes = {} if options.input_size is None else {"input_size": options.input_size}
         transform = DiRATransform(
             window=window, spatial_dims=3 if options.volumes else 2, **sizes
@@ -147,21 +148,6 @@ def _facts_of(pixels: np.ndarray[Any, Any]) -> Facts:
     kind = f"{8 * pixels.dtype.itemsize} bits, {bits}"
     size = " x ".join(map(str, pixels.shape))
     return Facts(kind, size, float(pixels.min()), float(pixels.max()))
-
-
-def _window(words: list[str] | None) -> Window | None:
-    if words is None:
-        return None
-    if words == ["percentiles"]:
-        return "percentiles"
-    try:
-        low, high = map(float, words)
-    except ValueError:
-        raise ValueError(
-            "--window: expected two numbers, or the word percentiles, got "
-            f"{' '.join(words)}."
-        ) from None
-    return low, high
 
 
 if __name__ == "__main__":

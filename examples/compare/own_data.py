@@ -9,9 +9,11 @@ from typing import get_args
 
 import numpy as np
 import pandas as pd
-from settings import Settings, window_of
+from settings import Settings
 
 from lightly_dira.data import ImageFiles, VolumeFiles
+from lightly_dira.data.files import visible
+from lightly_dira.data.white import parse_window
 from lightly_dira.evaluation.labelled import LabelledImages
 from lightly_dira.evaluation.protocol import Protocol, Task
 from lightly_dira.evaluation.read_tables import read_table
@@ -78,7 +80,7 @@ def _read_csv(path: Path, settings: Settings) -> LabelledImages:
     if columns["image"] is None:
         raise ValueError(f"no column {', '.join(COLUMNS['image'])}; {EXPECTED}.")
     dims = 3 if settings.cube else 2
-    window = window_of(settings)
+    window = parse_window(settings.window)
     # The table is the user's own.
     options = {"window": window, "spatial_dims": dims, "allow_outside": True}
     return read_table(path, path.parent, **columns, **options)
@@ -86,12 +88,8 @@ def _read_csv(path: Path, settings: Settings) -> LabelledImages:
 
 def _read(folder: Path, settings: Settings) -> LabelledImages:
     dims, files = (3, VolumeFiles) if settings.cube else (2, ImageFiles)
-    known = dict(spatial_dims=dims, window=window_of(settings))
-    inside = sorted(
-        path
-        for path in folder.iterdir()
-        if path.is_dir() and not path.name.startswith((".", "__MACOSX"))
-    )
+    known = dict(spatial_dims=dims, window=parse_window(settings.window))
+    inside = sorted(path for path in visible(folder) if path.is_dir())
     by_name = {path.name.lower(): path for path in inside}
     if {"images", "masks"} <= by_name.keys():
         images, masks = files(by_name["images"]), files(by_name["masks"])

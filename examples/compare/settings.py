@@ -7,7 +7,6 @@ from typing import Any, get_args
 
 from restorative import HOSTS
 
-from lightly_dira.data.white import Window
 from lightly_dira.evaluation.protocol import Protocol
 
 Run = tuple[str, str, int]  # method, stage, seed
@@ -194,20 +193,6 @@ PRESETS = {
         options={"MoCo": {"queue": 65536, "momentum": 0.999}},
     ),
 }
-
-
-def window_of(settings: Settings) -> Window | None:
-    """Returns the window as `DiRATransform` takes it."""
-    words = settings.window
-    if words in ((), ("percentiles",)):
-        return "percentiles" if words else None
-    try:
-        low, high = map(float, words)
-    except ValueError:
-        got = " ".join(words)
-        message = f"--window needs two numbers or the word percentiles, got {got}"
-        raise ValueError(message) from None
-    return low, high
 
 
 def views_of(run: Run) -> str:

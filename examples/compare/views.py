@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from settings import Settings, window_of
+from settings import Settings
 
 from lightly_dira import DiRATransform, DiRAViews
+from lightly_dira.data.white import parse_window
 from lightly_dira.transforms import (
     Distortion,
     NonLinearIntensity,
@@ -59,7 +60,9 @@ def _of_images(settings: Settings) -> dict[str, Callable[[Any], Any]]:
         curves = NonLinearIntensity(inverted=0.0, p=settings.intensity)
     both = Sequential([curves, mixture]) if settings.intensity else mixture
     plain, curved, uncurved, distorted = (
-        DiRATransform(views, distortion=distortion, window=window_of(settings))
+        DiRATransform(
+            views, distortion=distortion, window=parse_window(settings.window)
+        )
         for distortion in (Sequential([]), curves, mixture, both)
     )
     return {
@@ -86,7 +89,7 @@ def _of_volumes(settings: Settings) -> dict[str, Callable[[Any], Any]]:
         name: DiRATransform(
             pipeline,
             distortion=distortion,
-            window=window_of(settings),
+            window=parse_window(settings.window),
             spatial_dims=3,
         )
         for name, pipeline, distortion in (

@@ -193,7 +193,7 @@ def _listed(
 
 
 def _images_in(folder: Path) -> Iterator[Path]:
-    for path in _visible(folder):
+    for path in visible(folder):
         if path.is_dir():
             yield from _images_in(path)
         elif path.suffix.lower() in _IMAGES or is_dicom(path):
@@ -201,7 +201,7 @@ def _images_in(folder: Path) -> Iterator[Path]:
 
 
 def _volumes_in(folder: Path) -> Iterator[Path]:
-    inside = list(_visible(folder))
+    inside = list(visible(folder))
     if sum(path.is_file() and is_dicom(path) for path in inside) > 1:
         yield folder
     for path in inside:
@@ -211,7 +211,8 @@ def _volumes_in(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _visible(folder: Path) -> list[Path]:
+def visible(folder: Path) -> list[Path]:
+    """Returns what lies in a folder, but for hidden files and what macOS adds."""
     return [path for path in folder.iterdir() if not _is_hidden(path.name)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -80,6 +81,26 @@ def check_finite(values: NDArray[Any]) -> None:
             "DiRATransform: the image holds NaN or infinite pixels. Replace them, for "
             "example with `numpy.nan_to_num`."
         )
+
+
+def parse_window(words: Sequence[str]) -> Window | None:
+    """Returns the window that the words of a command mean; none if there are none.
+
+    Raises:
+        ValueError: If they are neither two numbers nor "percentiles".
+    """
+    if not words:
+        return None
+    if [*words] == ["percentiles"]:
+        return "percentiles"
+    try:
+        low, high = map(float, words)
+    except ValueError:
+        raise ValueError(
+            "--window: expected two numbers, or the word percentiles, got "
+            f"{' '.join(words)}."
+        ) from None
+    return low, high
 
 
 def check_window(window: Any) -> None:

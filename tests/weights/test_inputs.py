@@ -99,22 +99,23 @@ class TestInputs:
             Inputs(3, (32, 32))(np.zeros((40, 40, 2), np.uint8))
 
 
-class TestKept:
-    def save(self, folder: Path, **options: object) -> DiRA:
-        backbone = resnet18()
-        optimizer = torch.optim.SGD(backbone.parameters(), lr=0.1)
-        loss = DiRALoss(restorative_weight=100.0)
-        dira = DiRA(backbone, optimizer, loss=loss, adversarial_start=None)
-        views = DiRAViews(torch.rand(2, 2, 3, 64, 64), torch.rand(2, 1, 64, 64))
-        x0, x1 = views
-        dira((backbone(x0) - backbone(x1)).square().mean(), views).backward()
-        optimizer.step()
-        save_pretrained(folder, backbone, dira, **options)
-        return dira
+def save(folder: Path, **options: object) -> DiRA:
+    backbone = resnet18()
+    optimizer = torch.optim.SGD(backbone.parameters(), lr=0.1)
+    loss = DiRALoss(restorative_weight=100.0)
+    dira = DiRA(backbone, optimizer, loss=loss, adversarial_start=None)
+    views = DiRAViews(torch.rand(2, 2, 3, 64, 64), torch.rand(2, 1, 64, 64))
+    x0, x1 = views
+    dira((backbone(x0) - backbone(x1)).square().mean(), views).backward()
+    optimizer.step()
+    save_pretrained(folder, backbone, dira, **options)
+    return dira
 
+
+class TestKept:
     def test_what_was_kept_is_given_back(self, tmp_path) -> None:
         known = Inputs(3, (64, 64), (0.0, 4095.0), (0.5,) * 3, (0.2,) * 3)
-        dira = self.save(tmp_path, inputs=known, method="MoCo v2")
+        dira = save(tmp_path, inputs=known, method="MoCo v2")
         fresh = resnet18()
         head, inputs = from_pretrained(tmp_path, fresh, return_inputs=True)
         assert inputs == known
@@ -129,7 +130,7 @@ class TestKept:
         assert from_pretrained(tmp_path, fresh).settings == dira.head.settings
 
     def test_folders_of_before(self, tmp_path) -> None:
-        self.save(tmp_path)
+        save(tmp_path)
         config = json.loads((tmp_path / "config.json").read_text())
         old = {name: config[name] for name in ("lightly_dira", "head")}
         (tmp_path / "config.json").write_text(json.dumps(old))
@@ -152,7 +153,7 @@ class TestCard:
     def test_hub_reads_it(self, tmp_path) -> None:
         hub = pytest.importorskip("huggingface_hub")
         known = Inputs(3, (64, 64), "percentiles", (0.5,) * 3, (0.2,) * 3)
-        TestKept().save(tmp_path, inputs=known, method="MoCo v2")
+        save(tmp_path, inputs=known, method="MoCo v2")
         card = hub.ModelCard.load(tmp_path / "README.md")
         assert card.data.library_name == "lightly-dira"
         assert "medical-imaging" in card.data.tags
@@ -166,16 +167,16 @@ class TestCard:
             assert line in card.text
 
     def test_that_was_edited_is_kept(self, tmp_path) -> None:
-        TestKept().save(tmp_path)
+        save(tmp_path)
         assert "Not kept" in (tmp_path / "README.md").read_text()
         (tmp_path / "README.md").write_text("mine")
-        TestKept().save(tmp_path)
+        save(tmp_path)
         assert (tmp_path / "README.md").read_text() == "mine"
 
     def test_its_lines_run(self, tmp_path, monkeypatch) -> None:
         import cv2
 
-        TestKept().save(tmp_path / "weights", inputs=Inputs(3, (64, 64), (0, 4095)))
+        save(tmp_path / "weights", inputs=Inputs(3, (64, 64), (0, 4095)))
         card = (tmp_path / "weights/README.md").read_text()
         lines = card.split("```python\n")[1].split("```")[0]
         monkeypatch.chdir(tmp_path)
@@ -189,7 +190,7 @@ class TestCard:
         hub = pytest.importorskip("huggingface_hub")
         cache = tmp_path / "models--me--dira"
         commit = "0123456789abcdef0123456789abcdef01234567"
-        TestKept().save(cache / "snapshots" / commit)
+        save(cache / "snapshots" / commit)
         (cache / "refs").mkdir()
         (cache / "refs/main").write_text(commit)
         folder = hub.snapshot_download(
