@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from lightly_dira.core.modes import evaluating
 from lightly_dira.core.randomness import same_randomness
@@ -127,8 +128,8 @@ def _dry_pass(
     # from the outside in, and how often each of them was called with images.
     receiving: Counter[str] = Counter()
     learned = again = False
-    # Keyed by `id`. The tensors are kept, since Python reuses the id of a freed one.
-    first: dict[int, tuple[Tensor, tuple[str, int]]] = {}
+    # The first output that each tensor was, which goes when the backbone drops it.
+    first = WeakTensorKeyDictionary()
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def enter(name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -159,7 +160,7 @@ def _dry_pass(
                 if most.values[:1] > 2 * change.median():
                     changed = tuple(most.indices.tolist())
             key = name, counts[name]
-            same = first.setdefault(id(tensor), (tensor, key))[1]
+            same = first.setdefault(tensor, key)  # type: ignore[no-untyped-call]
             # Later, a branch without weights may still carry it: autograd knows.
             depends = learned and (tensor.requires_grad or not traced)
             if depends and not again:

@@ -128,20 +128,29 @@ def puts_channels_first(transform: Any) -> bool:
 def run_seeded(transform: Any, volume: Any, seed: int) -> Any:
     """Runs a step of MONAI with all its draws from a seed.
 
-    It gets a copy, as some steps change what they are given in place.
+    It gets a copy, as some steps change what they are given in place. MONAI's own that
+    move voxels read them only: of theirs the output is copied, where it would be a part
+    of the volume. A crop then costs what it keeps.
     """
     if hasattr(transform, "set_random_state"):
         transform.set_random_state(seed=seed)
-    if isinstance(volume, Mapping):
-        volume = {k: _copied(value) for k, value in volume.items()}
+    reads_only = _reads_only(transform)
+    given = _for_each(_alias if reads_only else _copied, volume)
     # A lazy step would only note what it is to do, for a Compose that is not there.
     at_once = {"lazy": False} if getattr(transform, "lazy", False) else {}
-    outputs = transform(_copied(volume), **at_once)
+    outputs = transform(given, **at_once)
     if isinstance(outputs, (list, tuple)):
         raise TypeError(
             f"DiRATransform: {type(transform).__name__} makes several volumes of one, "
             "and cannot be a step of a view. Give a list of transforms, one for each "
             "view."
+        )
+    if reads_only:
+        values = given.values() if isinstance(given, Mapping) else [given]
+        places = {_place_of(value) for value in values} - {None}
+        outputs = _for_each(
+            lambda value: _copied(value) if _place_of(value) in places else value,
+            outputs,
         )
     return outputs
 
@@ -220,5 +229,30 @@ def _is_random(transform: Any) -> bool:
     return any("Random" in cls.__name__ for cls in type(transform).__mro__)
 
 
+def _reads_only(transform: Any) -> bool:
+    """Whether a step is MONAI's own, of those that move voxels."""
+    module = f"{type(transform).__module__}."
+    return module.startswith("monai.transforms.") and (
+        ".spatial." in module or ".croppad." in module
+    )
+
+
+def _for_each(function: Callable[[Any], Any], volume: Any) -> Any:
+    """Calls a function with a volume, or with each value of a dictionary."""
+    if isinstance(volume, Mapping):
+        return {key: function(value) for key, value in volume.items()}
+    return function(volume)
+
+
 def _copied(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else copy.copy(value)
+
+
+def _alias(value: Any) -> Any:
+    """Returns the same voxels with metadata of their own; a copy of an array."""
+    return value[...] if isinstance(value, Tensor) else copy.copy(value)
+
+
+def _place_of(value: Any) -> int | None:
+    """Returns where the voxels of a tensor lie."""
+    return value.untyped_storage().data_ptr() if isinstance(value, Tensor) else None

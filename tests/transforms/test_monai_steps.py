@@ -16,6 +16,7 @@ import torchio as tio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai import transforms as mt
+from monai.data import MetaTensor
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -29,6 +30,7 @@ from lightly_dira.transforms import (
     models_genesis_mixture,
     transvw_mixture,
 )
+from lightly_dira.transforms.monai_steps import run_seeded
 
 SIZE = (12, 16, 20)
 
@@ -127,6 +129,43 @@ def views_of(entry, volume: np.ndarray, **options) -> DiRAViews:
     if wrapped is None and not isinstance(with_channel, VolumePipeline):
         volume = volume[None]
     return transform(volume if wrapped is None else wrapped(volume))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("kind", ["array", "tensor", "metadata"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        mt.RandSpatialCrop(SIZE, random_size=False),
+        mt.CropForeground(lambda x: x > 0.5),
+        mt.ResizeWithPadOrCrop((20, 20, 20)),
+        mt.DivisiblePad(32),
+        mt.RandFlip(0.5, 0),
+        mt.RandRotate90(0.5),
+        mt.RandAxisFlip(1.0),
+        mt.RandAffine(0.5, rotate_range=0.2),
+        mt.RandZoom(0.5, 0.8, 1.2),
+        mt.Rand3DElastic((1, 2), (1, 2), prob=0.5),
+        mt.RandGridDistortion(prob=0.5),
+        mt.Spacing((2.0, 1.0, 1.0)),
+        mt.Orientation("LPS"),
+    ],
+    ids=lambda step: type(step).__name__,
+)
+def test_a_step_that_moves_voxels_leaves_the_volume(step, kind: str, seed) -> None:
+    """It gets no copy: nor is its output a part of what a data set may keep."""
+    array = cube()[None]
+    volume = {"array": array, "tensor": torch.tensor(array)}.get(kind)
+    if kind == "metadata":
+        volume = MetaTensor(torch.tensor(array), affine=torch.diag(torch.arange(4) + 1))
+        before = [dict(volume.meta), [*volume.applied_operations]]
+    output = run_seeded(step, volume, seed)
+    assert (np.asarray(volume) == cube()[None]).all()
+    assert not np.shares_memory(np.asarray(output), np.asarray(volume))
+    if kind == "metadata":
+        assert repr([dict(volume.meta), [*volume.applied_operations]]) == repr(before)
+    named = run_seeded(mt.Identityd("image"), {"image": volume}, seed)
+    assert not np.shares_memory(np.asarray(named["image"]), np.asarray(volume))
 
 
 @pytest.mark.parametrize("name", GEOMETRIC)
