@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightly_dira.core.modes import evaluating
+from lightly_dira.core.private_torch import uncompiled
 from lightly_dira.core.randomness import same_randomness
 from lightly_dira.core.user_warnings import warn
 from lightly_dira.features.pyramid import FeaturePyramid, Taken
@@ -128,9 +129,8 @@ class DiRA(Wrapper):
                 which layers to take or the only size that it accepts; `print(
                 dira.features)` shows those found. By default `FeaturePyramid(
                 backbone)`.
-            criterion: The method's own loss, if it remembers earlier batches, for
-                example in MoCo's queue. `state_dict()` then also holds its buffers,
-                which Lightly leaves out of its own `state_dict()`.
+            criterion: The method's own loss, if it remembers earlier batches, as MoCo's
+                queue. `state_dict()` then also holds its buffers; Lightly's lacks them.
             target_channels: Channels of the targets, 1 for grey.
             discriminator_lr: Learning rate of the discriminator's Adam, above 0.
             conditional: Whether the critic also sees the distorted view, beside the
@@ -157,7 +157,7 @@ class DiRA(Wrapper):
             )
         if features is None:
             features = FeaturePyramid(backbone)
-        elif features.backbone is not getattr(backbone, "_orig_mod", backbone):
+        elif features.backbone is not uncompiled(backbone):
             raise ValueError(
                 "DiRA: `features` watches another network than the backbone. Make it "
                 "of this one: FeaturePyramid(backbone, layers=...)."

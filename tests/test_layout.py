@@ -75,8 +75,13 @@ def private_names(path: Path) -> set[str]:
             "_C",
             "_execution_engine",
             "_iterator",
+            "_buffers",
+            "_modules",
+            "_version",
         ):
             found.add(node.attr)
+        elif isinstance(node, ast.Constant) and node.value == "_orig_mod":
+            found.add(node.value)
     return found
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from lightly_dira.core.hooks import Hook
-from lightly_dira.features.passes import versions_of
+from lightly_dira.core.private_torch import changes_of
 
 # Before PyTorch 2.7 an export cannot be told from a compilation: hooks end graphs.
 CAN_TRACE = hasattr(torch.compiler, "is_exporting")
@@ -125,7 +125,7 @@ class CompiledPasses:
         """Notes that a pass with this place runs now."""
         if place in self._begun:  # which is complete, and so are those before it
             self._hand_over(list(self._begun).index(place) + 1)
-        self._begun[place] = versions_of(images, given), threading.get_ident()
+        self._begun[place] = changes_of(images, given), threading.get_ident()
 
     def finish(self) -> None:
         """Hands over all passes, in the order in which they began."""

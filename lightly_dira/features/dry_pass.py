@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from lightly_dira.core.modes import evaluating
+from lightly_dira.core.private_torch import buffers_of
 from lightly_dira.core.randomness import same_randomness
 from lightly_dira.core.tensors import tensors_in
 from lightly_dira.features.levels import Output, levels_of, pixel_of, table_of
@@ -230,7 +231,7 @@ def _nothing(_: Tensor) -> Tensor:
 @contextlib.contextmanager
 def _same_buffers(backbone: nn.Module) -> Iterator[None]:
     """Leaves buffers as they were: the same tensors, of the same size and values."""
-    kept = {module: dict(module._buffers) for module in backbone.modules()}
+    kept = {module: dict(buffers_of(module)) for module in backbone.modules()}
     values = {
         id(buffer): buffer.clone()
         for buffers in kept.values()
@@ -241,10 +242,11 @@ def _same_buffers(backbone: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module, buffers in kept.items():
-            for name in module._buffers.keys() - buffers:
-                del module._buffers[name]
+            held = buffers_of(module)
+            for name in held.keys() - buffers:
+                del held[name]
             for name, buffer in buffers.items():
-                module._buffers[name] = buffer
+                held[name] = buffer
                 # A graph may wait for its backward pass: only write what has changed.
                 if buffer is not None and not torch.equal(buffer, values[id(buffer)]):
                     with torch.no_grad():

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightly_dira.core.private_torch import keeps_graph
+from lightly_dira.core.private_torch import changes_of, keeps_graph
 
 
 @dataclass(eq=False)
@@ -68,13 +68,7 @@ class Pass:
         return same and not self.is_stale
 
     def _versions(self) -> tuple[int, ...]:
-        return versions_of(self.images, self.called_with)
-
-
-def versions_of(*images: Tensor | None) -> tuple[int, ...]:
-    """Returns how often tensors have been changed in place, of those that know it."""
-    known = (x for x in images if x is not None and not x.is_inference())
-    return tuple(x._version for x in known)
+        return changes_of(self.images, self.called_with)
 
 
 NO_PASS = (

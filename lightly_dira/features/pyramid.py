@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightly_dira.core.modes import evaluating
+from lightly_dira.core.private_torch import uncompiled
 from lightly_dira.core.rows import Rows
 from lightly_dira.core.same_image import differences_of, is_waited_for
 from lightly_dira.core.user_warnings import warn
@@ -98,7 +99,7 @@ class FeaturePyramid:
             ValueError: If the backbone cannot be run on images or has no such maps.
         """
         # The hooks belong inside the network, not on the wrapper of `torch.compile`.
-        backbone = getattr(backbone, "_orig_mod", backbone)
+        backbone = uncompiled(backbone)
         levels, self.image_shape, self.entry = find_levels(backbone, input_size, layers)
         self.backbone = backbone
         self.layers = [level.name for level in levels]

@@ -6,6 +6,7 @@ from typing import NoReturn
 
 from torch import Tensor, nn
 
+from lightly_dira.core.private_torch import uncompiled
 from lightly_dira.features.dry_pass import first_convolution
 
 
@@ -23,7 +24,7 @@ class RestoringHost:
 
     def __init__(self, backbone: nn.Module) -> None:
         """Looks at the first convolution; nothing is hooked."""
-        self.backbone = getattr(backbone, "_orig_mod", backbone)
+        self.backbone = uncompiled(backbone)
         self.spatial_dims, self.image_channels = first_convolution(backbone)
 
     def forget(self) -> None:

@@ -1,5 +1,6 @@
 """The DiRA loss: discriminative, restorative and adversarial terms in one scalar."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -182,14 +183,15 @@ class DiRALoss(nn.Module):
         It can be differentiated any number of times; the arguments are those of
         `forward_components`.
         """
-        restored, target = comparable(restored, target)
-        restorative = self._distance(restored, target, factors)
-        terms = reference_terms(
-            ADVERSARIES[self.adversary], restored, target, discriminator, condition
-        )
-        pixels = target[0, 0].numel()
-        return self._join(
-            discriminative, restorative, terms, factors, last_layer, pixels
+        return self._components(
+            reference_terms,
+            discriminative,
+            restored,
+            target,
+            discriminator,
+            factors,
+            condition,
+            last_layer,
         )
 
     def forward_components(
@@ -223,50 +225,52 @@ class DiRALoss(nn.Module):
             ValueError: If restored and target differ in shape, or a balanced loss gets
                 no last layer.
         """
-        restored, target = comparable(restored, target)
-        restorative = self._distance(restored, target, factors)
-        if discriminator is None:
-            return self._join(discriminative, restorative, None, factors)
-        terms = terms_differentiated_at_once(
-            ADVERSARIES[self.adversary], restored, target, discriminator, condition
-        )
-        pixels = target[0, 0].numel()
-        return self._join(
-            discriminative, restorative, terms, factors, last_layer, pixels
+        return self._components(
+            terms_differentiated_at_once,
+            discriminative,
+            restored,
+            target,
+            discriminator,
+            factors,
+            condition,
+            last_layer,
         )
 
-    def _distance(self, restored: Tensor, target: Tensor, factors: Factors) -> Tensor:
-        """Returns L_res."""
-        restored = restored if factors.restorative else restored.detach()
-        return _RESTORATIONS[self.restoration](restored, target)
-
-    def _join(
+    def _components(
         self,
+        adversarial_terms: Callable[..., tuple[Tensor, Tensor]],
         discriminative: Tensor,
-        restorative: Tensor,
-        terms: tuple[Tensor, Tensor] | None,
+        restored: Tensor,
+        target: Tensor,
+        discriminator: nn.Module | None,
         factors: Factors,
-        last_layer: Tensor | None = None,
-        pixels: int = 1,
+        condition: Tensor | None,
+        last_layer: Tensor | None,
     ) -> DiRALossComponents:
         """Weighs the terms and adds them."""
+        restored, target = comparable(restored, target)
+        decoded = restored if factors.restorative else restored.detach()
+        restorative = _RESTORATIONS[self.restoration](decoded, target)
         own = factors.discriminative * self.discriminative_weight * discriminative
         total, restoring = own, own
         if factors.restorative:
             restoring = factors.restorative * self.restorative_weight * restorative
             total = total + restoring
-        if terms is None:
+        if discriminator is None:
             zero = restorative.new_zeros(())
             return DiRALossComponents(total, discriminative, restorative, zero, zero)
-        adversarial, discriminator = terms
+        form = ADVERSARIES[self.adversary]
+        images = (restored, target)
+        adversarial, critic = adversarial_terms(form, *images, discriminator, condition)
         weight: Tensor | float = factors.adversarial * self.adversarial_weight
         if self.balanced and torch.is_grad_enabled():
             if last_layer is None:
                 raise ValueError(_NO_LAST_LAYER)
+            pixels = target[0, 0].numel()
             weight = weight * balance(restoring, adversarial, last_layer, pixels=pixels)
-        total = total + weight * adversarial + discriminator
+        total = total + weight * adversarial + critic
         return DiRALossComponents(
-            total, discriminative, restorative, adversarial, discriminator
+            total, discriminative, restorative, adversarial, critic
         )
 
     def extra_repr(self) -> str:

@@ -12,7 +12,7 @@ from torch.nn import Parameter
 from torch.optim import Adam
 
 from lightly_dira.core.hooks import Hook, HookSet
-from lightly_dira.core.private_torch import after_backward
+from lightly_dira.core.private_torch import after_backward, changes_of
 from lightly_dira.training.optimizer_groups import held_by, replace_parameters
 
 # What Adam keeps of each parameter, besides the number of its steps.
@@ -61,7 +61,7 @@ class DiscriminatorStep:
         self._last_scale: Tensor | None = None
         # Parameters with gradients after the last pass; their addresses and versions.
         self._reached: list[Parameter] = []
-        self._left: list[tuple[int, int] | None] = []
+        self._left: list[tuple[int, ...] | None] = []
         self._in_backward = self._aborted = False
         self._followed: list[Parameter] = []
         self._trainable = 0
@@ -208,10 +208,12 @@ class DiscriminatorStep:
         self._reached = [p for p in next(trained, ()) if p.grad is not None]
         self._left = self._marks()
 
-    def _marks(self) -> list[tuple[int, int] | None]:
+    def _marks(self) -> list[tuple[int, ...] | None]:
         """Returns what identifies gradients and their changes, without their values."""
         return [
-            None if p.grad is None else (_own_part(p.grad).data_ptr(), p.grad._version)
+            None
+            if p.grad is None
+            else (_own_part(p.grad).data_ptr(), *changes_of(p.grad))
             for p in self._reached
         ]
 

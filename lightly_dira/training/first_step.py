@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from lightly_dira.core.private_torch import changes_of
 from lightly_dira.training.processes import check_averaged
 
 
@@ -41,7 +42,7 @@ class FirstStep:
 def versions_of(module: nn.Module) -> int:
     """Counts the in-place changes of a module's trained parameters so far."""
     trained = (p for p in module.parameters() if p.requires_grad)
-    return sum(p._version for p in trained if p.grad is not None)
+    return sum(changes_of(*(p for p in trained if p.grad is not None)))
 
 
 def check_moved(before: tuple[int, int], after: tuple[int, int]) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from lightly_dira.core.private_torch import changes_of
 from lightly_dira.core.user_warnings import warn
 from lightly_dira.features.pyramid import FeaturePyramid
 from lightly_dira.features.restoring_host import RestoringHost
@@ -70,7 +71,7 @@ class IdleWatch:
         if in_step:
             return
         parameters = features.backbone.parameters()
-        versions = sum(p._version for p in parameters if not p.is_inference())
+        versions = sum(changes_of(*parameters))
         changed = self._versions is not None and self._versions != versions
         self._missed[_NOT_FOLLOWED] += (changed and emptied) or not features.was_run
         self._versions = versions

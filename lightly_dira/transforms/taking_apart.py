@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lightly_dira.core.private_torch import with_own_children
 from lightly_dira.transforms.albumentations_steps import is_albumentation, steps_of
 from lightly_dira.transforms.alignment import Sample, Step, name_of
 from lightly_dira.transforms.kinds import (
@@ -95,9 +96,8 @@ def _replace_steps(transform: Any, steps: list[Step], stated: Stated) -> Any:
     elif isinstance(transform, nn.Sequential):
         pass  # with a `forward` of its own
     elif _is_container(transform):
-        container = copy.copy(transform)
-        if isinstance(container, nn.Module):
-            container._modules = dict(container._modules)
+        is_module = isinstance(transform, nn.Module)
+        container = (with_own_children if is_module else copy.copy)(transform)
         name, contents = _contents(transform)
         if isinstance(contents, Iterable):
             parts = [_replace_steps(part, steps, stated) for part in contents]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 from lightning_modules import DiRAMoCo, DiRASimSiam, Images, state
-from methods import MoCo, SimSiam, tiny_backbone
+from methods import MoCo, SimSiam, tiny_backbone, tiny_critic
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, Dataset
 
@@ -71,7 +71,7 @@ def fit(
 
     class Method({"moco": DiRAMoCo, "simsiam": DiRASimSiam}[method]):
         def configure_dira(self) -> DiRA:
-            return DiRA(self.backbone, **STAGES)
+            return DiRA(self.backbone, discriminator=tiny_critic(), **STAGES)
 
         def validation_step(self, batch, index) -> None:
             torch.rand(1)
@@ -117,7 +117,13 @@ def loop(
     model = {"moco": MoCo, "simsiam": SimSiam}[method](tiny_backbone(), 16)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
-    dira = DiRA(model.backbone, optimizer, criterion=model.criterion, **STAGES)
+    dira = DiRA(
+        model.backbone,
+        optimizer,
+        discriminator=tiny_critic(),
+        criterion=model.criterion,
+        **STAGES,
+    )
     parts = dict(model=model, optimizer=optimizer, scheduler=scheduler, dira=dira)
     shuffled = torch.Generator()
     loader = DataLoader(Noisy(24), batch_size=4, shuffle=True, generator=shuffled)

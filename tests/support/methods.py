@@ -15,6 +15,8 @@ from lightly.models.modules import (
 from lightly.models.utils import deactivate_requires_grad, update_momentum
 from torch import Tensor, nn
 
+from lightly_dira import PatchDiscriminator
+
 
 def tiny_backbone(
     width: int = 4, in_channels: int = 3, spatial_dims: int = 2
@@ -36,6 +38,13 @@ def tiny_backbone(
         stage(2 * width, 4 * width),
         pool(1),
         nn.Flatten(),
+    )
+
+
+def tiny_critic(spatial_dims: int = 2) -> PatchDiscriminator:
+    """Of few weights, as runs that are saved at every step would fill a disk."""
+    return PatchDiscriminator(
+        spatial_dims=spatial_dims, channels=(8, 16, 32), strides=(2, 2, 2)
     )
 
 

@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from lightly.loss import NTXentLoss, VICRegLoss
 from lightning_modules import DiRASimSiam, Images
-from methods import tiny_backbone
+from methods import tiny_backbone, tiny_critic
 from rebuilding import RebuildingDDP
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -102,11 +102,13 @@ def run(rank: int, world: int, criterion: str, wrapped: str) -> dict[str, list]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model: Any = Loss(criterion).double()
+    critic = tiny_critic(len(SIDES.get(criterion, (1, 1))))
     dira: Any
     if criterion == "of a host":
-        dira = Adversary(model.backbone, adversarial_start=STAGES["adversarial_start"])
+        start = STAGES["adversarial_start"]
+        dira = Adversary(model.backbone, discriminator=critic, adversarial_start=start)
     else:
-        dira = DiRA(model.backbone, **STAGES)
+        dira = DiRA(model.backbone, discriminator=critic, **STAGES)
     frozen(model, dira)
     call_model, call_dira = model, dira
     if world > 1:
@@ -173,7 +175,7 @@ def fit(
 
     class Staged(DiRASimSiam):
         def configure_dira(self) -> DiRA:
-            return DiRA(self.backbone, **STAGES)
+            return DiRA(self.backbone, discriminator=tiny_critic(), **STAGES)
 
         def on_train_batch_start(self, batch, index) -> None:
             frozen(self)
