@@ -1,8 +1,11 @@
+"""What single pixels' features tell."""
+
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+from small import SIZE, balls
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -52,3 +55,23 @@ class TestDenseProbe:
         pixels = encode_pixels(lambda x: [x], TensorDataset(images, 0 * masks))
         with pytest.raises(ValueError, match="all training pixels are of one class"):
             dense_probe(pixels, pixels)
+
+
+def test_pixels_are_those_of_the_voxels() -> None:
+    """Maps that hold every voxel's own place are returned at those places."""
+    data = balls(3)
+    places = torch.stack(torch.meshgrid(*map(torch.arange, SIZE), indexing="ij"))
+    numbers = torch.arange(places[0].numel()).reshape(SIZE).float()
+
+    def maps(volumes):
+        return [
+            numbers.expand(len(volumes), 1, *SIZE),
+            places.expand(len(volumes), -1, *SIZE),
+        ]
+
+    encoded, classes = encode_pixels(maps, data, pixels=50).tensors
+    assert encoded.shape == (3, 50, 4)
+    voxels = encoded[..., 0].round().long()
+    assert torch.equal(classes, data.tensors[1].flatten(1).gather(1, voxels))
+    expected = torch.stack(torch.unravel_index(voxels, SIZE), dim=-1)
+    torch.testing.assert_close(encoded[..., 1:], expected.float(), rtol=0, atol=1e-3)

@@ -1,3 +1,5 @@
+"""Fine-tuned encoders of images."""
+
 from __future__ import annotations
 
 import copy
@@ -7,7 +9,6 @@ import pytest
 import torch
 from small import bars, small_encoder
 
-from lightly_dira import DiRA
 from lightly_dira.evaluation import finetuning
 from lightly_dira.evaluation.finetuning import (
     finetune_classifier,
@@ -16,7 +17,6 @@ from lightly_dira.evaluation.finetuning import (
     score_unet,
 )
 from lightly_dira.evaluation.labelled import LabelledImages, Samples
-from lightly_dira.evaluation.networks import UNet
 
 
 class TestFinetuning:
@@ -67,22 +67,6 @@ class TestFinetuning:
         model = finetune_classifier(small_encoder(), samples, samples, steps=10, lr=1.0)
         assert len(seen) == 10
         assert score_classifier(model, samples)["auc"] == max(seen) > seen[-1]
-
-    def test_decoder_starts_from_the_restoration_head(self) -> None:
-        backbone = small_encoder()
-        dira = DiRA(backbone)
-        images = torch.rand(2, 1, 32, 32)
-        dira.restore(images)
-        unet = UNet(backbone, 3, dira.head)
-        assert unet.eval()(images).shape == (2, 3, 32, 32)
-        weights = dira.head.state_dict()
-        taken = [
-            name
-            for name, value in unet.head.state_dict().items()
-            if torch.equal(value, weights[name])
-        ]
-        new = {name for name in weights if name not in taken}
-        assert {name.split(".")[0] for name in new} == {"to_image"}
 
     def test_same_seed_same_network(self) -> None:
         samples = Samples(bars(16), 32, channels=1)

@@ -1,9 +1,14 @@
+"""Labelled images and volumes, and samples of them."""
+
 from __future__ import annotations
+
+import dataclasses
 
 import numpy as np
 import pytest
 import torch
-from small import bars
+import torchvision
+from small import SIZE, bars, labelled_balls
 from torchvision.transforms import v2
 
 from lightly_dira.data.white import Stored
@@ -106,3 +111,36 @@ class TestChannels:
         volume = np.zeros((1, 8, 16, 16), np.uint8)[:, ::-1]
         data = LabelledImages(volume, labels=np.zeros(1), spatial_dims=3)
         assert Samples(data, 8)[0][0].shape == (1, 8, 8, 8)
+
+
+class TestLabelledVolumes:
+    def test_items_are_arrays(self) -> None:
+        data = labelled_balls()
+        assert data[3][0] is data.images[3] or np.array_equal(
+            data[3][0], data.images[3]
+        )
+        assert data.split("val").spatial_dims == 3
+
+    def test_samples(self) -> None:
+        data = labelled_balls()
+        image, mask = Samples(data, SIZE, "mask")[1]
+        assert torch.equal(image, torch.from_numpy(data.images[1])[None] / 255)
+        assert torch.equal(mask, torch.from_numpy(data.masks[1]))
+        half = tuple(side // 2 for side in SIZE)
+        image, mask = Samples(data, half, "mask", channels=2)[1]
+        whole = torch.from_numpy(data.images[1])[None, None] / 255
+        averaged = torch.nn.functional.avg_pool3d(whole, 2)[0]
+        torch.testing.assert_close(image, averaged.expand(2, *half))
+        assert mask.shape == half
+        assert set(mask.unique().tolist()) == {0, 1}
+        with pytest.raises(ValueError, match="one or 3 sides, got "):
+            Samples(data, (8, 8))
+
+    def test_augmentation_moves_mask_with_volume(self) -> None:
+        data = labelled_balls()
+        augment = torchvision.transforms.v2.RandomAffine(20, translate=(0.1, 0.1))
+        bright = dataclasses.replace(data, images=(255 * data.masks).astype(np.uint8))
+        torch.manual_seed(0)
+        volume, mask = Samples(bright, SIZE, "mask", augment=augment)[1]
+        assert not torch.equal(mask, torch.from_numpy(data.masks[1]))
+        assert torch.equal(volume[0].round().long(), mask), "in all slices alike"

@@ -14,9 +14,7 @@ from small import bars, small_encoder
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from lightly_dira.evaluation.finetuning import finetune_classifier
 from lightly_dira.evaluation.labelled import Samples
-from lightly_dira.evaluation.networks import Classifier
 from lightly_dira.evaluation.probes import encode, knn_probe, linear_probe
 
 
@@ -108,19 +106,6 @@ class TestLayouts:
         with torch.no_grad():
             tokens = vit(self.images.tensors[0])
         torch.testing.assert_close(encoded, tokens[:, 1:].mean(dim=1))
-
-    def test_classifiers(self) -> None:
-        model = Classifier(torchvision.models.swin_t().features, 768, 2).eval()
-        with torch.no_grad():
-            assert model(self.images.tensors[0]).shape == (2, 2)
-        tuned = finetune_classifier(
-            torchvision.models.swin_t().features,
-            self.images,
-            self.images,
-            steps=10,
-            batch_size=2,
-        )
-        assert tuned.classify.in_features == 768
 
     def test_a_network_without_maps(self) -> None:
         flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 5))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from bounded import BOUNDED
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from lightly_dira.evaluation.labelled import Samples
 from lightly_dira.evaluation.manifest import Manifest
 from lightly_dira.evaluation.read_tables import read_table
 
@@ -131,3 +133,95 @@ class TestTables:
                 data.names, data.labels[:, 0], data.splits, data.patients, strict=True
             )
             assert [(a, str(b), c, d) for a, b, c, d in found] == cells
+
+
+class TestReaders:
+    def make_folder(self, folder, count: int = 40) -> pd.DataFrame:
+        random = np.random.default_rng(0)
+        rows = []
+        for number in range(count):
+            pixels = random.integers(0, 65535, (32, 32), dtype=np.uint16)
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+            mask = np.zeros((32, 32), np.uint8)
+            mask[: number % 32] = 255
+            Image.fromarray(mask).save(folder / f"{number}-mask.png")
+            rows.append(
+                {
+                    "image": f"{number}.png",
+                    "label": "ill" if number % 3 else "healthy",
+                    "mask": f"{number}-mask.png",
+                    "patient": number // 4,
+                }
+            )
+        table = pd.DataFrame(rows)
+        table.to_csv(folder / "labels.csv", index=False)
+        return table
+
+    def test_table(self, tmp_path) -> None:
+        table = self.make_folder(tmp_path)
+        data = read_table(
+            tmp_path / "labels.csv", tmp_path, mask="mask", patient="patient"
+        )
+        assert data.label_names == ("healthy", "ill")
+        assert data.labels.tolist() == (table.label == "ill").astype(int).tolist()
+        assert data.pixels(5).dtype == np.uint16
+        assert data.mask(5).sum() == 5 * 32
+        by_split = {
+            name: set(data.split(name).patients) for name in ("train", "val", "test")
+        }
+        assert {name: len(patients) for name, patients in by_split.items()} == {
+            "train": 7,
+            "val": 1,
+            "test": 2,
+        }
+        assert len(set.union(*by_split.values())) == 10, "no patient is in two splits"
+        image, mask = Samples(data, 16, "mask")[3]
+        assert image.shape == (3, 16, 16)
+        assert set(mask.unique().tolist()) <= {0, 1}
+
+    def test_table_of_findings(self, tmp_path) -> None:
+        table = self.make_folder(tmp_path, 4)
+        table["nodule"], table["mass"] = [0, 1, 0, 1], [1, 1, 0, 0]
+        table["fold"] = ["train", "train", "val", "test"]
+        table.to_csv(tmp_path / "labels.csv")
+        data = read_table(
+            tmp_path / "labels.csv",
+            tmp_path,
+            labels=["nodule", "mass"],
+            split="fold",
+        )
+        assert data.labels.tolist() == [[0, 1], [1, 1], [0, 0], [1, 0]]
+        assert data.splits.tolist() == table.fold.tolist()
+
+    def test_table_errors(self, tmp_path) -> None:
+        self.make_folder(tmp_path, 4)
+        with pytest.raises(ValueError, match="has no column cancer; it has image, l"):
+            read_table(tmp_path / "labels.csv", tmp_path, labels="cancer")
+        (tmp_path / "2.png").unlink()
+        with pytest.raises(FileNotFoundError, match=r"1 of 4 files.*2\.png"):
+            read_table(tmp_path / "labels.csv", tmp_path)
+
+
+class TestOddLayouts:
+    """Found: each was an error that did not say what to do, or a leak."""
+
+    def test_a_space_before_a_number(self, tmp_path) -> None:
+        (tmp_path / "a.csv").write_text("image,x\na.png, 1\nb.png, -1\nc.png,0 \n")
+        for name in "abc":
+            Image.new("L", (32, 32)).save(tmp_path / f"{name}.png")
+        data = read_table(tmp_path / "a.csv", tmp_path, labels=["x"], uncertain="ones")
+        assert data.labels.ravel().tolist() == [1, 1, 0]
+        data = read_table(tmp_path / "a.csv", tmp_path, labels=["x"], uncertain="drop")
+        assert data.labels.ravel().tolist() == [1, 0]
+
+    def test_an_image_that_is_listed_twice(self, tmp_path) -> None:
+        """Found: it was trained on and tested on."""
+        rows = ["image,label"]
+        for number in range(20):
+            Image.new("L", (32, 32)).save(tmp_path / f"{number}.png")
+            rows += [f"{number}.png,{number % 2}", f"./{number}.png,{number % 2}"]
+        (tmp_path / "a.csv").write_text("\n".join(rows))
+        for seed in range(5):
+            data = read_table(tmp_path / "a.csv", tmp_path, seed=seed)
+            splits = data.splits.reshape(20, 2)
+            assert (splits[:, 0] == splits[:, 1]).all()

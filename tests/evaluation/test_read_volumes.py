@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 
-from lightly_dira.evaluation.read_volumes import read_nifti
+from lightly_dira.evaluation.labelled import LabelledImages, Samples
+from lightly_dira.evaluation.read_volumes import read_mni152, read_nifti
+from lightly_dira.transforms import read_volume
 
 
 class TestVolumes:
@@ -69,3 +73,78 @@ class TestVolumes:
         for broken in (path, tmp_path / "text.nii"):
             with pytest.raises(ValueError, match="is not a NIfTI file, or is damaged"):
                 read_nifti([broken])
+
+
+class TestReaders:
+    def test_nifti(self, tmp_path) -> None:
+        """Slices are upright whatever the axes of the file, and of its type."""
+        volume = np.arange(16 * 18 * 20, dtype=np.int16).reshape(16, 18, 20) - 1000
+        turned = nibabel.Nifti1Image(volume, np.diag([-1, 1, 1, 1]))  # to the left
+        nibabel.save(turned, tmp_path / "a.nii.gz")
+        nibabel.save(
+            nibabel.Nifti1Image(volume[::-1].copy(), np.eye(4)), tmp_path / "b.nii"
+        )
+        mask = (volume > 0).astype(np.uint8)
+        nibabel.save(nibabel.Nifti1Image(mask, np.eye(4)), tmp_path / "mask.nii.gz")
+        data = read_nifti([tmp_path / "a.nii.gz", tmp_path / "b.nii"], axis=1)
+        assert len(data) == 36
+        assert data.pixels(0).dtype == np.int16
+        assert data.pixels(0).shape == (20, 16)
+        for index in range(18):
+            assert np.array_equal(data.pixels(index), data.pixels(18 + index))
+        # The head is above the feet, and the right hand on the right.
+        highest = volume[:, 4, -1]
+        assert np.array_equal(data.pixels(4)[0], highest[::-1])
+        assert data.names[21] == "b-003"
+        assert set(data.patients) == {"a", "b"}
+
+        paths = [tmp_path / "b.nii"]
+        masked = read_nifti(paths, masks=[tmp_path / "mask.nii.gz"], window=(-1000, 0))
+        assert masked.mask(19).sum() == mask[:, :, 19].sum()
+        image, _ = Samples(masked, 16, "mask")[0]
+        assert 0 <= image.min() < image.max() <= 1
+        with pytest.raises(ValueError, match=r"DiRATransform\(..., window=") as error:
+            Samples(dataclasses.replace(masked, window=None), 16, "mask")[0]
+        assert "int16" in str(error.value)
+
+    def test_nifti_errors(self, tmp_path) -> None:
+        for name, shape in (("a", (16, 16, 4)), ("b", (16, 16, 5)), ("c", (16, 16))):
+            image = nibabel.Nifti1Image(np.zeros(shape, np.uint8), np.eye(4))
+            nibabel.save(image, tmp_path / f"{name}.nii")
+        a, b, c = (tmp_path / f"{name}.nii" for name in "abc")
+        with pytest.raises(ValueError, match="different grids"):
+            read_nifti([a], masks=[b])
+        with pytest.raises(ValueError, match="three dimensions"):
+            read_nifti([c])
+
+    def test_mni152_has_room_between_splits(self) -> None:
+        data = read_mni152()
+        rows = {
+            name: {
+                row.tobytes()
+                for image in data.split(name).images
+                for row in image
+                if np.count_nonzero(row) > 20
+            }
+            for name in ("train", "val", "test")
+        }
+        assert not rows["train"] & rows["val"]
+        assert not rows["train"] & rows["test"]
+        assert not rows["val"] & rows["test"]
+
+    def test_nifti_of_whole_volumes(self, tmp_path) -> None:
+        """Volumes as `read_volume` orients them, masks with them."""
+        volume = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
+        nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "a.nii.gz")
+        classes = (volume % 4).astype(np.uint8)
+        nibabel.save(nibabel.Nifti1Image(classes, np.eye(4)), tmp_path / "m.nii.gz")
+        path = tmp_path / "a.nii.gz"
+        data = read_nifti([path], masks=[tmp_path / "m.nii.gz"], axis=None)
+        assert (len(data), data.spatial_dims, data.names) == (1, 3, ["a"])
+        assert np.array_equal(data.pixels(0), read_volume(path))
+        assert np.array_equal(data.mask(0), data.pixels(0) % 4)
+        # Files that are read when they are needed.
+        paths = [tmp_path / "a.nii.gz"], [tmp_path / "m.nii.gz"]
+        lazy = LabelledImages(paths[0], masks=paths[1], spatial_dims=3)
+        assert np.array_equal(lazy.pixels(0), data.pixels(0))
+        assert np.array_equal(lazy.mask(0), data.mask(0))

@@ -1,19 +1,14 @@
+"""Data sets as arrays in files of NumPy."""
+
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
-import nibabel
 import numpy as np
-import pandas as pd
 import pytest
-from PIL import Image
 
-from lightly_dira.evaluation.chestxray14 import CHESTXRAY14, read_chestxray14
 from lightly_dira.evaluation.labelled import Samples
 from lightly_dira.evaluation.manifest import Manifest
-from lightly_dira.evaluation.read_tables import read_table
-from lightly_dira.evaluation.read_volumes import read_mni152, read_nifti
 from lightly_dira.evaluation.readers import read_medmnist, read_npz
 
 
@@ -74,168 +69,52 @@ class TestReaders:
         with pytest.raises(ValueError, match="allow_pickle"):
             read_npz(tmp_path / "bad.npz")
 
-    def make_folder(self, folder, count: int = 40) -> pd.DataFrame:
+    def test_npz_with_padding(self, tmp_path) -> None:
         random = np.random.default_rng(0)
-        rows = []
-        for number in range(count):
-            pixels = random.integers(0, 65535, (32, 32), dtype=np.uint16)
-            Image.fromarray(pixels).save(folder / f"{number}.png")
-            mask = np.zeros((32, 32), np.uint8)
-            mask[: number % 32] = 255
-            Image.fromarray(mask).save(folder / f"{number}-mask.png")
-            rows.append(
-                {
-                    "image": f"{number}.png",
-                    "label": "ill" if number % 3 else "healthy",
-                    "mask": f"{number}-mask.png",
-                    "patient": number // 4,
-                }
-            )
-        table = pd.DataFrame(rows)
-        table.to_csv(folder / "labels.csv", index=False)
-        return table
+        images = random.integers(1, 255, (3, 12, 12, 12), dtype=np.uint8)
+        masks = images % 3
+        shape = np.array([[12, 12, 12], [8, 9, 10], [5, 12, 6]], np.uint8)
+        offset = np.array([[0, 0, 0], [2, 1, 1], [3, 0, 4]], np.uint8)
+        path = tmp_path / "volumes.npz"
+        arrays = dict(images=images, labels=masks, shape=shape, offset=offset)
+        np.savez(path, **arrays, subject=[7, 7, 9], split=[0, 0, 2])
+        data = read_npz(path, mask="labels", patient="subject", spatial_dims=3)
+        assert [data.pixels(i).shape for i in range(3)] == [*map(tuple, shape.tolist())]
+        assert np.array_equal(data.pixels(2), images[2, 3:8, :, 4:10])
+        assert np.array_equal(data.mask(2), masks[2, 3:8, :, 4:10])
+        assert data.splits.tolist() == ["train", "train", "test"]
+        assert data.patients.tolist() == [7, 7, 9]
+        assert data.labels is None
+        with pytest.raises(ValueError, match=r"\(12, 12, 12\). Volumes: pass spatial"):
+            read_npz(path)
+        with pytest.raises(ValueError, match="no array 'segmentation'"):
+            read_npz(path, mask="segmentation", spatial_dims=3)
+        np.savez(path, **arrays, split=[0, 1, 3])
+        with pytest.raises(ValueError, match=r"0, 1, 2 or words, got \[0 1 3\]"):
+            read_npz(path, spatial_dims=3)
 
-    def test_table(self, tmp_path) -> None:
-        table = self.make_folder(tmp_path)
-        data = read_table(
-            tmp_path / "labels.csv", tmp_path, mask="mask", patient="patient"
-        )
-        assert data.label_names == ("healthy", "ill")
-        assert data.labels.tolist() == (table.label == "ill").astype(int).tolist()
-        assert data.pixels(5).dtype == np.uint16
-        assert data.mask(5).sum() == 5 * 32
-        by_split = {
-            name: set(data.split(name).patients) for name in ("train", "val", "test")
-        }
-        assert {name: len(patients) for name, patients in by_split.items()} == {
-            "train": 7,
-            "val": 1,
-            "test": 2,
-        }
-        assert len(set.union(*by_split.values())) == 10, "no patient is in two splits"
-        image, mask = Samples(data, 16, "mask")[3]
-        assert image.shape == (3, 16, 16)
-        assert set(mask.unique().tolist()) <= {0, 1}
+    def test_images_are_no_volumes(self, tmp_path) -> None:
+        path = tmp_path / "images.npz"
+        np.savez(path, images=np.zeros((2, 28, 28, 3), np.uint8))
+        assert read_npz(path).spatial_dims == 2
+        with pytest.raises(ValueError, match=r"expected volumes .* leave spatial_dims"):
+            read_npz(path, spatial_dims=3)
 
-    def test_table_of_findings(self, tmp_path) -> None:
-        table = self.make_folder(tmp_path, 4)
-        table["nodule"], table["mass"] = [0, 1, 0, 1], [1, 1, 0, 0]
-        table["fold"] = ["train", "train", "val", "test"]
-        table.to_csv(tmp_path / "labels.csv")
-        data = read_table(
-            tmp_path / "labels.csv",
-            tmp_path,
-            labels=["nodule", "mass"],
-            split="fold",
-        )
-        assert data.labels.tolist() == [[0, 1], [1, 1], [0, 0], [1, 0]]
-        assert data.splits.tolist() == table.fold.tolist()
+    def test_medmnist(self, tmp_path, monkeypatch) -> None:
+        import medmnist
 
-    def test_table_errors(self, tmp_path) -> None:
-        self.make_folder(tmp_path, 4)
-        with pytest.raises(ValueError, match="has no column cancer; it has image, l"):
-            read_table(tmp_path / "labels.csv", tmp_path, labels="cancer")
-        (tmp_path / "2.png").unlink()
-        with pytest.raises(FileNotFoundError, match=r"1 of 4 files.*2\.png"):
-            read_table(tmp_path / "labels.csv", tmp_path)
-
-    def test_chestxray14(self, tmp_path) -> None:
-        names = [f"{number:08d}_000.png" for number in range(30)]
-        findings = ["No Finding", "Mass|Nodule", "Hernia"]
-        pd.DataFrame(
-            {
-                "Image Index": names,
-                "Finding Labels": [findings[i % 3] for i in range(30)],
-                "Patient ID": [i // 2 for i in range(30)],
-            }
-        ).to_csv(tmp_path / "Data_Entry_2017_v2020.csv", index=False)
-        (tmp_path / "train_val_list.txt").write_text("\n".join(names[:20]))
-        (tmp_path / "test_list.txt").write_text("\n".join(names[20:]))
-        (tmp_path / "BBox_List_2017.csv").write_text(
-            "Image Index,Finding Label,Bbox [x,y,w,h],,,\n"
-            f"{names[21]},Mass,10.5,20,30,40,,,\n"
-        )
-        folder = tmp_path / "images_001" / "images"
-        folder.mkdir(parents=True)
-        for name in names[:-1]:
-            Image.new("L", (64, 64), 128).save(folder / name)
-        data = read_chestxray14(tmp_path)
-        assert len(data) == 29, "one is not there"
-        assert data.label_names == CHESTXRAY14
-        assert data.labels[0].sum() == 0
-        named = [CHESTXRAY14[i] for i in np.flatnonzero(data.labels[1])]
-        assert named == ["Mass", "Nodule"]
-        assert [len(data.split(name)) for name in ("train", "val", "test")] == [
-            18,
-            2,
-            9,
-        ]
-        own = {name: set(data.split(name).patients) for name in ("train", "val")}
-        assert not own["train"] & own["val"]
-        assert data.boxes[21].tolist() == [[10.5, 20, 30, 40]]
-        assert data.box_labels[21].tolist() == ["Mass"]
-        assert sum(map(len, data.boxes)) == 1
-        assert data.pixels(0).shape == (64, 64)
-
-    def test_chestxray14_without_images(self, tmp_path) -> None:
-        with pytest.raises(FileNotFoundError, match=r"no Data_Entry_2017\*\.csv below"):
-            read_chestxray14(tmp_path)
-
-    def test_nifti(self, tmp_path) -> None:
-        """Slices are upright whatever the axes of the file, and of its type."""
-        volume = np.arange(16 * 18 * 20, dtype=np.int16).reshape(16, 18, 20) - 1000
-        turned = nibabel.Nifti1Image(volume, np.diag([-1, 1, 1, 1]))  # to the left
-        nibabel.save(turned, tmp_path / "a.nii.gz")
-        nibabel.save(
-            nibabel.Nifti1Image(volume[::-1].copy(), np.eye(4)), tmp_path / "b.nii"
-        )
-        mask = (volume > 0).astype(np.uint8)
-        nibabel.save(nibabel.Nifti1Image(mask, np.eye(4)), tmp_path / "mask.nii.gz")
-        data = read_nifti([tmp_path / "a.nii.gz", tmp_path / "b.nii"], axis=1)
-        assert len(data) == 36
-        assert data.pixels(0).dtype == np.int16
-        assert data.pixels(0).shape == (20, 16)
-        for index in range(18):
-            assert np.array_equal(data.pixels(index), data.pixels(18 + index))
-        # The head is above the feet, and the right hand on the right.
-        highest = volume[:, 4, -1]
-        assert np.array_equal(data.pixels(4)[0], highest[::-1])
-        assert data.names[21] == "b-003"
-        assert set(data.patients) == {"a", "b"}
-
-        paths = [tmp_path / "b.nii"]
-        masked = read_nifti(paths, masks=[tmp_path / "mask.nii.gz"], window=(-1000, 0))
-        assert masked.mask(19).sum() == mask[:, :, 19].sum()
-        image, _ = Samples(masked, 16, "mask")[0]
-        assert 0 <= image.min() < image.max() <= 1
-        with pytest.raises(ValueError, match=r"DiRATransform\(..., window=") as error:
-            Samples(dataclasses.replace(masked, window=None), 16, "mask")[0]
-        assert "int16" in str(error.value)
-
-    def test_nifti_errors(self, tmp_path) -> None:
-        for name, shape in (("a", (16, 16, 4)), ("b", (16, 16, 5)), ("c", (16, 16))):
-            image = nibabel.Nifti1Image(np.zeros(shape, np.uint8), np.eye(4))
-            nibabel.save(image, tmp_path / f"{name}.nii")
-        a, b, c = (tmp_path / f"{name}.nii" for name in "abc")
-        with pytest.raises(ValueError, match="different grids"):
-            read_nifti([a], masks=[b])
-        with pytest.raises(ValueError, match="three dimensions"):
-            read_nifti([c])
-
-    def test_mni152_has_room_between_splits(self) -> None:
-        data = read_mni152()
-        rows = {
-            name: {
-                row.tobytes()
-                for image in data.split(name).images
-                for row in image
-                if np.count_nonzero(row) > 20
-            }
-            for name in ("train", "val", "test")
-        }
-        assert not rows["train"] & rows["val"]
-        assert not rows["train"] & rows["test"]
-        assert not rows["val"] & rows["test"]
+        arrays = {}
+        for split in ("train", "val", "test"):
+            arrays[f"{split}_images"] = np.zeros((2, 64, 64, 64), np.uint8)
+            arrays[f"{split}_labels"] = np.array([[0], [1]])
+        np.savez(tmp_path / "adrenalmnist3d_64.npz", **arrays)
+        # The sum of the real file, which cannot be downloaded here.
+        monkeypatch.setattr(medmnist.dataset.MedMNIST, "download", lambda self: None)
+        data = read_medmnist("adrenalmnist3d", size=64, folder=tmp_path)
+        assert (len(data), data.spatial_dims) == (6, 3)
+        assert data.label_names == ("normal", "hyperplasia")
+        with pytest.raises(ValueError, match=r"has the sizes \(28, 64\), got 128"):
+            read_medmnist("adrenalmnist3d", size=128)
 
 
 class TestOddLayouts:
@@ -271,27 +150,6 @@ class TestOddLayouts:
         assert data[0][0].size == (32, 32)
         if masks:
             assert Samples(data, 16, "mask")[0][1].shape == (16, 16)
-
-    def test_a_space_before_a_number(self, tmp_path) -> None:
-        (tmp_path / "a.csv").write_text("image,x\na.png, 1\nb.png, -1\nc.png,0 \n")
-        for name in "abc":
-            Image.new("L", (32, 32)).save(tmp_path / f"{name}.png")
-        data = read_table(tmp_path / "a.csv", tmp_path, labels=["x"], uncertain="ones")
-        assert data.labels.ravel().tolist() == [1, 1, 0]
-        data = read_table(tmp_path / "a.csv", tmp_path, labels=["x"], uncertain="drop")
-        assert data.labels.ravel().tolist() == [1, 0]
-
-    def test_an_image_that_is_listed_twice(self, tmp_path) -> None:
-        """Found: it was trained on and tested on."""
-        rows = ["image,label"]
-        for number in range(20):
-            Image.new("L", (32, 32)).save(tmp_path / f"{number}.png")
-            rows += [f"{number}.png,{number % 2}", f"./{number}.png,{number % 2}"]
-        (tmp_path / "a.csv").write_text("\n".join(rows))
-        for seed in range(5):
-            data = read_table(tmp_path / "a.csv", tmp_path, seed=seed)
-            splits = data.splits.reshape(20, 2)
-            assert (splits[:, 0] == splits[:, 1]).all()
 
 
 class TestArrays:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from monai.metrics import DiceMetric
 from sklearn.metrics import f1_score, jaccard_score, roc_auc_score
 
 from lightly_dira.evaluation.scores import (
@@ -88,3 +89,44 @@ class TestScores:
                 score(masks, masks.float())
             with pytest.raises(ValueError, match=r"\(1, 8, 8\) and \(1, 4, 8\)"):
                 score(masks, masks[:, :4])
+
+
+class TestSurfaceScores:
+    """Against distances known by construction."""
+
+    def cubes(self, shift: int) -> tuple[torch.Tensor, torch.Tensor]:
+        mask = torch.zeros(1, 12, 12, 12, dtype=torch.long)
+        mask[:, 3:8, 3:8, 3:8] = 1
+        return mask, mask.roll(shift, dims=1)
+
+    @pytest.mark.parametrize("shift", [0, 1, 2])
+    def test_shifted(self, shift: int) -> None:
+        mask, moved = self.cubes(shift)
+        assert surface_scores(mask, moved)["hausdorff 95"] == shift
+        apart = surface_scores(mask, moved, spacing=(2.5, 1, 1))
+        assert apart["hausdorff 95"] == 2.5 * shift
+        assert (surface_scores(mask, moved)["surface distance"] == 0) == (shift == 0)
+
+    def test_nothing_found_is_the_diagonal(self) -> None:
+        mask, _ = self.cubes(0)
+        nothing = torch.zeros_like(mask)
+        for pair in ((mask, nothing), (nothing, mask)):
+            assert surface_scores(*pair)["surface distance"] == pytest.approx(
+                12 * 3**0.5
+            )
+        both = torch.cat([mask, nothing]), torch.cat([mask, nothing])
+        assert surface_scores(*both)["surface distance"] == 0, "absent: not counted"
+
+    def test_classes_are_averaged(self) -> None:
+        mask, moved = self.cubes(1)
+        mask[:, 9:, 9:, 9:] = 2
+        moved[:, 9:, 9:, 9:] = 2
+        assert surface_scores(mask, moved)["hausdorff 95"] == 0.5
+
+    def test_dice_is_that_of_monai(self) -> None:
+        random = torch.Generator().manual_seed(0)
+        masks = torch.randint(0, 3, (4, 6, 7, 8), generator=random)
+        found = torch.randint(0, 3, (4, 6, 7, 8), generator=random)
+        hot = [torch.nn.functional.one_hot(m, 3).movedim(-1, 1) for m in (found, masks)]
+        expected = DiceMetric(include_background=False)(*hot).mean().item()
+        assert segmentation_scores(masks, found)["dice"] == pytest.approx(expected)

@@ -1,0 +1,49 @@
+"""Networks to fine-tune: what is taken over from an encoder and a head."""
+
+from __future__ import annotations
+
+import torch
+import torchvision
+from small import small_encoder
+from torch.utils.data import TensorDataset
+
+from lightly_dira import DiRA
+from lightly_dira.evaluation.finetuning import finetune_classifier
+from lightly_dira.evaluation.networks import Classifier, UNet
+
+
+class TestFinetuning:
+    def test_decoder_starts_from_the_restoration_head(self) -> None:
+        backbone = small_encoder()
+        dira = DiRA(backbone)
+        images = torch.rand(2, 1, 32, 32)
+        dira.restore(images)
+        unet = UNet(backbone, 3, dira.head)
+        assert unet.eval()(images).shape == (2, 3, 32, 32)
+        weights = dira.head.state_dict()
+        taken = [
+            name
+            for name, value in unet.head.state_dict().items()
+            if torch.equal(value, weights[name])
+        ]
+        new = {name for name in weights if name not in taken}
+        assert {name.split(".")[0] for name in new} == {"to_image"}
+
+
+class TestLayouts:
+    """Found: maps with their channels last were averaged over width and channels."""
+
+    images = TensorDataset(torch.rand(2, 3, 64, 64), torch.arange(2))
+
+    def test_classifiers(self) -> None:
+        model = Classifier(torchvision.models.swin_t().features, 768, 2).eval()
+        with torch.no_grad():
+            assert model(self.images.tensors[0]).shape == (2, 2)
+        tuned = finetune_classifier(
+            torchvision.models.swin_t().features,
+            self.images,
+            self.images,
+            steps=10,
+            batch_size=2,
+        )
+        assert tuned.classify.in_features == 768
