@@ -1,17 +1,21 @@
-"""DICOM files: values, units, polarity, windows, series."""
+"""DICOM files: values, units, polarity, windows."""
 
 from __future__ import annotations
 
 import pickle
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pydicom
 import pytest
+import torch
+from dicom_files import save_slice
 from pydicom import Dataset, Sequence
 from pydicom.data import get_testdata_file
 from pydicom.pixels.utils import set_pixel_data
+from torchvision.transforms import v2
 
 from lightly_dira import DiRATransform
 from lightly_dira.data import ImageFiles
@@ -19,31 +23,28 @@ from lightly_dira.data.pixels import to_pixels
 from lightly_dira.data.white import Stored
 from lightly_dira.transforms import read_image, read_volume
 
+PLAIN = v2.Compose([v2.RandomCrop(16), v2.ToImage(), v2.ToDtype(torch.float32, True)])
+
+
+def save_xray(path: Path, pixels: np.ndarray, bits: int, kind: str) -> Path:
+    file = pydicom.Dataset()
+    file.SOPClassUID = pydicom.uid.DigitalXRayImageStorageForPresentation
+    file.SOPInstanceUID = pydicom.uid.generate_uid()
+    file.file_meta = pydicom.dataset.FileMetaDataset()
+    file.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    set_pixel_data(file, pixels, kind, bits)
+    file.save_as(path, enforce_file_format=True)
+    return path
+
 
 class TestDicom:
-    def save(self, path: Path, pixels, **tags) -> Path:
-        file = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
-        for name in ("RescaleSlope", "RescaleIntercept", "PixelPaddingValue"):
-            if name in file:
-                delattr(file, name)
-        file.PixelData = pixels.tobytes()
-        file.Rows, file.Columns = pixels.shape
-        file.BitsAllocated = 8 * pixels.dtype.itemsize
-        file.PixelRepresentation = int(pixels.dtype.kind == "i")
-        for name, value in tags.items():
-            setattr(file, name, value)
-        if "PixelPaddingValue" in tags:
-            file["PixelPaddingValue"].VR = "US"
-        file.save_as(path)
-        return path
-
     pixels = np.random.default_rng(0).integers(0, 4096, (32, 40), dtype=np.uint16)
 
     def test_polarity_with_units(self, tmp_path: Path) -> None:
         """Found: with a rescale tag, MONOCHROME1 was not inverted."""
         tags = dict(BitsStored=12, HighBit=11, RescaleSlope=2, RescaleIntercept=-5)
         plain, inverted = (
-            read_image(self.save(tmp_path / f"{kind}.dcm", pixels, **tags,
+            read_image(save_slice(tmp_path / f"{kind}.dcm", pixels, **tags,
                                  PhotometricInterpretation=kind))
             for kind, pixels in (("MONOCHROME2", self.pixels),
                                  ("MONOCHROME1", 4095 - self.pixels))
@@ -51,14 +52,14 @@ class TestDicom:
         np.testing.assert_array_equal(plain, inverted)
 
     def test_an_intercept_alone(self, tmp_path: Path) -> None:
-        path = self.save(
+        path = save_slice(
             tmp_path / "a.dcm", self.pixels, BitsStored=12, RescaleIntercept=-1024
         )
         np.testing.assert_array_equal(read_image(path), self.pixels - 1024.0)
 
     @pytest.mark.parametrize("tag", ["RescaleSlope", "NumberOfFrames"])
     def test_empty_tags(self, tag: str, tmp_path: Path) -> None:
-        path = self.save(tmp_path / "a.dcm", self.pixels, BitsStored=16, **{tag: None})
+        path = save_slice(tmp_path / "a.dcm", self.pixels, BitsStored=16, **{tag: None})
         np.testing.assert_array_equal(read_image(path), self.pixels)
 
     def test_palette(self) -> None:
@@ -69,7 +70,7 @@ class TestDicom:
     def test_padding_stays_black(self, tmp_path: Path) -> None:
         pixels = self.pixels.copy()
         pixels[:4] = 0
-        path = self.save(
+        path = save_slice(
             tmp_path / "a.dcm",
             pixels,
             BitsStored=12,
@@ -81,58 +82,27 @@ class TestDicom:
         assert image[4:].mean() > 1_500
 
     def test_without_a_preamble(self, tmp_path: Path) -> None:
-        path = self.save(tmp_path / "a.dcm", self.pixels, BitsStored=16)
+        path = save_slice(tmp_path / "a.dcm", self.pixels, BitsStored=16)
         data = path.read_bytes()
         (tmp_path / "b").write_bytes(data[132:])
         np.testing.assert_array_equal(read_image(tmp_path / "b"), self.pixels)
 
     def test_errors_name_the_file(self, tmp_path: Path) -> None:
-        path = self.save(tmp_path / "cut.dcm", self.pixels, BitsStored=16)
+        path = save_slice(tmp_path / "cut.dcm", self.pixels, BitsStored=16)
         file = pydicom.dcmread(path)
         file.PixelData = file.PixelData[:-200]
         file.save_as(path)
         with pytest.raises(ValueError, match=r"cut\.dcm cannot be read"):
             read_image(path)
 
-    def series(self, folder: Path, change) -> Path:
-        folder.mkdir(exist_ok=True)
-        for number in range(5):
-            place = {
-                "ImagePositionPatient": [0.0, 0.0, 2.0 * number],
-                "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
-                "PixelSpacing": [1.0, 1.0],
-            }
-            change(number, place)
-            path = folder / f"{number}.dcm"
-            self.save(path, self.pixels, BitsStored=16, **place)
-        return folder
-
-    def test_a_straight_series(self, tmp_path: Path) -> None:
-        folder = self.series(tmp_path / "a", lambda number, place: None)
-        assert read_volume(folder).shape == (5, 32, 40)
-
-    @pytest.mark.parametrize(
-        ("change", "message"),
-        [
-            # Found: sheared, shifted or stretched, in silence.
-            (lambda n, p: p["ImagePositionPatient"].__setitem__(1, 0.6 * n), "sheared"),
-            (lambda n, p: p["ImagePositionPatient"].__setitem__(0, 9 * (n > 3)), "mm"),
-            (lambda n, p: p.update(PixelSpacing=[1.0 + (n > 2), 1.0]), "different"),
-            (lambda n, p: p.update(PixelSpacing=None), "PixelSpacing"),
-        ],
-    )  # fmt: skip
-    def test_series_that_are_not(self, change, message: str, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match=message):
-            read_volume(self.series(tmp_path / "a", change))
-
     def test_one_rule_for_bits(self, tmp_path: Path) -> None:
         """Found: images of 12 bits were multiplied by 16, and volumes were not."""
         tags = dict(BitsStored=12, HighBit=11, RescaleSlope=None, RescaleIntercept=None)
-        image = read_image(self.save(tmp_path / "a.dcm", self.pixels, **tags))
+        image = read_image(save_slice(tmp_path / "a.dcm", self.pixels, **tags))
         folder = tmp_path / "series"
         folder.mkdir()
         for number in range(3):
-            self.save(
+            save_slice(
                 folder / f"{number}.dcm",
                 self.pixels,
                 **tags,
@@ -163,7 +133,7 @@ class TestDicom:
         tags = dict(BitsStored=12, HighBit=11, PhotometricInterpretation=kind)
         tags |= dict(RescaleSlope=2, RescaleIntercept=-1000)
         tags |= dict(WindowCenter=[500, 9], WindowWidth=[1001, 3])
-        path = self.save(tmp_path / "a.dcm", self.pixels, **tags)
+        path = save_slice(tmp_path / "a.dcm", self.pixels, **tags)
         shown = read_image(path, voi=True)
         values = self.pixels * 2.0 - 1000
         right = ((values - 499.5) / 1000 + 0.5).clip(0, 1)
@@ -179,29 +149,65 @@ class TestDicom:
         curve = (255 * np.sqrt(np.arange(4096) / 4095)).astype(np.uint8)
         table.add_new("LUTData", "US", curve.astype(int).tolist())
         tags = dict(BitsStored=12, HighBit=11, VOILUTSequence=Sequence([table]))
-        path = self.save(tmp_path / "a.dcm", self.pixels, **tags)
+        path = save_slice(tmp_path / "a.dcm", self.pixels, **tags)
         np.testing.assert_allclose(
             read_image(path, voi=True), curve[self.pixels] / 255, atol=1e-6
         )
 
     def test_no_window_for_displays(self, tmp_path: Path) -> None:
-        path = self.save(tmp_path / "a.dcm", self.pixels, BitsStored=12)
+        path = save_slice(tmp_path / "a.dcm", self.pixels, BitsStored=12)
         with pytest.raises(ValueError, match=r'a\.dcm .*window="percentiles"'):
             read_image(path, voi=True)
         cv2.imwrite(str(tmp_path / "a.png"), self.pixels)
         with pytest.raises(ValueError, match=r"for DICOM files, got .*a\.png"):
             read_image(tmp_path / "a.png", voi=True)
 
-    def test_windows_of_a_series(self, tmp_path: Path) -> None:
-        def change(number, tags):
-            tags.update(WindowCenter=100 + number, WindowWidth=200)
+    def test_values_with_units(self) -> None:
+        image = read_image(get_testdata_file("CT_small.dcm"))
+        assert image.dtype == np.float32
+        assert image.shape == (128, 128)
+        file = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
+        expected = file.pixel_array * float(file.RescaleSlope)
+        np.testing.assert_array_equal(image, expected + float(file.RescaleIntercept))
+        assert image.min() < -800, "air in Hounsfield units"
+        view = DiRATransform(PLAIN, window=(-1000, 400))(image)[0]
+        assert 0 <= view.min() < view.max() <= 1
 
-        folder = self.series(tmp_path / "a", change)
-        with pytest.raises(ValueError, match="state 5 windows, and a volume has one"):
-            read_volume(folder, voi=True)
-        same = self.series(tmp_path / "b", lambda _, tags: change(0, tags))
-        volume = read_volume(same, voi=True)
-        assert 0 <= volume.min() < volume.max() <= 1
+    def test_signed_values_stay(self) -> None:
+        image = read_image(get_testdata_file("MR_small.dcm"))
+        file = pydicom.dcmread(get_testdata_file("MR_small.dcm"))
+        assert image.dtype == np.int16
+        np.testing.assert_array_equal(image, file.pixel_array)
+
+    def test_full_range_of_16_bits(self, tmp_path) -> None:
+        pixels = np.random.default_rng(0).integers(0, 4096, (32, 40), dtype=np.uint16)
+        path = save_xray(tmp_path / "cr.dcm", pixels, 12, "MONOCHROME2")
+        image = read_image(path)
+        assert image.dtype == np.uint16
+        np.testing.assert_array_equal(image, pixels)
+        ours = DiRATransform(v2.Compose([v2.CenterCrop(32)]), distortion=None)
+        said = DiRATransform(ours.transform, distortion=None, window=(0, 4095))
+        torch.testing.assert_close(ours(image).target, said(image).target)
+        np.testing.assert_array_equal(read_image(path.read_bytes()), image)
+
+    def test_monochrome1_is_inverted(self, tmp_path) -> None:
+        pixels = np.random.default_rng(0).integers(0, 256, (32, 40), dtype=np.uint8)
+        path = save_xray(tmp_path / "cr.dcm", pixels, 8, "MONOCHROME1")
+        np.testing.assert_array_equal(read_image(path), 255 - pixels)
+        pixels = np.random.default_rng(0).integers(0, 4096, (32, 40), dtype=np.uint16)
+        path = save_xray(tmp_path / "cr.dcm", pixels, 12, "MONOCHROME1")
+        np.testing.assert_array_equal(read_image(path), 4095 - pixels)
+
+    def test_several_frames(self, tmp_path) -> None:
+        pixels = np.zeros((3, 32, 40), dtype=np.uint8)
+        path = save_xray(tmp_path / "film.dcm", pixels, 8, "MONOCHROME2")
+        with pytest.raises(ValueError, match=r"one image, got .*film\.dcm with 3"):
+            read_image(path)
+
+    def test_without_pydicom(self, monkeypatch) -> None:
+        monkeypatch.setitem(sys.modules, "pydicom", None)
+        with pytest.raises(ModuleNotFoundError, match=r"install lightly-dira\[medical"):
+            read_image(get_testdata_file("CT_small.dcm"))
 
 
 class TestOddDicom:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from lightly.transforms import MoCoV2Transform
+from pictures import ramp
 from PIL import Image
 from pydicom.data import get_testdata_file
 from torch.utils.data import DataLoader
@@ -17,10 +18,6 @@ from torch.utils.data import DataLoader
 from lightly_dira import DiRATransform
 from lightly_dira.data import ImageFiles, VolumeFiles
 from lightly_dira.evaluation.manifest import Manifest
-
-
-def ramp(top: int = 4095, size: int = 64) -> np.ndarray:
-    return np.linspace(0, top, size * size).reshape(size, size).astype(np.uint16)
 
 
 @pytest.fixture
@@ -106,17 +103,6 @@ class TestImageFiles:
         Image.fromarray(np.zeros((20, 20), np.uint8)).save(folder / "x.png")
         with pytest.raises(ValueError, match=r"x\.png has another checksum"):
             dataset[dataset.names.index("x.png")]
-
-    def test_manifests_of_other_tools(self, tmp_path: Path) -> None:
-        """Found: names as `find` writes them, digits in capitals, folders by links."""
-        real = tmp_path / "real"
-        real.mkdir()
-        (real / "a.png").write_bytes(b"whole")
-        (tmp_path / "link").symlink_to(real)
-        digest = Manifest.of(real).sums["a.png"].upper()
-        (tmp_path / "SUMS").write_text(f"{digest}  ./a.png\n")
-        Manifest.read(tmp_path / "SUMS", real).check([tmp_path / "link/a.png"])
-        Manifest.read(tmp_path / "SUMS", tmp_path / "link").check([real / "a.png"])
 
 
 class TestVolumeFiles:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 import warnings
 from pathlib import Path
 
@@ -15,11 +14,11 @@ import torch
 from bounded import BOUNDED
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pictures import pixels, ramp
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from lightly_dira import DiRATransform
-from lightly_dira.evaluation.manifest import Manifest
 from lightly_dira.transforms import read_image
 
 
@@ -119,50 +118,12 @@ class TestBandsOfTiff:
 
 
 class TestDamage:
-    def picture(self) -> Image.Image:
-        ramp = np.linspace(0, 255, 64 * 64).reshape(64, 64)
-        return Image.fromarray(ramp.astype(np.uint8))
-
     def test_constant_lower_half(self, tmp_path: Path) -> None:
-        array = np.array(self.picture())
+        array = np.array(Image.fromarray(ramp(255).astype(np.uint8)))
         array[32:] = 128
         Image.fromarray(array).save(tmp_path / "image.png")
         with pytest.warns(UserWarning, match=r"lower half of .*image.png is constant"):
             read_image(tmp_path / "image.png")
-
-    @pytest.mark.parametrize("kind", ["tiff", "bmp", "webp", "jpg", "png"])
-    def test_a_manifest_finds_every_change(self, kind: str, tmp_path: Path) -> None:
-        """Found: decoders do not notice damage of the right length."""
-        (tmp_path / "a").mkdir()
-        path = tmp_path / "a" / f"image.{kind}"
-        self.picture().save(path)
-        Manifest.of(tmp_path).write(tmp_path / "SHA256SUMS")
-        manifest = Manifest.read(tmp_path / "SHA256SUMS")
-        data = ImageFolder(tmp_path, loader=manifest.read_image)
-        assert data[0][0].shape[:2] == (64, 64)
-        manifest.check([path])
-        content = bytearray(path.read_bytes())
-        content[len(content) // 2] ^= 1
-        path.write_bytes(content)
-        for check in (manifest.read_image, lambda path: manifest.check([path])):
-            with pytest.raises(ValueError, match="another checksum"):
-                check(path)
-        shutil.copy(path, tmp_path / "other.png")
-        with pytest.raises(ValueError, match="not in the manifest"):
-            manifest.check([tmp_path / "other.png"])
-
-    def test_no_manifest(self, tmp_path: Path) -> None:
-        (tmp_path / "SHA256SUMS").write_text("what is this?\n")
-        with pytest.raises(ValueError, match="line 1 of"):
-            Manifest.read(tmp_path / "SHA256SUMS")
-
-    def test_a_manifest_is_what_sha256sum_writes(self, tmp_path: Path) -> None:
-        (tmp_path / "a").write_text("")
-        manifest = Manifest.of(tmp_path)
-        digest = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-        assert manifest.sums == {"a": digest}
-        (tmp_path / "sums").write_text(f"{digest} *a\n")
-        Manifest.read(tmp_path / "sums").check([tmp_path / "a"])
 
     @settings(**BOUNDED | dict(max_examples=60))
     @given(data=st.data())
@@ -170,7 +131,7 @@ class TestDamage:
         """A picture, a warning or an error of ours: nothing else."""
         kind = data.draw(st.sampled_from(["tiff", "bmp", "webp", "jpeg", "png"]))
         file = io.BytesIO()
-        self.picture().save(file, kind)
+        Image.fromarray(ramp(255).astype(np.uint8)).save(file, kind)
         content = bytearray(file.getvalue())
         for _ in range(data.draw(st.integers(1, 20))):
             place = data.draw(st.integers(0, len(content) - 1))
@@ -184,3 +145,45 @@ class TestDamage:
                 assert str(error).startswith("read_image: "), error
             else:
                 assert image.ndim in (2, 3)
+
+
+class TestReadImage:
+    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+    @pytest.mark.parametrize("channels", [None, 3, 4])
+    def test_reads_what_pil_or_opencv_wrote(self, tmp_path, dtype, channels) -> None:
+        shape = (20, 30) if channels is None else (20, 30, channels)
+        image = pixels(dtype, shape)
+        path = tmp_path / "image.png"
+        order = {3: [2, 1, 0], 4: [2, 1, 0, 3]}.get(channels)
+        cv2.imwrite(str(path), image if order is None else image[..., order])
+        read = read_image(path)
+        np.testing.assert_array_equal(read_image(path.read_bytes()), read)
+        assert read.dtype == dtype
+        # Found: alpha counted as a fourth colour.
+        assert np.array_equal(read, image if channels != 4 else image[..., :3])
+        if dtype is np.uint8:
+            mode = "L" if channels is None else "RGB"
+            assert np.array_equal(read, np.asarray(Image.open(path).convert(mode)))
+
+    def test_as_a_loader(self, tmp_path: Path) -> None:
+        (tmp_path / "class").mkdir()
+        cv2.imwrite(str(tmp_path / "class" / "a.png"), pixels(np.uint16, (40, 40)))
+        dataset = ImageFolder(tmp_path, DiRATransform(input_size=32), loader=read_image)
+        views, label = dataset[0]
+        assert views.target.shape == (1, 32, 32)
+        assert len(views.target.unique()) > 256
+        assert label == 0
+
+    @pytest.mark.parametrize("content", [b"", b"no image", None])
+    def test_damaged_file(self, tmp_path: Path, content) -> None:
+        path = tmp_path / "image.png"
+        if content is None:
+            cv2.imwrite(str(path), pixels(np.uint8, (40, 40)))
+            content = path.read_bytes()[:20]
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"image\.png is not an image"):
+            read_image(path)
+
+    def test_missing_file(self) -> None:
+        with pytest.raises(FileNotFoundError):
+            read_image("nowhere.png")

@@ -1,9 +1,11 @@
-"""Borders lie on borders."""
+"""Borders lie on borders, and pixels are averages."""
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
+from pictures import pixels
 
 from lightly_dira.data.resizing import resize_area
 
@@ -33,3 +35,12 @@ def test_the_case_of_the_brain() -> None:
     image = np.zeros((155, 155), "float32")
     image[139:] = 1
     assert resize_area(image, 32, 32)[:, 0].sum() == pytest.approx(3.30, abs=0.05)
+
+
+@pytest.mark.parametrize("size", [(1024, 1024), (300, 900), (900, 300), (513, 257)])
+def test_shrinking_is_nearly_the_average_of_the_area(size: tuple[int, int]) -> None:
+    noise = cv2.GaussianBlur(pixels(np.uint8, size), (0, 0), 1.0)
+    area = cv2.resize(noise, (64, 64), interpolation=cv2.INTER_AREA).astype(float)
+    bilinear = cv2.resize(noise, (64, 64), interpolation=cv2.INTER_LINEAR)
+    error = np.abs(resize_area(noise, 64, 64) - area).mean()
+    assert error < 0.3 * np.abs(bilinear - area).mean()

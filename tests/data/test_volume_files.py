@@ -7,11 +7,9 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-import pydicom
 import pytest
 from nibabel.orientations import axcodes2ornt, ornt_transform
 from pydicom.data import get_testdata_file
-from pydicom.pixels.utils import set_pixel_data
 from scipy.ndimage import map_coordinates
 
 from lightly_dira import DiRATransform
@@ -52,95 +50,6 @@ def test_resampling_is_linear(tmp_path: Path) -> None:
     grid = np.meshgrid(places, *map(np.arange, plain.shape[1:]), indexing="ij")
     expected = map_coordinates(plain, grid, order=1, mode="nearest")
     np.testing.assert_allclose(read, expected, atol=1e-3)
-
-
-def save_series(
-    folder: Path,
-    pixels: np.ndarray,
-    *,
-    across=(1, 0, 0),
-    down=(0, 1, 0),
-    slope: float = 2.0,
-    leave_out: tuple[int, ...] = (),
-    series: tuple[str, ...] = ("1.2.3",),
-) -> Path:
-    """Saves slices, 2.5 mm apart, under names in another order."""
-    folder.mkdir(exist_ok=True)
-    normal = np.cross(across, down)
-    names = np.random.default_rng(1).permutation(len(pixels))
-    for number, image in enumerate(pixels):
-        if number in leave_out:
-            continue
-        file = pydicom.Dataset()
-        file.SOPClassUID = pydicom.uid.CTImageStorage
-        file.SOPInstanceUID = pydicom.uid.generate_uid()
-        file.SeriesInstanceUID = series[number % len(series)]
-        file.file_meta = pydicom.dataset.FileMetaDataset()
-        file.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-        file.ImageOrientationPatient = [*map(float, (*across, *down))]
-        file.ImagePositionPatient = [*map(float, 2.5 * number * normal - 40.0)]
-        file.PixelSpacing = [1.5, 0.5]
-        file.RescaleSlope, file.RescaleIntercept = slope, -1000 * (slope != 1)
-        set_pixel_data(file, np.ascontiguousarray(image), "MONOCHROME2", 16)
-        file.save_as(folder / f"{names[number]:03}.dcm", enforce_file_format=True)
-    (folder / "notes.txt").write_text("not a slice")
-    return folder
-
-
-class TestSeries:
-    def test_axial(self, tmp_path: Path) -> None:
-        folder = save_series(tmp_path, volume(np.uint16))
-        read = read_volume(folder)
-        assert read.dtype == np.float32
-        np.testing.assert_array_equal(read, 2.0 * volume() - 1000)
-        resampled = read_volume(folder, spacing=(2.5, 1.5, 1.0))
-        assert resampled.shape == (6, 7, 4)
-
-    @pytest.mark.parametrize(
-        ("across", "down", "order", "flips"),
-        [
-            # Coronal, rows to the left and down to the feet; slices go to the back.
-            ((1, 0, 0), (0, 0, -1), (1, 0, 2), (0,)),
-            # Sagittal, rows to the back and down to the feet; slices go to the right.
-            ((0, 1, 0), (0, 0, -1), (1, 2, 0), (0, 2)),
-            # Axial from below: rows to the right, slices to the feet.
-            ((-1, 0, 0), (0, 1, 0), (0, 1, 2), (0, 2)),
-        ],
-    )
-    def test_other_directions(self, across, down, order, flips, tmp_path) -> None:
-        """Turned by hand from what was saved."""
-        saved = volume(np.uint16)
-        folder = save_series(tmp_path, saved, across=across, down=down, slope=1)
-        expected = np.flip(saved.transpose(order), flips)
-        np.testing.assert_array_equal(read_volume(folder), expected)
-
-    @pytest.mark.parametrize(
-        ("options", "message"),
-        [
-            ({"leave_out": (3,)}, r"2.5 mm apart, but .* 5 mm apart: 1 missing"),
-            ({"leave_out": (2, 3)}, r"2 missing there"),
-            ({"leave_out": (0, 1, 2, 3, 4)}, "holds 1 DICOM images"),
-            ({"series": ("1.2", "1.3")}, "holds 2 series"),
-        ],
-    )
-    def test_what_is_missing_is_said(self, options, message: str, tmp_path) -> None:
-        folder = save_series(tmp_path, volume(np.uint16), **options)
-        with pytest.raises(ValueError, match=message):
-            read_volume(folder)
-
-    def test_doubled_slices(self, tmp_path: Path) -> None:
-        folder = save_series(tmp_path, volume(np.uint16))
-        (folder / "copy.dcm").write_bytes((folder / "002.dcm").read_bytes())
-        with pytest.raises(ValueError, match="lie at the same place"):
-            read_volume(folder)
-
-    def test_slices_of_another_shape(self, tmp_path: Path) -> None:
-        folder = save_series(tmp_path, volume(np.uint16))
-        file = pydicom.dcmread(folder / "000.dcm")
-        set_pixel_data(file, np.zeros((4, 4), np.uint16), "MONOCHROME2", 16)
-        file.save_as(folder / "000.dcm")
-        with pytest.raises(ValueError, match="differ in shape"):
-            read_volume(folder)
 
 
 class TestNumPy:
@@ -219,3 +128,22 @@ class TestOtherFormats:
         nibabel.save(image, tmp_path / "v.nii")
         read = read_volume(tmp_path / "v.nii", spacing=(0.5, 0.5, 1.0))
         assert read.shape == (8, 7, 3)
+
+
+class TestNifti:
+    def test_spacing_by_the_affine(self, tmp_path: Path) -> None:
+        nibabel = pytest.importorskip("nibabel")
+        image = nibabel.Nifti1Image(
+            np.zeros((20, 20, 20), np.int16), np.diag([2, 2, 2, 1])
+        )
+        image.header["pixdim"][1:4] = 1
+        image.header.set_sform(np.diag([2, 2, 2, 1]), code=1)
+        nibabel.save(image, tmp_path / "a.nii")
+        assert read_volume(tmp_path / "a.nii", spacing=(1, 1, 1)).shape == (40, 40, 40)
+
+    def test_complex(self, tmp_path: Path) -> None:
+        nibabel = pytest.importorskip("nibabel")
+        image = nibabel.Nifti1Image(np.zeros((4, 4, 4), np.complex64), np.eye(4))
+        nibabel.save(image, tmp_path / "a.nii")
+        with pytest.raises(ValueError, match="complex"):
+            read_volume(tmp_path / "a.nii")

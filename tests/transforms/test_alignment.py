@@ -1,4 +1,4 @@
-"""What a DataLoader's users expect of random transforms."""
+"""Draws of random transforms, in a DataLoader as alone, and what leaves their steps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import albumentations as A
 import numpy as np
 import pytest
 import torch
-from lightly.transforms import MoCoV2Transform
+from lightly.transforms import DINOTransform, MAETransform, MoCoV2Transform
 from pytorch_lightning import seed_everything
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -73,3 +73,13 @@ def test_distortions_leave_the_global_numpy_state_alone() -> None:
     before = np.random.get_state()[1].copy()
     transform(np.zeros((64, 64), np.uint8))
     assert np.array_equal(before, np.random.get_state()[1])
+
+
+@pytest.mark.parametrize("kind", [DINOTransform, MAETransform])
+@pytest.mark.parametrize("window", [None, (0, 65535), "percentiles"])
+def test_bicubic_steps_of_sixteen_bits(kind, window) -> None:
+    """Found: every such image was an error, as interpolation left [0, 1]."""
+    image = (np.random.default_rng(0).integers(0, 2, (200, 200)) * 65535).astype("u2")
+    transform = DiRATransform(kind(), window=window)
+    for target in transform(image).targets:
+        assert 0 <= target.min() <= target.max() <= 1

@@ -16,6 +16,7 @@ from lightly.transforms import (
     VICRegTransform,
 )
 from lightning_fabric.utilities import move_data_to_device
+from pictures import picture
 from PIL import Image
 from torch.utils.data import DataLoader, default_collate
 from torch.utils.data._utils.pin_memory import pin_memory
@@ -25,17 +26,9 @@ from torchvision.transforms import v2
 from lightly_dira import DiRATransform, DiRAViews
 from lightly_dira.core.rows import Rows
 from lightly_dira.transforms.paintings import InPainting
-from lightly_dira.transforms.published_distortions import published_mixture
-from lightly_dira.transforms.published_pipeline import PublishedPipeline
 
 SIZE = 32
 GEOMETRY_ONLY = {"cj_prob": 0.0, "random_gray_scale": 0.0, "normalize": None}
-
-
-def picture(mode: str = "RGB", size: int = 48) -> Image.Image:
-    random = np.random.default_rng(0)
-    grey = random.integers(1, 256, (size, size), dtype=np.uint8)
-    return Image.fromarray(grey).convert(mode)
 
 
 def geometry_only() -> list:
@@ -173,27 +166,6 @@ class TestOutput:
         assert repr(vars(base.transforms[0].transform)) == before
         assert not isinstance(base(picture()), DiRAViews)
 
-    @pytest.mark.parametrize("mode", ["L", "RGB"])
-    @pytest.mark.parametrize("array", [True, False])
-    def test_published_pipeline(self, mode: str, array: bool) -> None:
-        image = picture(mode, size=300)
-        views = DiRATransform(input_size=64)(np.asarray(image) if array else image)
-        assert [view.shape for view in views] == [(3, 64, 64)] * 2
-        assert views.target.shape == (1, 64, 64)
-        assert all(0 <= view.min() < view.max() <= 1 for view in [*views, views.target])
-
-    def test_published_pipeline_with_other_numbers(self) -> None:
-        """All of the image, in its own grey levels: every view is the target."""
-        whole = PublishedPipeline(
-            SIZE, scale=(1, 1), ratio=(1, 1), jitter=(0, 0, 0, 0), blur_p=0
-        )
-        transform = DiRATransform(whole, distortion=None)
-        views = transform(picture("L"))
-        for view in views:
-            assert view.shape == (3, SIZE, SIZE)
-            mirrored = view.flip(-1)
-            assert any(torch.equal(x[:1], views.target) for x in (view, mirrored))
-
     def test_same_crops_with_any_distortion(self) -> None:
         """Also with one that does nothing: comparisons stay paired, image by image."""
         targets = []
@@ -229,14 +201,6 @@ class TestOutput:
             expected = transform(picture())
             torch.manual_seed(0), np.random.seed(0)
             assert torch.equal(expected[0], twin(picture())[0])
-
-
-def test_published_pipeline_works_alone() -> None:
-    torch.manual_seed(0)
-    x0, x1 = PublishedPipeline(SIZE)(picture())
-    assert x0.shape == x1.shape == (3, SIZE, SIZE)
-    assert 0 <= x0.min() < x0.max() <= 1
-    assert not torch.equal(x0, x1)
 
 
 class TestViews:
@@ -339,41 +303,3 @@ class TestErrors:
     def test_no_such_view(self) -> None:
         with pytest.raises(ValueError, match=r"target_view=2.*2 views"):
             DiRATransform(MoCoV2Transform(SIZE), target_view=2)(picture())
-
-    def test_no_transform(self) -> None:
-        with pytest.raises(TypeError, match=r"must be callable.*got 3"):
-            DiRATransform(3)
-
-    @pytest.mark.parametrize("distortion", ["inpainting", v2.GaussianBlur(3)])
-    def test_no_distortion(self, distortion) -> None:
-        with pytest.raises(TypeError, match="albumentations transform"):
-            DiRATransform(distortion=distortion)
-
-    @pytest.mark.parametrize(
-        "options", [{"target_channels": 33}, {"target_view": -1}, {"input_size": 0}]
-    )
-    def test_out_of_range(self, options) -> None:
-        with pytest.raises(ValueError, match=next(iter(options))):
-            DiRATransform(**options)
-
-    @pytest.mark.parametrize(
-        ("options", "message"),
-        [
-            ({"size": 0}, "size must be 1 or more"),
-            ({"scale": (0.5, 0.2)}, r"scale must be .* got \(0.5, 0.2\)"),
-            ({"scale": (0.5, 2)}, "high <= 1"),
-            ({"sigma": (0, 1)}, "sigma must be"),
-            ({"jitter": (0.4, 0.4, 0.4, 1)}, r"hue in \[0, 0.5\]"),
-            ({"flip": 2}, "probabilities"),
-        ],
-    )
-    def test_pipeline_out_of_range(self, options, message: str) -> None:
-        with pytest.raises(ValueError, match=message):
-            PublishedPipeline(**{"size": 32, **options})
-
-
-def test_own_mixture() -> None:
-    transform = DiRATransform(
-        distortion=published_mixture(1.0, 0.0, 0.0), input_size=64
-    )
-    assert all((view == 0).any() for view in transform(picture()))

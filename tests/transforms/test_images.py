@@ -1,41 +1,29 @@
-from __future__ import annotations
+"""Any image through any transform: pixels, or an error with the cure."""
 
-import sys
-from pathlib import Path
+from __future__ import annotations
 
 import cv2
 import numpy as np
-import pydicom
 import pytest
 import torch
-from hypothesis import given, settings
+from bounded import BOUNDED
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from lightly.transforms import MoCoV2Transform
+from pictures import DTYPES, pixels
 from PIL import Image
-from pydicom.data import get_testdata_file
-from pydicom.pixels.utils import set_pixel_data
-from torchvision.datasets import ImageFolder
+from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from lightly_dira import DiRATransform
-from lightly_dira.data.image_files import read_image
-from lightly_dira.data.pixels import to_pixels
-from lightly_dira.data.resizing import resize_area
+from lightly_dira.data import white
 
 PLAIN = v2.Compose([v2.RandomCrop(16), v2.ToImage(), v2.ToDtype(torch.float32, True)])
-DTYPES = {
-    np.uint8: (0, 255),
-    np.uint16: (0, 65535),
-    np.int16: (-1000, 1000),
-    np.float32: (0, 1),
-    np.float64: (0, 1),
-}
 
 
-def pixels(dtype, shape, seed: int = 0) -> np.ndarray:
-    low, high = DTYPES[dtype]
-    values = low + (high - low) * np.random.default_rng(seed).random(shape)
-    return values.astype(dtype)
+@pytest.fixture(autouse=True)
+def warn_again() -> None:
+    white._warn_of_few_bits.cache_clear()
 
 
 @settings(max_examples=80, deadline=None)
@@ -126,14 +114,6 @@ def test_sixteen_bits_survive(kind: str, base: str | None) -> None:
         assert len(views[0][0].unique()) > 1000
 
 
-def test_window_clips_and_scales() -> None:
-    image = np.full((16, 16), -3000, np.int16)
-    image[0, :3] = -1000, -300, 400
-    (scaled,) = to_pixels(image, (-1000, 400))
-    assert scaled.dtype == np.float32
-    np.testing.assert_allclose(scaled[0, :4], [0, 0.5, 1, 0])
-
-
 def test_shrinking_does_not_alias() -> None:
     """A grating finer than the output's pixels must become an even grey."""
     grating = np.tile(np.array([0, 255], np.uint8), (1024, 512))
@@ -147,63 +127,12 @@ def test_shrinking_does_not_alias() -> None:
     assert (aliased / 255).std() > 0.4
 
 
-@pytest.mark.parametrize("size", [(1024, 1024), (300, 900), (900, 300), (513, 257)])
-def test_shrinking_is_nearly_the_average_of_the_area(size: tuple[int, int]) -> None:
-    noise = cv2.GaussianBlur(pixels(np.uint8, size), (0, 0), 1.0)
-    area = cv2.resize(noise, (64, 64), interpolation=cv2.INTER_AREA).astype(float)
-    bilinear = cv2.resize(noise, (64, 64), interpolation=cv2.INTER_LINEAR)
-    error = np.abs(resize_area(noise, 64, 64) - area).mean()
-    assert error < 0.3 * np.abs(bilinear - area).mean()
-
-
 @pytest.mark.parametrize("channels", [3, 4])
 def test_target_as_the_image(channels: int) -> None:
     image = pixels(np.uint8, (32, 32, channels))
     transform = DiRATransform(PLAIN, distortion=None, target_channels=channels)
     views = transform(image)
     torch.testing.assert_close(views.target, views[0])
-
-
-class TestReadImage:
-    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-    @pytest.mark.parametrize("channels", [None, 3, 4])
-    def test_reads_what_pil_or_opencv_wrote(self, tmp_path, dtype, channels) -> None:
-        shape = (20, 30) if channels is None else (20, 30, channels)
-        image = pixels(dtype, shape)
-        path = tmp_path / "image.png"
-        order = {3: [2, 1, 0], 4: [2, 1, 0, 3]}.get(channels)
-        cv2.imwrite(str(path), image if order is None else image[..., order])
-        read = read_image(path)
-        np.testing.assert_array_equal(read_image(path.read_bytes()), read)
-        assert read.dtype == dtype
-        # Found: alpha counted as a fourth colour.
-        assert np.array_equal(read, image if channels != 4 else image[..., :3])
-        if dtype is np.uint8:
-            mode = "L" if channels is None else "RGB"
-            assert np.array_equal(read, np.asarray(Image.open(path).convert(mode)))
-
-    def test_as_a_loader(self, tmp_path: Path) -> None:
-        (tmp_path / "class").mkdir()
-        cv2.imwrite(str(tmp_path / "class" / "a.png"), pixels(np.uint16, (40, 40)))
-        dataset = ImageFolder(tmp_path, DiRATransform(input_size=32), loader=read_image)
-        views, label = dataset[0]
-        assert views.target.shape == (1, 32, 32)
-        assert len(views.target.unique()) > 256
-        assert label == 0
-
-    @pytest.mark.parametrize("content", [b"", b"no image", None])
-    def test_damaged_file(self, tmp_path: Path, content) -> None:
-        path = tmp_path / "image.png"
-        if content is None:
-            cv2.imwrite(str(path), pixels(np.uint8, (40, 40)))
-            content = path.read_bytes()[:20]
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"image\.png is not an image"):
-            read_image(path)
-
-    def test_missing_file(self) -> None:
-        with pytest.raises(FileNotFoundError):
-            read_image("nowhere.png")
 
 
 @pytest.mark.parametrize(
@@ -233,83 +162,100 @@ def test_bad_images(image, error, message: str, base) -> None:
         DiRATransform(base)(image)
 
 
-def test_bad_window() -> None:
-    with pytest.raises(ValueError, match="low < high"):
-        DiRATransform(window=(100, 100))
-
-
 def test_colour_target_of_other_channels() -> None:
     with pytest.raises(ValueError, match=r"image of 4 channels.*target of 3"):
         DiRATransform(PLAIN, target_channels=3)(np.zeros((16, 16, 4), np.uint8))
 
 
-def test_preview() -> None:
-    pytest.importorskip("matplotlib")
-    figure = DiRATransform(MoCoV2Transform(32)).preview(np.zeros((40, 40), np.uint8), 3)
-    assert len(figure.axes) == 9
-    assert {axis.get_ylabel() for axis in figure.axes} - {""} == {
-        "clean target",
-        "view 0",
-        "view 1",
-    }
+STEPS = {
+    "crop": lambda: v2.RandomResizedCrop(24),
+    "old crop": lambda: v1.RandomResizedCrop(24),
+    "flip": lambda: v1.RandomHorizontalFlip(),
+    "rotation": lambda: v1.RandomRotation(20),
+    "jitter": lambda: v1.ColorJitter(0.4, 0.4, 0.4, 0.1),
+    "blur": lambda: v1.GaussianBlur(3),
+    "grey": lambda: v1.RandomGrayscale(0.5),
+    "solarise": lambda: v2.RandomSolarize(0.5, 0.5),
+    "invert": lambda: v2.RandomInvert(0.5),
+    "jpeg": lambda: v2.JPEG(50),
+    "rand": lambda: v2.RandAugment(),
+}
 
 
-class TestDicom:
-    """Of two scans that pydicom ships, and of files made here."""
+KINDS_OF_PIXELS = ["uint8", "uint16", "int32", "float32", "float64", "bool"]
 
-    def test_values_with_units(self) -> None:
-        image = read_image(get_testdata_file("CT_small.dcm"))
-        assert image.dtype == np.float32
-        assert image.shape == (128, 128)
-        file = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
-        expected = file.pixel_array * float(file.RescaleSlope)
-        np.testing.assert_array_equal(image, expected + float(file.RescaleIntercept))
-        assert image.min() < -800, "air in Hounsfield units"
-        view = DiRATransform(PLAIN, window=(-1000, 400))(image)[0]
-        assert 0 <= view.min() < view.max() <= 1
 
-    def test_signed_values_stay(self) -> None:
-        image = read_image(get_testdata_file("MR_small.dcm"))
-        file = pydicom.dcmread(get_testdata_file("MR_small.dcm"))
-        assert image.dtype == np.int16
-        np.testing.assert_array_equal(image, file.pixel_array)
+@settings(**BOUNDED)
+@given(data=st.data())
+def test_any_image_through_any_transform(data) -> None:
+    """Targets are the moved image, whatever it comes as; or an error of ours."""
+    kind = data.draw(st.sampled_from(KINDS_OF_PIXELS))
+    channels = data.draw(st.sampled_from([0, 1, 2, 3, 4]))
+    random = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    shape = (40, 36, channels) if channels else (40, 36)
+    top = {"uint8": 255, "uint16": 65535, "int32": 65535}.get(kind, 1)
+    clean = np.kron(random.random((5, 4)), np.ones((8, 9)))
+    clean = np.broadcast_to(clean[..., None] if channels else clean, shape)
+    image = (clean > 0.5) if kind == "bool" else (clean * top).astype(kind)
+    how = data.draw(st.sampled_from(["array", "tensor", "pil"]))
+    if how == "tensor":
+        assume(kind not in ("uint16", "bool"))
+        image = torch.from_numpy(np.atleast_3d(image).copy()).movedim(-1, 0)
+    elif how == "pil":
+        modes = {("uint8", 0): "L", ("uint8", 3): "RGB", ("uint8", 4): "RGBA"}
+        modes |= {("uint8", 2): "LA", ("uint16", 0): "I;16", ("int32", 0): "I"}
+        modes |= {("float32", 0): "F", ("bool", 0): "1"}
+        assume((kind, channels) in modes)
+        image = Image.fromarray(image)
+    names = data.draw(st.lists(st.sampled_from(sorted(STEPS)), max_size=4))
+    last = data.draw(st.sampled_from([v1.ToTensor, v2.ToImage, None]))
+    steps = [STEPS[name]() for name in names] + ([last()] if last else [])
+    library = data.draw(st.sampled_from([v1, v2] if steps else [v1]))
+    transform = DiRATransform(library.Compose(steps))
+    torch.manual_seed(0)
+    try:
+        views = transform(image)
+    except (ValueError, TypeError) as error:
+        assert str(error).startswith("DiRATransform: "), error
+        return
+    assert views[0].shape[1:] == views.target.shape[1:]
+    assert views.target.dtype == torch.float32
+    assert 0 <= views.target.min() <= views.target.max() <= 1
+    moves = {"crop", "old crop", "flip", "rotation", "rand"} & set(names)
+    if not moves:
+        expected = clean > 0.5 if kind == "bool" else clean
+        expected = expected[..., 0] if channels else expected
+        np.testing.assert_allclose(views.target[0], expected, atol=0.01)
 
-    def save(self, path: Path, pixels: np.ndarray, bits: int, kind: str) -> Path:
-        file = pydicom.Dataset()
-        file.SOPClassUID = pydicom.uid.DigitalXRayImageStorageForPresentation
-        file.SOPInstanceUID = pydicom.uid.generate_uid()
-        file.file_meta = pydicom.dataset.FileMetaDataset()
-        file.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-        set_pixel_data(file, pixels, kind, bits)
-        file.save_as(path, enforce_file_format=True)
-        return path
 
-    def test_full_range_of_16_bits(self, tmp_path) -> None:
-        pixels = np.random.default_rng(0).integers(0, 4096, (32, 40), dtype=np.uint16)
-        path = self.save(tmp_path / "cr.dcm", pixels, 12, "MONOCHROME2")
-        image = read_image(path)
-        assert image.dtype == np.uint16
-        np.testing.assert_array_equal(image, pixels)
-        ours = DiRATransform(v2.Compose([v2.CenterCrop(32)]), distortion=None)
-        said = DiRATransform(ours.transform, distortion=None, window=(0, 4095))
-        torch.testing.assert_close(ours(image).target, said(image).target)
-        np.testing.assert_array_equal(read_image(path.read_bytes()), image)
+class TestTransforms:
+    @pytest.mark.parametrize("mode", ["I;16", "I", "F", "LA"])
+    def test_old_composes_with_such_images(self, mode: str) -> None:
+        """Found: a TypeError of torchvision's from inside."""
+        ramp = np.linspace(0, 1, 1600).reshape(40, 40)
+        array = {
+            "I;16": (65535 * ramp).astype("uint16"),
+            "I": (65535 * ramp).astype("int32"),
+            "F": ramp.astype("float32"),
+            "LA": np.stack([255 * ramp] * 2, axis=-1).astype("uint8"),
+        }[mode]
+        image = Image.fromarray(array)
+        assert image.mode == mode
+        compose = v1.Compose([v1.RandomHorizontalFlip(0), v1.ToTensor()])
+        views = DiRATransform(compose, distortion=None)(image)
+        np.testing.assert_allclose(views.target[0], ramp, atol=5e-3)
 
-    def test_monochrome1_is_inverted(self, tmp_path) -> None:
-        pixels = np.random.default_rng(0).integers(0, 256, (32, 40), dtype=np.uint8)
-        path = self.save(tmp_path / "cr.dcm", pixels, 8, "MONOCHROME1")
-        np.testing.assert_array_equal(read_image(path), 255 - pixels)
-        pixels = np.random.default_rng(0).integers(0, 4096, (32, 40), dtype=np.uint16)
-        path = self.save(tmp_path / "cr.dcm", pixels, 12, "MONOCHROME1")
-        np.testing.assert_array_equal(read_image(path), 4095 - pixels)
+    def test_eight_bits_only(self) -> None:
+        compose = v2.Compose([v2.ToImage(), v2.JPEG(50)])
+        with pytest.raises(ValueError, match=r"JPEG failed .*8 bits"):
+            DiRATransform(compose)(np.zeros((40, 40), np.uint16))
 
-    def test_several_frames(self, tmp_path) -> None:
-        pixels = np.zeros((3, 32, 40), dtype=np.uint8)
-        path = self.save(tmp_path / "film.dcm", pixels, 8, "MONOCHROME2")
-        with pytest.raises(ValueError, match=r"one image, got .*film\.dcm with 3"):
-            read_image(path)
+    @pytest.mark.parametrize("crop", [v1.FiveCrop, v2.TenCrop])
+    def test_several_crops(self, crop) -> None:
+        with pytest.raises(TypeError, match="list of transforms, one for each view"):
+            DiRATransform(v2.Compose([crop(16)]))
 
-    def test_without_pydicom(self, monkeypatch) -> None:
-        monkeypatch.setitem(sys.modules, "pydicom", None)
-        with pytest.raises(ModuleNotFoundError, match=r"install lightly-dira\[medical"):
-            read_image(get_testdata_file("CT_small.dcm"))
+
+def test_usual_transforms_are_quiet(recwarn) -> None:
+    DiRATransform(MoCoV2Transform(input_size=32))(Image.new("RGB", (64, 64)))
+    assert not [w for w in recwarn if "DiRA" in str(w.message)]

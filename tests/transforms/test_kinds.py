@@ -143,13 +143,11 @@ NO_IMAGE = """
     ConstrainedCoarseDropout OverlayElements TextImage FDA HistogramMatching
     PixelDistributionAdaptation HEStain RandomGravel CenterCrop3D CoarseDropout3D
     CubicSymmetry Pad3D PadIfNeeded3D RandomCrop3D Transform3D ToTensor3D DualTransform
-    ImageOnlyTransform BasicTransform Lambda
-    """.split()
+    ImageOnlyTransform BasicTransform Lambda""".split()
 CONTAINERS = """
     Compose RandomApply RandomChoice RandomOrder InterpolationMode AutoAugmentPolicy
     OneOf OneOrOther SomeOf Sequential ReplayCompose SelectiveChannelTransform
-    BaseCompose
-    """.split()
+    BaseCompose""".split()
 AUTOMATIC = ["AutoAugment", "RandAugment", "TrivialAugmentWide"]
 SEVERAL = {"CutMix", "MixUp", "FiveCrop", "TenCrop", "Mosaic"}
 
@@ -361,3 +359,41 @@ def test_jigsaw_needs_no_word(recwarn) -> None:
     assert kind_of(jigsaw.Jigsaw(), {}) == "stack"
     DiRATransform(lightly.transforms.PIRLTransform())
     assert not [w for w in recwarn if "is not known" in str(w.message)]
+
+
+class TestStepsOfTheUsersOwn:
+    """Found: a class was taken for a library's step by its bare name."""
+
+    def test_a_to_tensor(self) -> None:
+        class ToTensor:
+            def __call__(self, image):
+                called.append(1)
+                return v2.functional.to_dtype(v2.functional.to_image(image), scale=True)
+
+        called = []
+        with pytest.warns(UserWarning, match="effect of ToTensor"):
+            transform = DiRATransform(v2.Compose([v2.CenterCrop(32), ToTensor()]))
+        transform(Image.fromarray(np.zeros((40, 40, 3), np.uint8)))
+        assert called
+
+    def test_a_normalize(self) -> None:
+        class Normalize:
+            mean, std = (0.5,) * 3, (0.5,) * 3
+
+            def __call__(self, image):
+                return image
+
+        with pytest.warns(UserWarning, match="effect of Normalize"):
+            transform = DiRATransform(v2.Compose([v2.ToImage(), Normalize()]))
+        assert transform._boundary.normalisation is None
+        said = DiRATransform(
+            v2.Compose([v2.CenterCrop(32), v2.ToImage(), Normalize()]),
+            kinds={Normalize: "photometric"},
+        )
+        assert said is not None
+
+    def test_of_a_library_by_inheritance(self) -> None:
+        class Mine(v2.CenterCrop):
+            pass
+
+        DiRATransform(v2.Compose([Mine(32), v2.ToImage()]))
