@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -61,3 +62,17 @@ class TestImageFiles:
         (tmp_path / "SUMS").write_text(f"{digest}  ./a.png\n")
         Manifest.read(tmp_path / "SUMS", real).check([tmp_path / "link/a.png"])
         Manifest.read(tmp_path / "SUMS", tmp_path / "link").check([real / "a.png"])
+
+
+@pytest.mark.skipif(shutil.which("sha256sum") is None, reason="there is no sha256sum")
+def test_sha256sum_checks_what_is_written(tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number} of 3.bin").write_bytes(bytes([number]) * (2**20 + 5))
+    for _ in "12":  # the manifest of the first time is no part of the second
+        Manifest.of(tmp_path).write(tmp_path / "SUMS")
+    command = ["sha256sum", "--check", "--strict", "SUMS"]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert found.stdout.splitlines() == [f"{n} of 3.bin: OK" for n in range(3)]
+    assert found.returncode == 0
+    (tmp_path / "1 of 3.bin").write_bytes(b"changed")
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 1

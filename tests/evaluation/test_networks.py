@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torchvision
 from small import small_encoder
@@ -47,3 +48,30 @@ class TestLayouts:
             batch_size=2,
         )
         assert tuned.classify.in_features == 768
+
+
+def test_a_classifier_is_a_mean_and_a_linear_layer() -> None:
+    """By hand; and the encoder is copied, so that fine-tuning leaves it alone."""
+    backbone = small_encoder()[:-1].eval()
+    model = Classifier(backbone, 16, 3).eval()
+    images = torch.rand(2, 1, 32, 32)
+    with torch.no_grad():
+        features = backbone(images).mean(dim=(2, 3))
+        expected = features @ model.classify.weight.T + model.classify.bias
+        torch.testing.assert_close(model(images), expected)
+        for parameter in model.backbone.parameters():
+            parameter.zero_()
+        assert backbone(images).any()
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_frozen_encoder_does_not_learn(frozen: bool) -> None:
+    """Neither by gradients nor by the statistics of its BatchNorm."""
+    backbone = small_encoder()
+    unet = UNet(backbone, 2, frozen=frozen).train()
+    unet(torch.rand(2, 1, 32, 32)).sum().backward()
+    norm = unet.encoder[1]
+    assert torch.equal(norm.running_mean, backbone[1].running_mean) == frozen
+    assert (norm.weight.grad is None) == frozen
+    assert not backbone[1].running_mean.any()
+    assert all(p.grad is not None for p in unet.head.parameters())

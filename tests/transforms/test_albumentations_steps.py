@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import albumentations as A
 import numpy as np
+import torch
 
 from lightly_dira import DiRATransform
 from lightly_dira.transforms import transvw_mixture
+from lightly_dira.transforms.albumentations_steps import Draws
 
 
 class TestTransforms:
@@ -27,3 +29,18 @@ class TestDistortions:
         ramp = np.tile(np.linspace(0, 1, 64, dtype=np.float32), (8, 64, 1))[..., None]
         out = elastic(ramp, random)
         assert np.allclose(out, out[:1]), "all slices move alike"
+
+
+def test_images_of_one_sample_share_their_draws() -> None:
+    """Another sample has others, and PyTorch's seed repeats them."""
+    step = A.Compose([A.RandomCrop(16, 16), A.GaussNoise(p=1), A.Rotate(p=0.5)])
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    runs = []
+    for _ in "12":
+        torch.manual_seed(0)
+        samples = [Draws() for _ in range(6)]
+        runs.append([draws.apply(step, image, image.copy()) for draws in samples])
+    for (first, second), (again, _) in zip(*runs, strict=True):
+        assert np.array_equal(first, second)
+        assert np.array_equal(first, again)
+    assert len({first.tobytes() for first, _ in runs[0]}) == 6

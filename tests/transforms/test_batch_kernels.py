@@ -9,6 +9,7 @@ import pytest
 import torch
 from distorted import IMAGE, MANY, VOLUME, both_ways, numbered
 from scipy import stats
+from scipy.ndimage import gaussian_filter1d
 
 from lightly_dira.transforms import (
     BatchDistortion,
@@ -20,6 +21,7 @@ from lightly_dira.transforms import (
     transvw_mixture,
 )
 from lightly_dira.transforms.albumentations_steps import ElasticInPlane
+from lightly_dira.transforms.batch_kernels import _smoothing
 
 
 def same_distribution(host: torch.Tensor, device: torch.Tensor) -> None:
@@ -121,3 +123,12 @@ def test_elastic_deformation_moves_pixels_as_far_as_on_the_host() -> None:
     ]
     assert float(moves[1].std()) == pytest.approx(3.8, rel=0.1)
     assert float(moves[1].std()) == pytest.approx(float(moves[0].std()), rel=0.1)
+
+
+@pytest.mark.parametrize("size", [48, 9, 2])
+def test_noise_is_smoothed_as_scipy_does(size: int) -> None:
+    """By mirrors at the borders, even those that lie nearer than the filter reaches."""
+    signal = np.random.default_rng(0).random((size, 5))
+    matrix = _smoothing(size, 4.0, torch.device("cpu"))
+    expected = gaussian_filter1d(signal, 4.0, axis=0, mode="mirror")
+    np.testing.assert_allclose(matrix.numpy() @ signal, expected, atol=1e-9)

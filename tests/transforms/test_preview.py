@@ -5,11 +5,14 @@ from __future__ import annotations
 import albumentations as A
 import numpy as np
 import pytest
-from lightly.transforms import MoCoV2Transform, PIRLTransform
+import torch
+from lightly.transforms import DINOTransform, MoCoV2Transform, PIRLTransform
 from pictures import cube, smooth
 from PIL import Image
+from pytorch_lightning import seed_everything
 
 from lightly_dira import DiRATransform
+from lightly_dira.transforms import orthogonal_slices
 
 
 def test_preview() -> None:
@@ -55,3 +58,33 @@ class TestPixelsBehindTheBoundary:
         transform = DiRATransform(MoCoV2Transform(32), target_channels=3)
         shown = transform.preview(black, n=1).axes[0].images[0].get_array()
         assert np.asarray(shown).max() == 0
+
+
+def test_slices_are_those_in_the_middle() -> None:
+    """Side by side, each in the middle of the sheet's height, and black elsewhere."""
+    volumes = torch.rand(2, 1, 4, 6, 10)
+    sheet = orthogonal_slices(volumes)
+    assert sheet.shape == (2, 1, 6, 10 + 10 + 6)
+    assert sheet[..., :10].equal(volumes[:, :, 2])
+    assert sheet[..., 1:5, 10:20].equal(volumes[:, :, :, 3])
+    assert sheet[..., 1:5, 20:].equal(volumes[..., 5])
+    assert not sheet[..., [0, 5], 10:].any()
+
+
+@pytest.mark.parametrize("base", [None, DINOTransform(global_crop_size=32)])
+def test_contact_sheets_show_views_of_one_size(base) -> None:
+    """A column for each image: the target, then its large views."""
+    transform = DiRATransform(base, input_size=32)
+    images = [smooth(top=255).astype(np.uint8), smooth(top=99).astype(np.uint8)]
+    seed_everything(0)
+    sheet = transform.contact_sheet(images)
+    seed_everything(0)
+    for column, views in enumerate(map(transform, images)):
+        large = [view for view in views if view.shape[1:] == (32, 32)]
+        assert len(large) == 2
+        pictures = map(transform._boundary.picture_of_view, large)
+        for row, picture in enumerate([views.target, *pictures]):
+            top, left = 2 + 34 * row, 2 + 34 * column
+            shown = sheet[:, top : top + 32, left : left + 32]
+            torch.testing.assert_close(shown, picture.expand(3, -1, -1))
+    assert sheet.shape == (3, 2 + 34 * 3, 2 + 34 * 2)

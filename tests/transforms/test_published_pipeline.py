@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 from pictures import picture
+from scipy import stats
+from torchvision import transforms as v1
 
 from lightly_dira import DiRATransform
-from lightly_dira.transforms.published_pipeline import PublishedPipeline
+from lightly_dira.transforms.published_pipeline import PublishedPipeline, _jitter_grey
 
 SIZE = 32
 
@@ -59,3 +61,49 @@ class TestErrors:
     def test_pipeline_out_of_range(self, options, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             PublishedPipeline(**{"size": 32, **options})
+
+
+def test_crops_are_drawn_as_torchvision_does() -> None:
+    """Sides and centres, read off from an image whose pixels say where they are."""
+    y, x = np.mgrid[:200, :300].astype(np.float32)
+    image = np.stack([x / 300, y / 300, 0 * x], axis=2)
+    plain = PublishedPipeline(SIZE, flip=0, jitter_p=0, blur_p=0)
+    torch.manual_seed(0)
+    found, expected = [], []
+    for _ in range(500):
+        for view in plain(image):
+            across, down = 300 * view[0], 300 * view[1]
+            steps = down.diff(dim=0).median(), across.diff(dim=1).median()
+            sides = [SIZE * step for step in steps]
+            found.append([*sides, down.mean(), across.mean()])
+        scale, ratio = [0.2, 1.0], [3 / 4, 4 / 3]
+        for _ in "12":
+            top, left, height, width = v1.RandomResizedCrop.get_params(
+                torch.empty(1, 200, 300), scale, ratio
+            )
+            centre = top + (height - 1) / 2, left + (width - 1) / 2
+            expected.append([height, width, *centre])
+    for ours, theirs in zip(np.transpose(found), np.transpose(expected), strict=True):
+        assert stats.ks_2samp(ours, theirs).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 1, 2, 0)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_greys_are_jittered_as_torchvision_does(dtype, order: tuple[int, ...]) -> None:
+    image = np.array(picture("L"))
+    image = image if dtype is np.uint8 else image / np.float32(255)
+    for brightness, contrast in ((1.4, 0.6), (0.6, 1.4), (1.1, 1.3)):
+        found = _jitter_grey(image, brightness, contrast, order)
+        expected = torch.from_numpy(image)[None]
+        steps = (
+            lambda greys, by=brightness: v1.functional.adjust_brightness(greys, by),
+            lambda greys, by=contrast: v1.functional.adjust_contrast(greys, by),
+        )
+        for step in order:
+            expected = steps[step](expected) if step < 2 else expected
+        # Bytes are rounded here, and cut off there.
+        atol = 2 if dtype is np.uint8 else 1e-5
+        assert found.dtype == dtype
+        np.testing.assert_allclose(
+            found.astype(float), expected[0].double().numpy(), atol=atol
+        )
