@@ -1,4 +1,7 @@
-"""Prints the peak memory of two training steps, in MiB: python memory.py WHICH"""
+"""Prints a peak of memory, in MiB: python memory.py WHICH
+
+Of two training steps, or of a ViT-L's dry pass and of a pass of as many images.
+"""
 
 import math
 import re
@@ -22,9 +25,20 @@ def peak() -> int:
 
 
 torch.set_num_threads(2)
-views, before = make_batch(), peak()
 which = sys.argv[1]
-if which == "published":
+views = make_batch()
+before = peak()
+if which in ("dry pass", "pass"):
+    vit = torchvision.models.vit_l_16().eval()
+    images, before = torch.rand(2, 3, 224, 224), peak()
+
+    def step() -> None:
+        if which == "dry pass":
+            FeaturePyramid(vit)
+        else:
+            vit(images)
+
+elif which == "published":
     published = PublishedStep()
 
     def step() -> None:

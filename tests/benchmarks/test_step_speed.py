@@ -276,6 +276,12 @@ def test_memory_by_stage(benchmark, record) -> None:
         record(f"peak memory beyond imports, {which} / bare", ratio, goal)
 
 
+def test_memory_of_the_dry_pass(benchmark, record) -> None:
+    dry = benchmark.pedantic(peak_memory, ("dry pass",))
+    ratio = dry / peak_memory("pass")
+    record("peak memory of a ViT-L's dry pass / a pass with gradients", ratio, "<= 1")
+
+
 def output(*command: str, **options: object) -> str:
     settings = dict(capture_output=True, text=True, check=True) | options
     done = subprocess.run(command, **settings)

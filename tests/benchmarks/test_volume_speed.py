@@ -25,6 +25,7 @@ from lightly_dira import DiRA, DiRATransform, DiRAViews, RestorationHead
 from lightly_dira.features import FeaturePyramid
 from lightly_dira.models import light_head
 from lightly_dira.transforms import PixelShuffling
+from lightly_dira.transforms.monai_steps import run_seeded
 
 SIZE = 32, 64, 64
 
@@ -124,6 +125,19 @@ def test_pipeline(compare) -> None:
         lambda: ours(volume),
         lambda: [steps(volume[None]) for _ in "12"],
         goal=">= 5",
+        rounds=30,
+    )
+
+
+def test_crop(compare) -> None:
+    """MONAI's crop of a large volume, which is read only, against one of a copy."""
+    volume = torch.rand(1, 128, 256, 256)
+    crop = mt.RandSpatialCrop(SIZE, random_size=False)
+    compare(
+        "MONAI's crop of 128 x 256 x 256 voxels, speed against one of a copy",
+        lambda: run_seeded(crop, volume, 0),
+        lambda: crop(volume.clone()),
+        goal=">= 2",
         rounds=30,
     )
 
