@@ -18,6 +18,8 @@ TASK = ["task", "protocol", "fraction", "metric"]
 OUTCOMES, FEW = ("linear", "dense", "frozen U-Net", "U-Net"), 0.1
 # Pairs of these are tested in any case, as committed tables were.
 USUAL = ("di", "dir", "dira", "random")
+# The bare method, on the views of its authors and on DiRA's.
+BARE = ("di", "di+views")
 PAIRS = (
     ("dira", "di"),
     ("dira", "random"),
@@ -74,12 +76,15 @@ def make_tables(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Returns the tables of a comparison by their files' names."""
     rows = in_order(rows)
     few = average_few(rows)
-    return {
+    tables = {
         "summary": summarise_rows(rows),
         "tests": compare_stages(rows),
         "outcomes": summarise_rows(few),
         "outcome_tests": compare_stages(few),
     }
+    if {"recipe", *BARE} <= {*rows["stage"]}:
+        tables["recipe_tests"] = compare_recipe(few)
+    return tables
 
 
 def in_order(rows: pd.DataFrame) -> pd.DataFrame:
@@ -132,9 +137,25 @@ def compare_stages(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
+def compare_recipe(rows: pd.DataFrame) -> pd.DataFrame:
+    """Tests the recipe against the bare method, whichever views it gets.
+
+    Holm's correction is over all of it: both bare forms, all methods and tasks.
+    """
+    rows = rows[rows["metric"].isin(HEADLINES)]
+    pairs = [
+        rows[rows["stage"].isin(("recipe", bare))]
+        .replace({"stage": {bare: "bare"}})
+        .assign(against=bare)
+        for bare in BARE
+    ]
+    groups = ["against", "method", *TASK]
+    return compare_paired(pd.concat(pairs), "stage", "recipe", "bare", by=groups)
+
+
 def better_bare(rows: pd.DataFrame) -> list[pd.DataFrame]:
-    """Returns the rows of the better of `di` and `di+views`, if there are both."""
-    rows = rows[rows["stage"].isin(("di", "di+views"))]
+    """Returns the rows of the better bare form of each group, if there are both."""
+    rows = rows[rows["stage"].isin(BARE)]
     if rows["stage"].nunique() < 2:
         return []
     groups = ["method", *TASK]

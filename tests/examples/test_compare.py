@@ -717,6 +717,42 @@ def test_gains_are_also_given_against_the_better_bare_method(monkeypatch) -> Non
     assert "better bare" not in set(report.compare_stages(alone)["second"])
 
 
+def test_the_recipe_is_tested_against_both_bare_forms(monkeypatch) -> None:
+    """With Holm's correction over all twelve tests, by hand."""
+    monkeypatch.syspath_prepend(EXAMPLES / "compare")
+    import report
+
+    random = np.random.default_rng(0)
+    stages = ("di", "di+views", "recipe", "dir")
+    metrics = {"linear": "auc", "dense": "dice"}
+    rows = pd.DataFrame(
+        [
+            (method, stage, seed, protocol, metrics[protocol], "lungs", 0.1, value)
+            for method in ("MoCo", "MeanBarlowTwins", "SimSiam")
+            for stage in stages
+            for seed in range(5)
+            for protocol in metrics
+            for value in [random.normal(0.05 * (stage == "recipe"), 0.05)]
+        ],
+        columns="method stage seed protocol metric task fraction value".split(),
+    )
+    table = report.make_tables(rows)["recipe_tests"]
+    assert len(table) == 12
+    index = ["method", "stage", "protocol", "seed"]
+    values = rows.set_index(index)["value"].sort_index()
+    for row in table.itertuples():
+        ours, bare = (
+            values[row.method, stage, row.protocol] for stage in ("recipe", row.against)
+        )
+        assert row.difference == pytest.approx((ours - bare).mean())
+        assert row.p == pytest.approx(stats.ttest_rel(ours, bare).pvalue)
+    ranked = table.sort_values("p")
+    steps = ranked["p"] * np.arange(12, 0, -1)
+    assert ranked["p_holm"].tolist() == pytest.approx(steps.cummax().clip(upper=1))
+    without = rows[rows["stage"] != "di+views"]
+    assert "recipe_tests" not in report.make_tables(without)
+
+
 def test_stages_are_in_order(monkeypatch) -> None:
     monkeypatch.syspath_prepend(EXAMPLES / "compare")
     import report
