@@ -6,6 +6,8 @@ import copy
 
 import pytest
 import torch
+import torchvision
+from maps_by_hand import images
 from methods import tiny_backbone
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -172,3 +174,76 @@ def test_copies_that_others_make(how: str) -> None:
         twin = torch.export.export(backbone, (views[0],), strict=False).module()
     with pytest.raises(RuntimeError, match=r"prepare_qat.*torch\.export"):
         dira(twin(views[0]).mean(), views)
+
+
+class TestDiscovery:
+    def test_grey_input(self) -> None:
+        assert FeaturePyramid(tiny_backbone(in_channels=1)).channels == [4, 8, 16]
+
+    def test_grey_images_repeated_inside(self) -> None:
+        class Repeated(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.net = tiny_backbone()
+
+            def forward(self, *, mask: Tensor | None = None, image: Tensor) -> Tensor:
+                return self.net(image.repeat(1, 3, 1, 1))
+
+        class Positional(Repeated):
+            def forward(self, image: Tensor) -> Tensor:
+                return super().forward(image=image)
+
+        assert FeaturePyramid(Positional()).image_shape[0] == 1
+
+    def test_no_images(self) -> None:
+        with pytest.raises(ValueError, match=r"could not be run.*input_size"):
+            FeaturePyramid(nn.Sequential(nn.Flatten(), nn.Linear(12, 3)))
+
+    def test_failing_backbone_lists_what_came_by(self) -> None:
+        backbone = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Linear(5, 5))
+        with pytest.raises(
+            ValueError, match=r"(?s)input_size.*\n  0: \(2, 4, 64, 96\)"
+        ):
+            FeaturePyramid(backbone)
+
+    def test_wide_input_size(self) -> None:
+        backbone = nn.Sequential(
+            *tiny_backbone()[:3], nn.Flatten(), nn.Linear(16 * 4 * 6, 4)
+        )
+        assert FeaturePyramid(backbone, input_size=(32, 48)).strides == [2, 4, 8]
+
+    def test_one_input_size_only(self) -> None:
+        backbone = nn.Sequential(
+            *tiny_backbone()[:3], nn.Flatten(), nn.Linear(16 * 6 * 6, 4)
+        )
+        with pytest.raises(ValueError, match="input_size"):
+            FeaturePyramid(backbone)
+        assert FeaturePyramid(backbone, input_size=48).strides == [2, 4, 8]
+
+    def test_image_that_a_module_normalises_is_no_map(self) -> None:
+        normalise = torchvision.transforms.Normalize([0.5] * 3, [0.5] * 3)
+        pyramid = FeaturePyramid(
+            nn.Sequential(nn.Dropout(), normalise, tiny_backbone())
+        )
+        assert pyramid.strides == [2, 4, 8]
+
+    def test_buffers_and_merged_weights_stay(self) -> None:
+        class Merging(nn.Conv2d):
+            def train(self, mode: bool = True) -> nn.Module:
+                self.weight.data += 1
+                return super().train(mode)
+
+        class Counting(nn.BatchNorm2d):
+            def forward(self, x: Tensor) -> Tensor:
+                self.num_batches_tracked += 1
+                return super().forward(x)
+
+        resnet = torchvision.models.resnet18()
+        resnet.conv1, resnet.bn1 = Merging(3, 64, 7, 2, 3), Counting(64)
+        torch.nn.utils.parametrizations.spectral_norm(resnet.layer1[0].conv1)
+        before = copy.deepcopy(resnet.state_dict())
+        dira = DiRA(resnet)
+        dira.restore(images(size=64))
+        after = resnet.state_dict()
+        after["bn1.num_batches_tracked"] -= 1  # of restoring
+        assert all(torch.equal(after[name], before[name]) for name in before)

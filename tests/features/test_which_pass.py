@@ -16,7 +16,6 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.transforms import v2
 
 from lightly_dira import DiRA, DiRAViews
-from lightly_dira.core import same_image
 from lightly_dira.features import which_pass
 from lightly_dira.features.pyramid import FeaturePyramid
 
@@ -78,36 +77,6 @@ class TestTheRightView:
             watched.check(views, 0)
             call(watched.backbone, views[1].clone())
             watched.check(views, 1)
-
-    def test_views_seen_in_part_give_way(self) -> None:
-        """As MSN's: the first view loses tokens, the second is seen whole."""
-        watched = Watched(make_vit(), input_size=32)
-        views = list(torch.rand(2, 3, 3, 32, 32))
-        keep = torch.arange(9).expand(3, 9)
-        watched.backbone(views[0], idx_keep=keep)
-        watched.backbone(views[1])
-        watched.check(views, 1)
-        watched.backbone(views[0], idx_keep=keep)
-        with pytest.raises(RuntimeError, match="pass one view whole"):
-            watched.pyramid.take_first(*views)
-
-    def test_changed_in_place_after_the_pass(self) -> None:
-        watched = Watched(tiny_backbone())
-        buffer = torch.rand(3, 3, 32, 32)
-        watched.backbone(buffer)
-        buffer.copy_(torch.rand(3, 3, 32, 32))
-        with pytest.raises(RuntimeError, match="changed in place"):
-            watched.pyramid.take(buffer)
-
-    def test_normalised_in_place_inside(self) -> None:
-        class Inside(nn.Sequential):
-            def forward(self, x: Tensor) -> Tensor:
-                return super().forward(x.sub_(0.5))
-
-        watched = Watched(Inside(*tiny_backbone()))
-        view = torch.rand(3, 3, 32, 32)
-        watched.backbone(view)
-        assert len(watched.pyramid.take(view)) == 3
 
     def test_views_that_hardly_differ_are_not_guessed(self) -> None:
         """The second is the first, brighter: normalised, either may be the other."""
@@ -223,13 +192,6 @@ class TestAccelerator:
             right.append(self.step(watched, swapped=False))
         right += [self.step(watched, swapped=step % 2 == 0) for step in range(4)]
         assert right == [True, False, True, True, True, True, True]
-
-    def test_samples_stand_for_images_on_another_device(self, monkeypatch) -> None:
-        images = torch.rand(2, 3, 224, 224)
-        sampled = same_image._sampled(images)
-        assert sampled.shape == (2, 3, 32, 32)
-        difference = same_image.difference_of(sampled, same_image._sampled(images / 2))
-        assert difference < 1e-6
 
 
 class Stages(nn.Sequential):
@@ -415,45 +377,6 @@ def test_a_backbone_that_pads_its_images() -> None:
 
 class TestNamed:
     """`view=x` is compared with its view, and does not wait for an accelerator."""
-
-    def step(self, change, *, target_view: int | None = 0):
-        torch.manual_seed(0)
-        backbone = tiny_backbone()
-        optimizer = torch.optim.SGD(backbone.parameters(), lr=0.0)
-        dira = DiRA(backbone, optimizer)
-        smooth = torch.nn.functional.interpolate(torch.rand(8, 3, 4, 4), size=(32, 32))
-        targets = smooth.mean(dim=1, keepdim=True)
-        views = DiRAViews(list(smooth.split(4)), targets[:4], target_view=target_view)
-        x = change(views[0])
-        dira(backbone(x).mean(), views, view=x)
-
-    @pytest.mark.parametrize(
-        "change",
-        [
-            lambda x: x.flip(-1),
-            lambda x: x.flip(-2),
-            lambda x: x.roll(12, dims=-1),
-            lambda x: x.rot90(1, dims=(-2, -1)),
-        ],
-    )
-    def test_geometry_on_the_device_is_loud(self, change) -> None:
-        with pytest.warns(UserWarning, match=r"hardly resembles its view.*correlate"):
-            self.step(change)
-
-    @pytest.mark.parametrize(
-        "change",
-        [
-            lambda x: (x - 0.4) / 0.2,
-            lambda x: x.clone(),
-            lambda x: 0.3 * x + 0.5,
-            lambda x: (x + 0.1 * torch.randn_like(x)).clamp(0, 1),
-            v2.ColorJitter(0.4, 0.4, 0.4, 0.1),
-            v2.GaussianBlur(5),
-        ],
-    )
-    def test_values_may_change(self, change, recwarn) -> None:
-        self.step(change)
-        assert not [w for w in recwarn if "hardly" in str(w.message)]
 
     def test_only_the_first_step_waits(self, monkeypatch) -> None:
         """Later ones compare without reading, and read when it has arrived."""

@@ -17,7 +17,6 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lightly_dira import DiRA, DiRALoss, DiRAViews
-from lightly_dira.core.leaves import leaves_of
 from lightly_dira.training.optimizer_groups import replace_parameters
 
 
@@ -375,13 +374,6 @@ def test_clipping_leaves_the_hooks_alone() -> None:
         optimizer.zero_grad()
         handles.append([*dira._discriminator_step._hooks._handles])
     assert handles[2] == handles[1] == handles[0]
-
-
-def test_leaves() -> None:
-    first, second, third = (nn.Parameter(torch.ones(2)) for _ in range(3))
-    value = (first * second.detach() + third).sum() + torch.ones(2, requires_grad=True)
-    assert set(map(id, leaves_of(value))) == {id(first), id(third)}
-    assert leaves_of(torch.zeros(())) == []
 
 
 class TestGradientsOfThePast:
