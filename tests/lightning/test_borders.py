@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections import namedtuple
 
 import pytest
 import pytorch_lightning as pl
 import torch
-from lightning_modules import DiRASimSiam, Images, SimSiam, loader, state, trainer
+from lightning_modules import Images, SimSiam, loader, state, trainer
 from methods import tiny_backbone
 from pytorch_lightning.utilities import CombinedLoader
 from rebuilding import RebuildingSingle, rebuilt, rebuilt_by_torch
-from timm.optim import Lookahead
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
@@ -22,7 +20,6 @@ from torchvision.utils import save_image
 from lightly_dira import Adversary, DiRA, DiRAViews
 from lightly_dira.core.modes import evaluating
 from lightly_dira.lightning import CollapseWatch, DiRAMixin, RestorationLogger
-from lightly_dira.training import Schedule
 from lightly_dira.views import find_views
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pytorch_lightning")
@@ -127,52 +124,6 @@ class TestStrategiesThatRebuildBatches:
 
 
 class TestOverridden:
-    def test_configure_optimizers(self, tmp_path) -> None:
-        """Found: the critic was moved by the user's AdamW, and the head by nobody."""
-
-        class Mine(DiRAMixin, SimSiam):
-            def configure_optimizers(self):
-                return torch.optim.AdamW(self.parameters())
-
-        with pytest.raises(RuntimeError, match=r"class Mine\(DiRAMixin, Method\)"):
-            trainer(tmp_path).fit(Mine(), loader())
-
-    @pytest.mark.parametrize("form", ["list", "lists", "plans", "dict"])
-    def test_in_every_form(self, form: str, tmp_path) -> None:
-        class Mine(DiRAMixin, SimSiam):
-            def configure_optimizers(self):
-                return SimSiam.configure_optimizers(self)
-
-        with pytest.raises(RuntimeError, match="configure_optimizers overrides"):
-            trainer(tmp_path).fit(Mine(form), loader())
-
-    def test_that_calls_on(self, tmp_path) -> None:
-        class Mine(DiRAMixin, SimSiam):
-            def configure_optimizers(self):
-                return super().configure_optimizers()
-
-        class Attached(DiRAMixin, SimSiam):
-            def configure_optimizers(self):
-                optimizer = torch.optim.AdamW(self.parameters())
-                self.dira.attach(optimizer)
-                return optimizer
-
-        for kind in (Mine, Attached):
-            model = kind()
-            trainer(tmp_path, max_epochs=1).fit(model, loader())
-            assert model.dira.steps == 6
-
-    def test_attached_to_the_inner_one(self, tmp_path) -> None:
-        class Mine(DiRAMixin, SimSiam):
-            def configure_optimizers(self):
-                inner = torch.optim.SGD(self.backbone.parameters(), lr=0.1)
-                self.dira.attach(inner)
-                return Lookahead(inner)
-
-        model = Mine()
-        trainer(tmp_path, max_epochs=1).fit(model, loader())
-        assert model.dira.steps == 6
-
     def test_a_key_of_the_step(self, tmp_path) -> None:
         kept = []
 
@@ -187,15 +138,6 @@ class TestOverridden:
         model = type("Wrapped", (DiRAMixin, Mine), {})()
         trainer(tmp_path, max_epochs=1).fit(model, loader())
         assert kept == ["axial"] * 6
-
-    def test_attached_to_an_optimiser_of_the_past(self, tmp_path) -> None:
-        class Mine(DiRAMixin, SimSiam):
-            def configure_optimizers(self):
-                self.dira.attach(torch.optim.AdamW(self.parameters()))
-                return torch.optim.AdamW(self.parameters())
-
-        with pytest.raises(RuntimeError, match="no optimiser holds"):
-            trainer(tmp_path).fit(Mine(), loader())
 
     def test_a_step_that_returns_the_old_loss(self, tmp_path) -> None:
         """Found: nothing was trained but the method, without a word."""
@@ -445,21 +387,3 @@ class TestHosts:
         assert model.dira.steps == 0
         with pytest.raises(RuntimeError, match="has no `dira`"):
             trainer(tmp_path, **settings).fit(SimSiam(), loader())
-
-
-class TestSmallThings:
-    def test_two_ways_to_start_a_part(self, tmp_path) -> None:
-        class Mine(DiRASimSiam):
-            adversarial_start_epoch = 1
-            schedule_in_epochs = Schedule.stepwise(4)
-
-        with pytest.raises(ValueError, match="not both"):
-            trainer(tmp_path).fit(Mine(), loader())
-
-    def test_the_signature_stays(self) -> None:
-        """Found: `inspect` saw the metaclass, and so did Lightning's command line."""
-        assert inspect.signature(DiRASimSiam) == inspect.signature(SimSiam)
-        assert list(inspect.signature(DiRASimSiam).parameters) == [
-            "optimizers",
-            "output",
-        ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import os
 import shutil
 import signal
@@ -12,12 +14,22 @@ from pathlib import Path
 import killed
 import pytest
 import torch
-from lightly.loss import DINOLoss, NTXentLoss
-from lightning_modules import DiRASimSiam, assert_same, loader, trainer
+from lightning_modules import (
+    DiRAMoCo,
+    DiRASimSiam,
+    Images,
+    SimSiam,
+    assert_same,
+    loader,
+    state,
+    trainer,
+)
+from pytorch_lightning.callbacks import ModelCheckpoint
+from resuming import Dimmed, assert_resumes, fit, loaded
+from torch.utils.data import DataLoader, Dataset
 
-from lightly_dira import DiRA
+from lightly_dira import DiRAViews
 from lightly_dira.lightning.mid_epoch import PlaceInData
-from lightly_dira.training.state import buffers_of, load_buffers
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pytorch_lightning")
 
@@ -142,32 +154,168 @@ def test_loaders_that_resume_by_themselves(tmp_path: Path) -> None:
     assert len(iterated) == 1
 
 
-class TestMemory:
-    def dira(self, criterion) -> DiRA:
-        return DiRA(DiRASimSiam().backbone, criterion=criterion)
+class Drawn(Dataset):
+    """Views drawn from PyTorch's generator, and a note of which were trained."""
+
+    def __init__(self) -> None:
+        self.images = Images()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int):
+        views, *_ = self.images[index]
+        noise = torch.rand(())
+        return DiRAViews([noise * view for view in views], views.target), index
+
+
+class InterruptedBatchError(Exception):
+    pass
+
+
+@pytest.mark.skipif(
+    "save_on_exception" not in inspect.signature(ModelCheckpoint).parameters,
+    reason="of later Lightning",
+)
+class TestInterrupted:
+    """Found: the batch of the exception was skipped on resuming."""
+
+    def run(self, folder, when: int | None, path=None, where="forward"):
+        trained = []
+
+        class Method(DiRAMoCo):
+            def training_step(self, batch, *args):
+                count = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
+                if where == "forward" and count == when:
+                    raise InterruptedBatchError
+                return super().training_step(batch, *args)
+
+            def on_after_backward(self):
+                count = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
+                if where == "backward" and count == when:
+                    raise InterruptedBatchError
+
+            def on_train_batch_end(self, outputs, batch, index):
+                trained.append(batch[1].tolist())
+
+            def validation_step(self, batch, index):
+                torch.rand(3)
+                ready = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
+                if where == "validation" and ready == when:
+                    raise InterruptedBatchError
+
+        torch.manual_seed(0 if path is None else 1)
+        model = Method()
+        callback = ModelCheckpoint(
+            folder, "{step}", save_on_exception=True, every_n_epochs=100
+        )
+        fit = trainer(
+            folder,
+            callbacks=[callback],
+            enable_checkpointing=True,
+            val_check_interval=3,
+            num_sanity_val_steps=0,
+        )
+        data = DataLoader(Drawn(), batch_size=4, shuffle=True)
+        held_out = DataLoader(Images(4), batch_size=4)
+        with contextlib.suppress(InterruptedBatchError):
+            fit.fit(model, data, held_out, ckpt_path=path)
+        return trained, state(model)
+
+    @pytest.mark.parametrize("when", [2, 5, 7, 12])
+    @pytest.mark.parametrize("where", ["forward", "backward", "validation"])
+    def test_no_batch_is_skipped(self, when: int, where: str, tmp_path) -> None:
+        whole, expected = self.run(tmp_path / "whole", None)
+        assert len(whole) == 12
+        when = {5: 6, 7: 9, 2: 3}.get(when, when) if where == "validation" else when
+        first, _ = self.run(tmp_path, when, where=where)
+        (path,) = tmp_path.glob("*.ckpt")
+        second, found = self.run(tmp_path, None, path)
+        assert first + second == whole
+        if where != "backward":
+            # What the interrupted batch had moved by then (twin, statistics) stays so.
+            assert_same(found, expected)
+
+
+class TestResumingElsewhere:
+    def checkpoint(self, folder, model=None):
+        fit = trainer(folder, max_steps=4, max_epochs=None)
+        fit.fit(model or DiRASimSiam(), loader())
+        fit.save_checkpoint(folder / "half.ckpt")
+        return folder / "half.ckpt"
 
     @pytest.mark.parametrize(
-        "make", [lambda: NTXentLoss(memory_bank_size=(8, 4)), lambda: DINOLoss(4)]
+        ("size", "flags"),
+        [(12, {}), (4, dict(limit_train_batches=2)), (2, {})],
     )
-    def test_in_the_state_of_dira(self, make) -> None:
-        criterion = make()
-        for buffer in criterion.buffers():
-            buffer.copy_(torch.rand(buffer.shape))
-        state = self.dira(criterion).state_dict()
-        other = make()
-        dira = self.dira(other)
-        assert not any("criterion" in name for name, _ in dira.named_modules())
-        dira.load_state_dict(state)
-        assert_same(buffers_of(other), buffers_of(criterion))
+    def test_epochs_of_another_length(self, size: int, flags, tmp_path) -> None:
+        """Found: StopIteration, where bare Lightning goes on."""
+        path = self.checkpoint(tmp_path)
+        model = DiRASimSiam()
+        with pytest.warns(UserWarning, match="data come in another order"):
+            trainer(tmp_path, max_epochs=3, **flags).fit(
+                model, loader(size), ckpt_path=path
+            )
+        assert model.dira.steps > 4
 
-    def test_of_another_size(self) -> None:
-        saved = buffers_of(NTXentLoss(memory_bank_size=(8, 4)))
-        with pytest.raises(ValueError, match=r"memory_bank\.bank .* \(8, 4\)"):
-            load_buffers(NTXentLoss(memory_bank_size=(16, 4)), saved)
+    def test_checkpoint_of_the_bare_method(self, tmp_path) -> None:
+        """Found: a list of missing keys."""
+        path = self.checkpoint(tmp_path, SimSiam())
+        with pytest.raises(RuntimeError, match=r"written without DiRA.*strict=False"):
+            trainer(tmp_path, max_epochs=3).fit(DiRASimSiam(), loader(), ckpt_path=path)
+        weights = torch.load(path)["state_dict"]
+        model = DiRASimSiam()
+        model.load_state_dict(weights, strict=False)
+        trainer(tmp_path).fit(model, loader())
 
-    def test_of_a_size_not_yet_known(self) -> None:
-        saved = buffers_of(NTXentLoss(memory_bank_size=(8, 4)))
-        criterion = NTXentLoss(memory_bank_size=(8, 4))
-        criterion.memory_bank.bank = torch.empty(0)
-        load_buffers(criterion, saved)
-        assert_same(buffers_of(criterion), saved)
+
+class TestTheMethodAlone:
+    """In stage "di" a run equals that of the method without DiRA, to the bit."""
+
+    class Bare(SimSiam):
+        def validation_step(self, batch, index):
+            torch.rand(3)
+
+    class Wrapped(DiRASimSiam):
+        restorative_start_epoch = 100
+
+        def validation_step(self, batch, index):
+            torch.rand(3)
+
+    @pytest.mark.parametrize("interval", [1.0, 0.5])
+    @pytest.mark.parametrize("shuffled", [False, True])
+    def test_with_validation(self, interval, shuffled: bool, tmp_path) -> None:
+        """Found: validation gave its draws back, so that the next order differed."""
+
+        def make():
+            data = Dimmed(lambda: torch.rand(()))
+            return loaded(data, shuffle=True), loaded(Dimmed(), shuffle=shuffled)
+
+        flags = dict(val_check_interval=interval)
+        bare = fit(tmp_path / "bare", make, kind=self.Bare, **flags)
+        wrapped = fit(tmp_path / "dira", make, kind=self.Wrapped, **flags)
+        assert_same(bare, {name: wrapped[name] for name in bare})
+
+    def test_once_started_validation_draws_nothing(self, tmp_path) -> None:
+        class Started(self.Wrapped):
+            restorative_start_epoch = 0
+
+        without = fit(tmp_path / "a", lambda: loaded(shuffle=True), kind=Started)
+        with_one = fit(
+            tmp_path / "b",
+            lambda: (loaded(shuffle=True), loaded(shuffle=True)),
+            kind=Started,
+            num_sanity_val_steps=0,
+        )
+        assert_same(without, with_one)
+
+
+class TestLoadersThatResumeByThemselves:
+    def test_of_torchdata(self, tmp_path) -> None:
+        loaders = pytest.importorskip("torchdata.stateful_dataloader")
+
+        def make():
+            data = Dimmed(lambda: torch.rand(()))
+            return loaders.StatefulDataLoader(data, batch_size=4, shuffle=True)
+
+        assert_resumes(tmp_path, make, steps=(4, 8))

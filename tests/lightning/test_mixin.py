@@ -17,13 +17,12 @@ from lightning_modules import (
     trainer,
 )
 from methods import tiny_backbone
-from PIL import Image
-from torch import Tensor, nn
+from pytorch_lightning.callbacks import StochasticWeightAveraging
+from torch import nn
+from torch.optim.swa_utils import get_ema_avg_fn
 from torch.utils.data import DataLoader
 
-from lightly_dira import Adversary, DiRA, DiRALoss
-from lightly_dira.core.modes import evaluating
-from lightly_dira.lightning import CollapseWatch, RestorationLogger
+from lightly_dira import DiRA
 from lightly_dira.lightning.mixin import DiRAMixin
 from lightly_dira.loss.schedule import Schedule
 from lightly_dira.training.state import buffers_of, load_buffers
@@ -168,60 +167,6 @@ def test_accumulated_batches_equal_one_large_batch(tmp_path) -> None:
     assert_same(*runs, rtol=1e-9, atol=1e-9)
 
 
-class TestStages:
-    def test_in_epochs(self, tmp_path) -> None:
-        class Staged(DiRASimSiam):
-            restorative_start_epoch = 1
-            adversarial_start_epoch = 1.5
-
-        stages = []
-
-        class Note(pl.Callback):
-            def on_train_batch_start(self, trainer, module, batch, index):
-                stages.append(module.dira.stage)
-
-        fit = trainer(tmp_path, callbacks=[Note()], accumulate_grad_batches=2)
-        fit.fit(Staged(), loader())
-        assert stages == ["di"] * 6 + ["dir"] * 4 + ["dira"] * 2
-
-    def test_in_steps(self, tmp_path) -> None:
-        class Staged(DiRASimSiam):
-            def configure_dira(self) -> DiRA:
-                return DiRA(self.backbone, adversarial_start=None)
-
-        model = Staged()
-        trainer(tmp_path).fit(model, loader())
-        assert model.dira.stage == "dir"
-
-    @pytest.mark.parametrize("adversarial", [None, 1])
-    def test_without_an_adversary(self, adversarial, tmp_path, recwarn) -> None:
-        """Asked for in epochs, one that is not there is missed; else it is not."""
-
-        class Staged(DiRASimSiam):
-            restorative_start_epoch = 1
-            adversarial_start_epoch = adversarial
-
-            def configure_dira(self) -> DiRA:
-                return DiRA(self.backbone, adversarial_start=None)
-
-        model = Staged()
-        trainer(tmp_path, max_epochs=2).fit(model, loader())
-        assert model.dira.stage == "dir"
-        missed = [w for w in recwarn if "was made without one" in str(w.message)]
-        assert bool(missed) == (adversarial is not None)
-
-    def test_epochs_without_length(self, tmp_path) -> None:
-        class Staged(DiRASimSiam):
-            adversarial_start_epoch = 1
-
-        class Stream(torch.utils.data.IterableDataset):
-            def __iter__(self):
-                return iter(Images())
-
-        with pytest.raises(RuntimeError, match="in steps, in configure_dira"):
-            trainer(tmp_path).fit(Staged(), DataLoader(Stream(), batch_size=4))
-
-
 class TestBackbone:
     def test_other_name(self) -> None:
         class Student(DiRAMixin, pl.LightningModule):
@@ -300,173 +245,87 @@ def test_load_from_checkpoint(tmp_path) -> None:
     assert_same(state(loaded), state(model))
 
 
-class TestCallbacks:
-    def test_pictures_as_files(self, tmp_path) -> None:
-        callback = RestorationLogger(every_n_epochs=2, n=3)
-        csv = pl.loggers.CSVLogger(tmp_path)
-        settings = dict(max_epochs=5, callbacks=[callback], logger=csv)
-        trainer(tmp_path, **settings).fit(DiRASimSiam(), loader(), loader(8))
-        files = sorted(path.name for path in tmp_path.glob("**/restorations/*.png"))
-        assert files == ["epoch-0001.png", "epoch-0003.png"]
-        with Image.open(next(tmp_path.glob("**/*.png"))) as picture:
-            assert picture.size == (4 * 18 + 2, 3 * 18 + 2)
+class TestDiRAIsNeverLeftOut:
+    def test_callbacks_overridden_without_super(self, tmp_path) -> None:
+        class Mine(DiRASimSiam):
+            def configure_callbacks(self):
+                return []
 
-    def test_without_a_logger(self, tmp_path) -> None:
-        settings = dict(max_epochs=1, callbacks=[RestorationLogger()])
-        trainer(tmp_path, **settings).fit(DiRASimSiam(), loader())
-        assert (tmp_path / "restorations" / "epoch-0000.png").exists()
+        with pytest.raises(RuntimeError, match=r"super\(\)\.configure_callbacks\(\)"):
+            trainer(tmp_path).fit(Mine(), loader())
 
-    def test_loggers_that_take_images(self, tmp_path) -> None:
-        class Writer:
-            def add_image(self, name, picture, step):
-                seen.append((name, picture, step))
 
-        class Board(pl.loggers.CSVLogger):
-            experiment = Writer()
-            save = log_metrics = log_hyperparams = lambda *args, **settings: None
+class TestTrainingSteps:
+    def test_of_any_arguments(self, tmp_path) -> None:
+        class Any(SimSiam):
+            def training_step(self, *arguments):
+                batch, _ = arguments
+                return super().training_step(batch, 0)
 
-        class Weights(pl.loggers.CSVLogger):
-            def log_image(self, key, images, step):
-                seen.extend((key, picture, step) for picture in images)
+        class DiRAAny(DiRAMixin, Any):
+            pass
 
-        seen = []
-        loggers = [Board(tmp_path), Weights(tmp_path)]
-        model = DiRASimSiam()
-        batch = next(iter(loader(2)))
-        settings = dict(max_epochs=1, callbacks=[RestorationLogger(batch)])
-        trainer(tmp_path, logger=loggers, log_every_n_steps=99, **settings).fit(
-            model, loader()
-        )
-        assert [(name, step) for name, _, step in seen] == [
-            ("dira/restorations", 6)
-        ] * 2
-        clean = seen[0][1][:1, 2:18, 2:18]
-        torch.testing.assert_close(clean, batch[0].target[0])
-        restored = seen[0][1][:1, 2:18, 38:54]
-        torch.testing.assert_close(restored, model.dira.restore(batch[0].view)[0])
-        assert not list(tmp_path.glob("**/*.png"))
+        model = DiRAAny()
+        trainer(tmp_path).fit(model, loader())
+        assert model.dira.steps == 12
 
-    def test_the_first_batch_of_validation(self, tmp_path) -> None:
-        class Validated(DiRASimSiam):
-            def validation_step(self, batch, batch_index):
-                loss = SimSiam.training_step(self, batch, batch_index)
-                self.log("validation", self.dira(loss, batch))
+    def test_of_the_loader_itself(self, tmp_path) -> None:
+        class Iterating(SimSiam):
+            def training_step(self, dataloader_iter):
+                return None
 
-        callback = RestorationLogger()
-        validation = DataLoader(Images(8), batch_size=3)
-        settings = dict(max_epochs=1, callbacks=[callback])
-        fit = trainer(tmp_path, **settings)
-        fit.fit(Validated(), loader(), validation)
-        assert fit.callback_metrics["validation"].isfinite()
-        assert torch.equal(callback._views.target, Images(8).targets[:3])
+        class DiRAIterating(DiRAMixin, Iterating):
+            pass
 
-    def test_collapse_is_logged_and_warned_of_once(self, tmp_path) -> None:
-        model = DiRASimSiam()
-        nn.init.zeros_(model.backbone[2][1].weight)
-        nn.init.ones_(model.backbone[2][1].bias)
-        with pytest.warns(UserWarning, match="collapsed") as caught:
-            self.watch(model, tmp_path)
-        assert sum("collapsed" in str(w.message) for w in caught) == 1
+        with pytest.raises(RuntimeError, match="dataloader_iter"):
+            trainer(tmp_path).fit(DiRAIterating(), loader())
 
-    def watch(self, model, tmp_path, epochs: int = 3, **settings):
-        class Frozen(type(model)):
-            def configure_optimizers(self):
-                optimizer = torch.optim.SGD(self.backbone.parameters(), lr=0.0)
-                self.dira.attach(optimizer)
-                return optimizer
 
-        model.__class__ = Frozen
-        watch = CollapseWatch(**settings)
-        fit = trainer(tmp_path, max_epochs=epochs, callbacks=[watch])
-        fit.fit(model, loader())
-        return fit.callback_metrics
+class TestLateBackbones:
+    """Found: a backbone made in `setup` or `configure_model` was a crash."""
 
-    def test_values(self, tmp_path) -> None:
-        model = DiRASimSiam()
-        metrics = self.watch(model, tmp_path, epochs=1)
-        views = next(iter(loader()))[0]
-        with torch.no_grad(), evaluating(model):
-            representation = model.backbone(views.view)
-            real = model.dira.discriminator(views.target) > 0.5
-            fake = model.dira.discriminator(model.dira.restore(views.view)) < 0.5
-        expected = nn.functional.normalize(representation).std(dim=0).mean() * 4
-        torch.testing.assert_close(metrics["dira/std"], expected)
-        for name, value in (("real", real), ("restored", fake)):
-            accuracy = metrics[f"dira/accuracy_{name}"]
-            torch.testing.assert_close(accuracy, value.float().mean())
-        # By hand: the gradients of both terms at the maps, with their weights.
-        with evaluating(model):
-            maps = [m.detach().requires_grad_() for m in model.dira.features(views[0])]
-            images = model.dira.head(maps, views[0].shape[2:])
-            terms = (
-                0.001 * (model.dira.discriminator(images) - 1).square().mean(),
-                10 * (images - views.target).square().mean(),
-            )
-            norms = [
-                torch.cat(
-                    [g.flatten() for g in torch.autograd.grad(t, maps, None, True)]
-                )
-                for t in terms
-            ]
-        share = norms[0].norm() / norms[1].norm()
-        assert 0 < share < 0.1
-        found = metrics["dira/adversarial_share"]
-        torch.testing.assert_close(found, share, rtol=1e-2, atol=0)
+    def test_the_trained_one_of_twins(self) -> None:
+        """As in MSN, where `backbone` is the frozen teacher."""
 
-    @pytest.mark.parametrize("form", ["wasserstein", "balanced", "conditional"])
-    def test_values_of_other_adversaries(self, form: str, tmp_path) -> None:
-        class Other(DiRASimSiam):
-            def configure_dira(self) -> DiRA:
-                loss = DiRALoss(
-                    adversarial_weight=0.5,
-                    adversary="wasserstein" if form == "wasserstein" else "hinge",
-                    balanced=form == "balanced",
-                )
-                return DiRA(self.backbone, loss=loss, conditional=form == "conditional")
-
-        metrics = self.watch(Other(), tmp_path, epochs=1)
-        assert ("dira/accuracy_real" in metrics) == (form != "wasserstein")
-        share = metrics["dira/adversarial_share"]
-        assert share.isfinite()
-        assert share > 0
-
-    def test_hosts_that_restore(self, tmp_path) -> None:
-        class Host(DiRAMixin, SimSiam):
-            def configure_dira(self) -> Adversary:
-                return Adversary(self.backbone, target_channels=3)
-
-            def training_step(self, batch, index):
-                views = batch[0]
-                loss = self.backbone(views[0]).square().mean()
-                return self.dira(loss, restored=views[0], target=views[1])
-
-        settings = dict(max_epochs=1, callbacks=[RestorationLogger()])
-        with pytest.raises(RuntimeError, match="leave this callback out"):
-            trainer(tmp_path, **settings).fit(Host(), loader())
-
-    def test_an_adversary_that_has_won(self, tmp_path) -> None:
-        class Knows(nn.Module):
+        class Twins(DiRAMixin, pl.LightningModule):
             def __init__(self) -> None:
                 super().__init__()
-                self.scale = nn.Parameter(torch.ones(()))
+                self.backbone = tiny_backbone().requires_grad_(False)
+                self.anchor_backbone = tiny_backbone()
 
-            def forward(self, images: Tensor) -> Tensor:
-                return self.scale * (images.amax((1, 2, 3), keepdim=True) > 0.95)
+        model = Twins()
+        assert model.dira.features.backbone is model.anchor_backbone
 
-        class Won(DiRASimSiam):
-            def configure_dira(self) -> DiRA:
-                return DiRA(self.backbone, discriminator=Knows(), discriminator_lr=1e-9)
 
-        with pytest.warns(UserWarning, match="won outright") as caught:
-            self.watch(Won(), tmp_path)
-        assert sum("won outright" in str(w.message) for w in caught) == 1
+class TestAveragedWeights:
+    """Found: without head and critic, or a crash, as `dira` was made too late."""
 
-    @pytest.mark.parametrize("callback", [RestorationLogger, CollapseWatch])
-    def test_bad_arguments(self, callback, tmp_path) -> None:
-        with pytest.raises(ValueError, match="every_n_epochs"):
-            callback(every_n_epochs=0)
-        with pytest.raises(ValueError, match="no restoration target"):
-            callback([torch.rand(2, 3, 8, 8)])
-        settings = dict(max_epochs=1, callbacks=[callback()])
-        with pytest.raises(RuntimeError, match="has no `dira`"):
-            trainer(tmp_path, **settings).fit(SimSiam(), loader())
+    def test_stochastic(self, tmp_path) -> None:
+        """The average is that of head and critic, too, over the epochs of averaging."""
+        values = []
+
+        class Note(pl.Callback):
+            def on_train_epoch_start(self, trainer, module) -> None:
+                if trainer.current_epoch <= averaging.swa_end:
+                    parameters = module.dira.named_parameters()
+                    values.append({n: p.detach().clone() for n, p in parameters})
+
+        averaging = StochasticWeightAveraging(0.05, swa_epoch_start=1)
+        fit = trainer(tmp_path, max_epochs=4, callbacks=[Note(), averaging])
+        fit.fit(DiRASimSiam(), loader())
+        averages = dict(averaging._average_model.dira.named_parameters())
+        for name, average in averages.items():
+            expected = torch.stack([value[name] for value in values]).mean(dim=0)
+            torch.testing.assert_close(average.data, expected)
+
+    def test_exponential(self, tmp_path) -> None:
+        averaging = pytest.importorskip("pytorch_lightning.callbacks.weight_averaging")
+        callback = averaging.WeightAveraging(avg_fn=get_ema_avg_fn(0.9))
+        model = DiRASimSiam()
+        fit = trainer(tmp_path, callbacks=[callback])
+        fit.fit(model, loader())
+        fit.save_checkpoint(tmp_path / "average.ckpt")
+        saved = torch.load(tmp_path / "average.ckpt", weights_only=False)
+        again = DiRASimSiam()
+        again.load_state_dict(saved["state_dict"])
+        assert again.dira.steps == 12

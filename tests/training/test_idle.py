@@ -2,52 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-import warnings
-
 import pytest
 import torch
+from followed import Loop, make_views, warned_of
 from methods import SimSiam, tiny_backbone
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
-from lightly_dira import Adversary, DiRA, DiRALoss, DiRAViews
-
-
-def make_views(batch: int = 2, size: int = 32) -> DiRAViews:
-    views = torch.rand(2, batch, 3, size, size)
-    targets = torch.rand(2, batch, 1, size, size)
-    return DiRAViews(views, dict(enumerate(targets)), target_view=None)
-
-
-class Loop:
-    """A plain loop, with all that a test may replace."""
-
-    def __init__(self, *, lr: float = 0.05, **options) -> None:
-        torch.manual_seed(0)
-        self.model = SimSiam(tiny_backbone(), 16)
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=lr)
-        self.dira = DiRA(self.model.backbone, self.optimizer, **options)
-
-    def loss(self, views: DiRAViews) -> Tensor:
-        return self.model.loss(*views)
-
-    def total(self, views: DiRAViews) -> Tensor:
-        return self.dira(self.loss(views), views)
-
-    def step(self, total: Tensor) -> None:
-        total.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
-
-def warned_of(loop, count: int = 12) -> list[str]:
-    """Runs a step several times, and returns DiRA's warnings."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        for number in range(count):
-            loop(number)
-    return [str(w.message) for w in caught if "DiRA" in str(w.message)]
+from lightly_dira import Adversary, DiRA, DiRALoss
 
 
 class TestIdle:
@@ -124,104 +86,6 @@ class TestIdle:
         found = warned_of(lambda _: dira(model.loss(*views), views))
         assert len(found) == 1
         assert "no optimiser is attached" in found[0]
-
-
-class TestParametersThatWereReplaced:
-    def replace(self, how: str, run: Loop) -> None:
-        dira, backbone = run.dira, run.model.backbone
-        if how == "assigned":
-            dira.load_state_dict(copy.deepcopy(dira.state_dict()), assign=True)
-        elif how == "assigned to the backbone":
-            backbone.load_state_dict(copy.deepcopy(backbone.state_dict()), assign=True)
-        elif how == "a layer of the backbone":
-            backbone[0][0] = copy.deepcopy(backbone[0][0])
-        elif how == "a layer of the critic":
-            dira.discriminator.layers[0] = copy.deepcopy(dira.discriminator.layers[0])
-        elif how == "a layer of the head":
-            dira.head.to_image = copy.deepcopy(dira.head.to_image)
-        elif how == "weight norm":
-            nn.utils.parametrizations.weight_norm(dira.discriminator.layers[-1])
-
-    @pytest.mark.parametrize(
-        "how",
-        [
-            "assigned",
-            "assigned to the backbone",
-            "a layer of the backbone",
-            "a layer of the critic",
-            "a layer of the head",
-            "weight norm",
-        ],
-    )
-    def test_an_error_until_attached_again(self, how: str) -> None:
-        """Found: they were never trained again."""
-        run = Loop()
-        run.step(run.total(make_views()))
-        self.replace(how, run)
-        with pytest.raises(RuntimeError, match=r"replaced.*dira\.attach\(optimizer\)"):
-            run.step(run.total(make_views()))
-        if how == "assigned to the backbone":
-            with pytest.raises(ValueError, match="no parameter of the backbone"):
-                run.dira.attach(run.optimizer)
-        if "backbone" in how:
-            run.optimizer = torch.optim.SGD(run.model.parameters(), lr=0.05)
-        run.dira.attach(run.optimizer)
-        run.optimizer.zero_grad()
-        before = {n: p.detach().clone() for n, p in run.dira.named_parameters()}
-        for _ in range(3):
-            run.step(run.total(make_views()))
-        moved = [not torch.equal(p, before[n]) for n, p in run.dira.named_parameters()]
-        assert sum(moved) >= len(moved) - 3  # biases in front of normalisations
-        ids = [id(p) for group in run.optimizer.param_groups for p in group["params"]]
-        assert len(ids) == len(set(ids))
-        assert set(ids) >= {id(p) for p in run.dira.head.parameters()}
-
-    def test_their_state_stays(self) -> None:
-        run = Loop()
-        run.optimizer.param_groups[0]["momentum"] = 0.9
-        whole = copy.deepcopy((run.model, run.dira, run.optimizer))
-        batches = [make_views() for _ in range(4)]
-        for assigned, (model, dira, optimizer) in enumerate(
-            [whole, (run.model, run.dira, run.optimizer)]
-        ):
-            for number, views in enumerate(batches):
-                if assigned and number == 2:
-                    state = copy.deepcopy(dira.state_dict())
-                    dira.load_state_dict(state, assign=True)
-                    dira.attach(optimizer)
-                dira(model.loss(*views), views).backward()
-                optimizer.step()
-                optimizer.zero_grad()
-        for one, other in zip(
-            whole[1].parameters(), run.dira.parameters(), strict=True
-        ):
-            torch.testing.assert_close(one, other, rtol=0, atol=0)
-
-    @pytest.mark.parametrize("part", ["head", "discriminator"])
-    def test_all_of_a_parametrisation_are_trained(self, part: str) -> None:
-        run = Loop()
-        for module in getattr(run.dira, part).modules():
-            if isinstance(module, nn.Conv2d):
-                nn.utils.parametrizations.weight_norm(module)
-        run.dira.attach(run.optimizer)
-        ids = [id(p) for group in run.optimizer.param_groups for p in group["params"]]
-        assert len(ids) == len(set(ids))
-        before = {n: p.detach().clone() for n, p in run.dira.named_parameters()}
-        for _ in range(3):
-            run.step(run.total(make_views()))
-        # The length of weights in front of a normalisation has no gradient.
-        for name, parameter in run.dira.named_parameters():
-            if name.endswith("original1"):
-                assert not torch.equal(parameter, before[name]), name
-
-    @pytest.mark.parametrize("part", ["head", "discriminator"])
-    def test_spectral_norm_keeps_them(self, part: str) -> None:
-        run = Loop()
-        last = {"head": "to_image", "discriminator": "layers"}[part]
-        layer = getattr(getattr(run.dira, part), last)
-        layer = layer[-1] if isinstance(layer, nn.Sequential) else layer
-        nn.utils.parametrizations.spectral_norm(layer)
-        assert not warned_of(lambda _: run.step(run.total(make_views())), 3)
 
 
 class TestNoFalseAlarm:

@@ -7,13 +7,17 @@ import pickle
 import warnings
 
 import pytest
+import timm
+import timm.optim
 import torch
+from followed import train
 from loops import make_views
 from methods import SimSiam, tiny_backbone
 from torch import nn
 
-from lightly_dira import DiRA
+from lightly_dira import DiRA, DiRAViews
 from lightly_dira.training import Schedule
+from lightly_dira.training.optimizer_groups import replace_parameters
 
 
 class TestOptimisersThatAreNotFollowed:
@@ -157,22 +161,191 @@ class TestOptimisers:
         assert dira.steps == 0
 
 
-def test_optimisers_with_groups_of_their_own() -> None:
-    """As ZeroRedundancyOptimizer, which steps what it parted before."""
+class TestOptimisersAroundAnother:
+    """Found: attribute errors of PyTorch's hooks."""
 
-    class Parted(torch.optim.SGD):
-        def __init__(self, parameters, **options) -> None:
-            super().__init__(parameters, **options)
-            held = [p for group in self.param_groups for p in group["params"]]
-            self.inner = torch.optim.SGD(held, **options)
+    def accelerate(self, inner):
+        accelerate = pytest.importorskip("accelerate")
+        return accelerate.Accelerator(cpu=True).prepare(inner)
 
-        def step(self, closure=None):
-            return self.inner.step(closure)
+    def schedulefree(self, inner):
+        schedulefree = pytest.importorskip("schedulefree")
+        return schedulefree.ScheduleFreeWrapper(inner, momentum=0.9)
 
-    backbone = tiny_backbone()
-    optimizer = Parted(backbone.parameters(), lr=0.1)
-    dira = DiRA(backbone, optimizer)
-    views = make_views()
-    dira(backbone(views[0]).mean(), views).backward()
-    with pytest.raises(RuntimeError, match=r"does not step it.*dira\.attach"):
+    def lookahead(self, inner):
+        return timm.optim.Lookahead(inner)
+
+    def own(self, inner):
+        class Own:
+            def __init__(self) -> None:
+                self.optimizer, self.param_groups = inner, inner.param_groups
+
+            def step(self):
+                inner.step()
+
+        return Own()
+
+    @pytest.mark.parametrize("kind", ["accelerate", "schedulefree", "lookahead", "own"])
+    def test_the_inner_one_is_named_and_works(self, kind: str) -> None:
+        backbone = tiny_backbone()
+        inner = torch.optim.SGD(backbone.parameters(), lr=0.05)
+        optimizer = getattr(self, kind)(inner)
+        with pytest.raises(TypeError, match=r"dira\.attach\(optimizer\.\w+\)") as found:
+            DiRA(backbone, optimizer)
+        name = str(found.value).rpartition("attach(optimizer.")[2].partition(")")[0]
+        dira = DiRA(backbone)
+        dira.attach(getattr(optimizer, name))
+        views = make_views(2)
+        dira(backbone(views[0]).mean(), views).backward()
+        if hasattr(optimizer, "train"):
+            optimizer.train()
         optimizer.step()
+        assert dira.steps == 1
+
+    def test_another_optimiser_of_that_name(self) -> None:
+        """timm's takes all parameters."""
+        backbone = tiny_backbone()
+        optimizer = timm.optim.create_optimizer_v2(backbone, "muon", lr=0.01)
+        dira = DiRA(backbone, optimizer)
+        train(backbone, optimizer, dira)
+        assert dira.steps == 3
+
+    @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="of later PyTorch")
+    def test_of_matrices_only(self) -> None:
+        backbone = tiny_backbone()
+        muon = torch.optim.Muon([nn.Parameter(torch.zeros(2, 2))])
+        with pytest.raises(TypeError, match=r"matrices only.*dira\.attach\(adamw\)"):
+            DiRA(backbone, muon)
+
+    @pytest.mark.parametrize("optimizer", [None, 1, [torch.zeros(1)]])
+    def test_no_optimiser(self, optimizer) -> None:
+        with pytest.raises(TypeError, match=r"must be a torch\.optim\.Optimizer"):
+            DiRA(tiny_backbone()).attach(optimizer)
+
+
+class TestGroups:
+    @pytest.mark.parametrize("decay", [0.65, 0.75])
+    def test_layer_wise_decay(self, decay: float) -> None:
+        """Found: the decoder trained at a hundredth of the rate."""
+        vit = timm.create_model(
+            "vit_tiny_patch16_224", embed_dim=32, num_heads=2, img_size=64
+        )
+        optimizer = timm.optim.create_optimizer_v2(
+            vit, "adamw", lr=1e-3, layer_decay=decay
+        )
+        dira = DiRA(vit, optimizer)
+        scales = self.factors(optimizer, dira, "lr_scale")
+        assert min(scales[True] | scales[False]) >= decay - 1e-9
+
+    @pytest.mark.parametrize("lr", [0.0, None])
+    def test_rates_before_a_warm_up_or_without_any(self, lr) -> None:
+        backbone = tiny_backbone()
+        groups = [{"params": part.parameters()} for part in backbone[:3]]
+        optimizer = torch.optim.SGD(groups, lr=0.1)
+        for number, group in enumerate(optimizer.param_groups):
+            group["lr"] = lr
+            if lr is not None:
+                group["initial_lr"] = 0.1 ** (2 - number)
+        dira = DiRA(backbone, optimizer)
+        own = {id(p) for p in dira.head.parameters()}
+        held = [
+            sum(id(p) in own for p in group["params"])
+            for group in optimizer.param_groups
+        ]
+        assert held[2] == len(own)
+
+    def test_rates_that_differ(self) -> None:
+        backbone = tiny_backbone()
+        groups = [
+            {"params": part.parameters(), "lr": 0.1 * 0.5 ** (2 - number)}
+            for number, part in enumerate(backbone[:3])
+        ]
+        optimizer = torch.optim.SGD(groups, lr=0.1)
+        assert self.factors(optimizer, DiRA(backbone, optimizer), "lr") == {
+            True: {0.1},
+            False: {0.1},
+        }
+
+    def test_only_groups_of_the_backbone(self) -> None:
+        backbone, head = tiny_backbone(), nn.Linear(16, 16)
+        groups = [{"params": backbone.parameters()}, {"params": head.parameters()}]
+        groups[1]["lr"] = 10.0
+        optimizer = torch.optim.SGD(groups, lr=0.1)
+        dira = DiRA(backbone, optimizer)
+        assert self.factors(optimizer, dira, "lr") == {True: {0.1}, False: {0.1}}
+
+    def test_weight_decay(self) -> None:
+        backbone = tiny_backbone()
+        weights = [p for p in backbone.parameters() if p.ndim > 1]
+        vectors = [p for p in backbone.parameters() if p.ndim < 2]
+        groups = [{"params": vectors, "weight_decay": 0.0}, {"params": weights}]
+        optimizer = torch.optim.SGD(groups, lr=0.1, weight_decay=0.5)
+        dira = DiRA(backbone, optimizer)
+        decays = self.factors(optimizer, dira, "weight_decay")
+        assert decays == {True: {0.5}, False: {0.0}}
+
+    def test_chosen_by_the_user(self) -> None:
+        backbone = tiny_backbone()
+        optimizer = torch.optim.SGD(backbone.parameters(), lr=0.1)
+        dira = DiRA(backbone)
+        optimizer.add_param_group({"params": dira.head.parameters(), "lr": 1.0})
+        dira.attach(optimizer)
+        assert self.factors(optimizer, dira, "lr") == {True: {1.0}, False: {1.0}}
+
+    def factors(self, optimizer, dira, key: str) -> dict[bool, set[float]]:
+        """Returns a number of the groups that hold weights of the head, or vectors."""
+        found: dict[bool, set[float]] = {True: set(), False: set()}
+        own = {id(p): p.ndim > 1 for p in dira.head.parameters()}
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                if id(p) in own:
+                    found[own[id(p)]].add(group[key])
+        return found
+
+
+def test_parameters_take_the_places_of_others() -> None:
+    old = {name: nn.Parameter(torch.rand(2)) for name in "abcd"}
+    optimizer = torch.optim.SGD(old.values(), lr=0.1, momentum=0.9)
+    sum(p.sum() for p in old.values()).backward()
+    optimizer.step()
+    states = {name: optimizer.state[p] for name, p in old.items()}
+    new = {
+        "first": old["b"],  # moved, as by a parametrisation
+        "a": nn.Parameter(torch.rand(2)),
+        "c": nn.Parameter(torch.rand(3)),
+        "more": nn.Parameter(torch.rand(2)),
+    }
+    replace_parameters(optimizer, old, new)
+    held = optimizer.param_groups[0]["params"]
+    assert [id(p) for p in held] == [id(new["a"]), id(old["b"])]
+    assert optimizer.state[new["a"]] is states["a"]
+    assert len(optimizer.state) == 2
+
+
+def test_optimisers_in_use_keep_off_the_head_in_stage_di() -> None:
+    """Found: of two processes, AdamW decayed it by gradients of zero in its closure."""
+    torch.manual_seed(0)
+    model = nn.ModuleDict(dict(backbone=tiny_backbone()))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.5)
+    dira = DiRA(model["backbone"], optimizer, restorative_start=2)
+    before = copy.deepcopy(dict(dira.head.named_parameters()))
+    views = DiRAViews(torch.rand(2, 2, 3, 32, 32), torch.rand(2, 1, 32, 32))
+
+    def closure():
+        optimizer.zero_grad()
+        loss = dira(model["backbone"](views[0]).mean(), views)
+        loss = loss + 0 * sum(p.sum() for p in dira.head.parameters())
+        loss.backward()
+        return loss
+
+    for step in (
+        lambda: optimizer.step(closure),
+        lambda: optimizer.step(closure=closure),
+    ):
+        step()
+        for name, value in dira.head.named_parameters():
+            assert torch.equal(value, before[name])
+    assert dira.stage == "dira"
+    optimizer.step(closure)
+    moved = [not torch.equal(v, before[n]) for n, v in dira.head.named_parameters()]
+    assert all(moved)

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from lightly.transforms import MoCoV2Transform
 from torchvision.models import resnet18
+from trained import scan
 
-from lightly_dira import DiRA, DiRALoss, DiRATransform, DiRAViews
+from lightly_dira import DiRATransform
 from lightly_dira.transforms import Sequential
 from lightly_dira.weights import Inputs, from_pretrained, save_pretrained
-
-
-def scan(side: int = 96) -> np.ndarray:
-    ramp = np.linspace(0, 4095, side * side).reshape(side, side)
-    return ramp.astype(np.uint16)
 
 
 class TestInputs:
@@ -97,103 +90,3 @@ class TestInputs:
     def test_other_channels(self) -> None:
         with pytest.raises(ValueError, match="grey image or one of 3 channels, got 2"):
             Inputs(3, (32, 32))(np.zeros((40, 40, 2), np.uint8))
-
-
-def save(folder: Path, **options: object) -> DiRA:
-    backbone = resnet18()
-    optimizer = torch.optim.SGD(backbone.parameters(), lr=0.1)
-    loss = DiRALoss(restorative_weight=100.0)
-    dira = DiRA(backbone, optimizer, loss=loss, adversarial_start=None)
-    views = DiRAViews(torch.rand(2, 2, 3, 64, 64), torch.rand(2, 1, 64, 64))
-    x0, x1 = views
-    dira((backbone(x0) - backbone(x1)).square().mean(), views).backward()
-    optimizer.step()
-    save_pretrained(folder, backbone, dira, **options)
-    return dira
-
-
-class TestKept:
-    def test_what_was_kept_is_given_back(self, tmp_path) -> None:
-        known = Inputs(3, (64, 64), (0.0, 4095.0), (0.5,) * 3, (0.2,) * 3)
-        dira = save(tmp_path, inputs=known, method="MoCo v2")
-        fresh = resnet18()
-        head, inputs = from_pretrained(tmp_path, fresh, return_inputs=True)
-        assert inputs == known
-        assert head.settings == dira.head.settings
-        config = json.loads((tmp_path / "config.json").read_text())
-        assert config["method"] == "MoCo v2"
-        assert config["recipe"]["restorative_weight"] == 100
-        assert config["recipe"]["steps"] == 1
-        assert config["recipe"]["stage"] == "dir"
-        assert not config["recipe"]["critic"]
-        assert torch.__version__.startswith(config["versions"]["torch"])
-        assert from_pretrained(tmp_path, fresh).settings == dira.head.settings
-
-    def test_folders_of_before(self, tmp_path) -> None:
-        save(tmp_path)
-        config = json.loads((tmp_path / "config.json").read_text())
-        old = {name: config[name] for name in ("lightly_dira", "head")}
-        (tmp_path / "config.json").write_text(json.dumps(old))
-        head, inputs = from_pretrained(tmp_path, resnet18(), return_inputs=True)
-        assert inputs is None
-        assert head is not None
-
-    def test_a_loss_of_ones_own_is_no_reason_to_lose_weights(self, tmp_path) -> None:
-        class Mine(DiRALoss):
-            def __init__(self, power: object) -> None:
-                super().__init__()
-                self.power = power
-
-        backbone = resnet18()
-        save_pretrained(tmp_path, backbone, DiRA(backbone, loss=Mine(object())))
-        assert from_pretrained(tmp_path, resnet18()) is not None
-
-
-class TestCard:
-    def test_hub_reads_it(self, tmp_path) -> None:
-        hub = pytest.importorskip("huggingface_hub")
-        known = Inputs(3, (64, 64), "percentiles", (0.5,) * 3, (0.2,) * 3)
-        save(tmp_path, inputs=known, method="MoCo v2")
-        card = hub.ModelCard.load(tmp_path / "README.md")
-        assert card.data.library_name == "lightly-dira"
-        assert "medical-imaging" in card.data.tags
-        for line in (
-            "# ResNet, pre-trained with lightly-dira",
-            "without labels by MoCo v2, as",
-            "| size | 64, 64 |",
-            "| window | percentiles |",
-            "| restorative_weight | 100 |",
-        ):
-            assert line in card.text
-
-    def test_that_was_edited_is_kept(self, tmp_path) -> None:
-        save(tmp_path)
-        assert "Not kept" in (tmp_path / "README.md").read_text()
-        (tmp_path / "README.md").write_text("mine")
-        save(tmp_path)
-        assert (tmp_path / "README.md").read_text() == "mine"
-
-    def test_its_lines_run(self, tmp_path, monkeypatch) -> None:
-        import cv2
-
-        save(tmp_path / "weights", inputs=Inputs(3, (64, 64), (0, 4095)))
-        card = (tmp_path / "weights/README.md").read_text()
-        lines = card.split("```python\n")[1].split("```")[0]
-        monkeypatch.chdir(tmp_path)
-        cv2.imwrite("scan.png", scan())
-        names = {"FOLDER": "weights", "resnet18": resnet18}
-        exec(lines.replace("backbone = ...", "backbone = resnet18()"), names)
-        assert names["features"].shape == (1, 1000)
-
-    def test_pulled_from_a_hub(self, tmp_path) -> None:
-        """A cache as `snapshot_download` leaves it, without network."""
-        hub = pytest.importorskip("huggingface_hub")
-        cache = tmp_path / "models--me--dira"
-        commit = "0123456789abcdef0123456789abcdef01234567"
-        save(cache / "snapshots" / commit)
-        (cache / "refs").mkdir()
-        (cache / "refs/main").write_text(commit)
-        folder = hub.snapshot_download(
-            "me/dira", cache_dir=tmp_path, local_files_only=True
-        )
-        assert from_pretrained(folder, resnet18()) is not None

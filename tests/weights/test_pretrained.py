@@ -1,46 +1,147 @@
-"""Files of weights that cannot be used."""
+"""What was saved is loaded, with its settings, its inputs and its recipe."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import json
 
 import pytest
+import timm
 import torch
+import torchvision
+from backbones import BACKBONES, headless
+from torch import nn
 from torchvision.models import resnet18
+from trained import restore, save, u_net
 
-from lightly_dira import RestorationHead
-from lightly_dira.weights.official import load_dira_checkpoint
+from lightly_dira import DiRA, DiRALoss, RestorationHead
+from lightly_dira.weights.inputs import Inputs
 from lightly_dira.weights.pretrained import from_pretrained, save_pretrained
 
 
-class TestWeights:
-    def test_not_finite(self, tmp_path: Path) -> None:
-        backbone, head = resnet18(), RestorationHead([64, 64, 128, 256, 512])
-        backbone.layer1[0].conv1.weight.data[0, 0, 0, 0] = torch.nan
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+class TestPretrained:
+    @pytest.mark.parametrize(
+        "name",
+        ["torchvision resnet", "timm vit", "torchvision swin", "timm efficientnet"],
+    )
+    def test_round_trip(self, name: str, tmp_path) -> None:
+        case = BACKBONES[name]
+        size = case.sizes[0]
+        backbone, head = u_net(case.make(size))
+        save_pretrained(tmp_path / "new" / "folder", backbone, head)
+        other = case.make(size).eval()
+        loaded = from_pretrained(tmp_path / "new" / "folder", other).eval()
+        images = torch.rand(2, 3, size, size)
+        expected = restore(backbone, head, images)
+        assert torch.equal(restore(other, loaded, images), expected)
+        assert DiRA(other, head=loaded).restore(images).equal(expected)
+
+    def test_an_encoder_without_a_head(self, tmp_path) -> None:
+        """Of a host that restored by itself."""
+        backbone, other = (torchvision.models.resnet18() for _ in "12")
+        save_pretrained(tmp_path, backbone)
+        assert from_pretrained(tmp_path, other) is None
+        for name, value in backbone.state_dict().items():
+            assert torch.equal(other.state_dict()[name], value), name
+
+    def test_into_other_names(self, tmp_path) -> None:
+        backbone, head = u_net(headless(torchvision.models.resnet18()))
         save_pretrained(tmp_path, backbone, head)
-        with pytest.raises(ValueError, match=r"NaN or infinity in layer1.0.conv1"):
-            from_pretrained(tmp_path, resnet18())
-        torch.save(backbone.state_dict(), tmp_path / "weights.pth")
-        with pytest.raises(ValueError, match="NaN or infinity"):
-            load_dira_checkpoint(tmp_path / "weights.pth")
+        other = timm.create_model("resnet18").eval()
+        loaded = from_pretrained(tmp_path, other).eval()
+        images = torch.rand(2, 3, 64, 64)
+        torch.testing.assert_close(
+            restore(other, loaded, images), restore(backbone, head, images)
+        )
 
-    def test_of_another_type(self, tmp_path: Path) -> None:
-        path = tmp_path / "weights.pth"
-        torch.save(resnet18().half().state_dict(), path)
-        with pytest.warns(UserWarning, match=r"stored as torch.float16"):
-            load_dira_checkpoint(path)
-        state = resnet18().state_dict()
-        state["conv1.weight"] = state["conv1.weight"].char()
-        torch.save(state, path)
-        with pytest.raises(ValueError, match=r"conv1.weight are torch.int8"):
-            load_dira_checkpoint(path)
+    def test_settings_travel(self, tmp_path) -> None:
+        backbone = torchvision.models.resnet18()
+        head = RestorationHead(
+            [64, 64, 128, 256, 512], decoder_channels=(8,) * 5, activation=None
+        )
+        save_pretrained(tmp_path, backbone, head)
+        assert from_pretrained(tmp_path, backbone).settings == head.settings
+        settings = json.loads((tmp_path / "config.json").read_text())
+        assert {"lightly_dira", "head", "inputs", "recipe"} <= set(settings)
 
-    def test_damaged(self, tmp_path: Path) -> None:
-        head = RestorationHead([64, 64, 128, 256, 512])
-        save_pretrained(tmp_path, resnet18(), head)
-        path = tmp_path / "model.safetensors"
-        path.write_bytes(path.read_bytes()[:1000])
-        with pytest.raises(ValueError, match="not a file of safetensors"):
-            from_pretrained(tmp_path, resnet18())
-        with pytest.raises(ValueError, match="not a file of safetensors"):
-            load_dira_checkpoint(path)
+    def test_channels_last(self, tmp_path) -> None:
+        backbone = torchvision.models.resnet18().to(memory_format=torch.channels_last)
+        head = DiRA(backbone).head.to(memory_format=torch.channels_last)
+        save_pretrained(tmp_path, backbone, head)
+        fresh = torchvision.models.resnet18()
+        from_pretrained(tmp_path, fresh)
+        assert torch.equal(fresh.conv1.weight, backbone.conv1.weight)
+
+    @pytest.mark.parametrize("settings", ["", "[]", "{}", '{"lightly_dira": 1}'])
+    def test_broken_settings(self, settings: str, tmp_path) -> None:
+        backbone = torchvision.models.resnet18()
+        save_pretrained(tmp_path, backbone, DiRA(backbone).head)
+        (tmp_path / "config.json").write_text(settings)
+        with pytest.raises(ValueError, match=r"config.json is not what"):
+            from_pretrained(tmp_path, backbone)
+
+    def test_nothing_there(self, tmp_path) -> None:
+        with pytest.raises(FileNotFoundError, match=r"no config.json.*save_pretrained"):
+            from_pretrained(tmp_path, torchvision.models.resnet18())
+
+    def test_newer_version(self, tmp_path) -> None:
+        backbone = torchvision.models.resnet18()
+        save_pretrained(tmp_path, backbone, DiRA(backbone).head)
+        settings = json.loads((tmp_path / "config.json").read_text())
+        settings |= {"lightly_dira": "99.0", "head": {"volumes": 3, **settings["head"]}}
+        (tmp_path / "config.json").write_text(json.dumps(settings))
+        with pytest.raises(ValueError, match=r"99\.0.*volumes"):
+            from_pretrained(tmp_path, backbone)
+
+    @pytest.mark.parametrize("saved", [18, 34])
+    def test_other_architecture(self, saved: int, tmp_path) -> None:
+        backbone = torchvision.models.get_model(f"resnet{saved}")
+        save_pretrained(tmp_path, backbone, DiRA(backbone).head)
+        other = torchvision.models.get_model(f"resnet{18 + 34 - saved}")
+        with pytest.raises(ValueError, match=r"layer1.2.*same architecture"):
+            from_pretrained(tmp_path, other)
+
+    def test_unknown_head(self, tmp_path) -> None:
+        with pytest.raises(TypeError, match=r"RestorationHead.*got Identity"):
+            save_pretrained(tmp_path, torchvision.models.resnet18(), nn.Identity())
+
+
+class TestKept:
+    def test_what_was_kept_is_given_back(self, tmp_path) -> None:
+        known = Inputs(3, (64, 64), (0.0, 4095.0), (0.5,) * 3, (0.2,) * 3)
+        dira = save(tmp_path, inputs=known, method="MoCo v2")
+        fresh = resnet18()
+        head, inputs = from_pretrained(tmp_path, fresh, return_inputs=True)
+        assert inputs == known
+        assert head.settings == dira.head.settings
+        config = json.loads((tmp_path / "config.json").read_text())
+        assert config["method"] == "MoCo v2"
+        assert config["recipe"]["restorative_weight"] == 100
+        assert config["recipe"]["steps"] == 1
+        assert config["recipe"]["stage"] == "dir"
+        assert not config["recipe"]["critic"]
+        assert torch.__version__.startswith(config["versions"]["torch"])
+        assert from_pretrained(tmp_path, fresh).settings == dira.head.settings
+
+    def test_folders_of_before(self, tmp_path) -> None:
+        save(tmp_path)
+        config = json.loads((tmp_path / "config.json").read_text())
+        old = {name: config[name] for name in ("lightly_dira", "head")}
+        (tmp_path / "config.json").write_text(json.dumps(old))
+        head, inputs = from_pretrained(tmp_path, resnet18(), return_inputs=True)
+        assert inputs is None
+        assert head is not None
+
+    def test_a_loss_of_ones_own_is_no_reason_to_lose_weights(self, tmp_path) -> None:
+        class Mine(DiRALoss):
+            def __init__(self, power: object) -> None:
+                super().__init__()
+                self.power = power
+
+        backbone = resnet18()
+        save_pretrained(tmp_path, backbone, DiRA(backbone, loss=Mine(object())))
+        assert from_pretrained(tmp_path, resnet18()) is not None

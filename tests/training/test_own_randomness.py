@@ -13,44 +13,21 @@ import monai.transforms
 import numpy as np
 import pytest
 import torch
-from lightning_modules import (
-    DiRASimSiam,
-    Images,
-    SimSiam,
-    assert_same,
-    state,
-    trainer,
-)
+from lightning_modules import DiRASimSiam, assert_same, state, trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
+from resuming import Dimmed, assert_resumes, fit, loaded
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
-    Dataset,
     DistributedSampler,
     RandomSampler,
     Sampler,
     WeightedRandomSampler,
 )
 
-from lightly_dira import DiRAViews
 from lightly_dira.training.own_randomness import OwnRandomness
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pytorch_lightning")
-
-
-class Dimmed(Dataset):
-    """Views times a number that a function draws."""
-
-    def __init__(self, draw=lambda: 1.0) -> None:
-        self.images, self.draw = Images(), draw
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int):
-        views, *rest = self.images[index]
-        factor = 0.5 + 0.5 * float(self.draw())
-        return DiRAViews([factor * view for view in views], views.target), *rest
 
 
 class Own(Sampler):
@@ -154,10 +131,6 @@ def closure():
     return lambda: generator.random()
 
 
-def loaded(data=None, **options) -> DataLoader:
-    return DataLoader(data or Dimmed(), batch_size=4, **options)
-
-
 def generator(seed: int = 5) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
@@ -205,34 +178,6 @@ DRAWS = {
     "monai, seeded": lambda: Monai(3),
 }
 MADE = {n: (lambda f=f: f) if n.startswith("global") else f for n, f in DRAWS.items()}
-
-
-def fit(folder: Path, make, *, path: Path | None = None, kind=DiRASimSiam, **flags):
-    """Trains three epochs of six steps, with a checkpoint after every fourth."""
-    seed = 0 if path is None else 1
-    torch.manual_seed(seed)
-    np.random.seed(seed)
-    random.seed(seed)
-    model = kind()
-    saving = ModelCheckpoint(folder, "{step}", every_n_train_steps=4, save_top_k=-1)
-    run = trainer(
-        folder,
-        max_epochs=3,
-        callbacks=[saving],
-        enable_checkpointing=True,
-        **flags,
-    )
-    data = make()
-    run.fit(model, *(data if isinstance(data, tuple) else (data,)), ckpt_path=path)
-    return state(model)
-
-
-def assert_resumes(folder: Path, make, steps=(4, 8, 12, 16), **flags) -> None:
-    whole = fit(folder, make, **flags)
-    for step in steps:
-        path = folder / f"step={step}.ckpt"
-        resumed = fit(folder / str(step), make, path=path, **flags)
-        assert_same(resumed, whole)
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -310,58 +255,6 @@ def test_of_a_hook(tmp_path: Path) -> None:
         if whole is None:
             whole = state(model)
     assert_same(state(model), whole)
-
-
-class TestTheMethodAlone:
-    """In stage "di" a run equals that of the method without DiRA, to the bit."""
-
-    class Bare(SimSiam):
-        def validation_step(self, batch, index):
-            torch.rand(3)
-
-    class Wrapped(DiRASimSiam):
-        restorative_start_epoch = 100
-
-        def validation_step(self, batch, index):
-            torch.rand(3)
-
-    @pytest.mark.parametrize("interval", [1.0, 0.5])
-    @pytest.mark.parametrize("shuffled", [False, True])
-    def test_with_validation(self, interval, shuffled: bool, tmp_path) -> None:
-        """Found: validation gave its draws back, so that the next order differed."""
-
-        def make():
-            data = Dimmed(lambda: torch.rand(()))
-            return loaded(data, shuffle=True), loaded(Dimmed(), shuffle=shuffled)
-
-        flags = dict(val_check_interval=interval)
-        bare = fit(tmp_path / "bare", make, kind=self.Bare, **flags)
-        wrapped = fit(tmp_path / "dira", make, kind=self.Wrapped, **flags)
-        assert_same(bare, {name: wrapped[name] for name in bare})
-
-    def test_once_started_validation_draws_nothing(self, tmp_path) -> None:
-        class Started(self.Wrapped):
-            restorative_start_epoch = 0
-
-        without = fit(tmp_path / "a", lambda: loaded(shuffle=True), kind=Started)
-        with_one = fit(
-            tmp_path / "b",
-            lambda: (loaded(shuffle=True), loaded(shuffle=True)),
-            kind=Started,
-            num_sanity_val_steps=0,
-        )
-        assert_same(without, with_one)
-
-
-class TestLoadersThatResumeByThemselves:
-    def test_of_torchdata(self, tmp_path) -> None:
-        loaders = pytest.importorskip("torchdata.stateful_dataloader")
-
-        def make():
-            data = Dimmed(lambda: torch.rand(()))
-            return loaders.StatefulDataLoader(data, batch_size=4, shuffle=True)
-
-        assert_resumes(tmp_path, make, steps=(4, 8))
 
 
 class TestWhatIsFound:

@@ -1,0 +1,59 @@
+"""The card that lies beside weights."""
+
+from __future__ import annotations
+
+import pytest
+from torchvision.models import resnet18
+from trained import save, scan
+
+from lightly_dira.weights import Inputs, from_pretrained
+
+
+class TestCard:
+    def test_hub_reads_it(self, tmp_path) -> None:
+        hub = pytest.importorskip("huggingface_hub")
+        known = Inputs(3, (64, 64), "percentiles", (0.5,) * 3, (0.2,) * 3)
+        save(tmp_path, inputs=known, method="MoCo v2")
+        card = hub.ModelCard.load(tmp_path / "README.md")
+        assert card.data.library_name == "lightly-dira"
+        assert "medical-imaging" in card.data.tags
+        for line in (
+            "# ResNet, pre-trained with lightly-dira",
+            "without labels by MoCo v2, as",
+            "| size | 64, 64 |",
+            "| window | percentiles |",
+            "| restorative_weight | 100 |",
+        ):
+            assert line in card.text
+
+    def test_that_was_edited_is_kept(self, tmp_path) -> None:
+        save(tmp_path)
+        assert "Not kept" in (tmp_path / "README.md").read_text()
+        (tmp_path / "README.md").write_text("mine")
+        save(tmp_path)
+        assert (tmp_path / "README.md").read_text() == "mine"
+
+    def test_its_lines_run(self, tmp_path, monkeypatch) -> None:
+        import cv2
+
+        save(tmp_path / "weights", inputs=Inputs(3, (64, 64), (0, 4095)))
+        card = (tmp_path / "weights/README.md").read_text()
+        lines = card.split("```python\n")[1].split("```")[0]
+        monkeypatch.chdir(tmp_path)
+        cv2.imwrite("scan.png", scan())
+        names = {"FOLDER": "weights", "resnet18": resnet18}
+        exec(lines.replace("backbone = ...", "backbone = resnet18()"), names)
+        assert names["features"].shape == (1, 1000)
+
+    def test_pulled_from_a_hub(self, tmp_path) -> None:
+        """A cache as `snapshot_download` leaves it, without network."""
+        hub = pytest.importorskip("huggingface_hub")
+        cache = tmp_path / "models--me--dira"
+        commit = "0123456789abcdef0123456789abcdef01234567"
+        save(cache / "snapshots" / commit)
+        (cache / "refs").mkdir()
+        (cache / "refs/main").write_text(commit)
+        folder = hub.snapshot_download(
+            "me/dira", cache_dir=tmp_path, local_files_only=True
+        )
+        assert from_pretrained(folder, resnet18()) is not None
