@@ -6,6 +6,7 @@ import copy
 import gc
 import pickle
 import weakref
+from typing import NoReturn
 
 import pytest
 import torch
@@ -26,11 +27,16 @@ class Owner:
         self.seen.append(name)
 
 
+class NeverCopied(Owner):
+    def __reduce_ex__(self, protocol: int) -> NoReturn:
+        raise TypeError("copied along with what it watches")
+
+
 @pytest.mark.parametrize(
     "copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))]
 )
 def test_copies_call_nobody(copied) -> None:
-    owner, module, x = Owner(), nn.Linear(2, 2), torch.ones(1, 2)
+    owner, module, x = NeverCopied(), nn.Linear(2, 2), torch.ones(1, 2)
     owner.watch(module, "first")
     twin = copied(module)
     assert torch.equal(twin(x), module(x))

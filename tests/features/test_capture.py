@@ -1,4 +1,4 @@
-"""Checkpointed, interleaved and threaded passes."""
+"""Checkpointed and interleaved passes, and how long their maps live."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""The maps that a pyramid hands out are those of the view."""
+
 from __future__ import annotations
 
 import pytest

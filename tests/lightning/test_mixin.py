@@ -1,3 +1,5 @@
+"""A DiRA variant of any LightningModule, by a mixin."""
+
 from __future__ import annotations
 
 import copy

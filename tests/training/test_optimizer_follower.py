@@ -1,4 +1,4 @@
-"""What follows an optimiser: its kinds, its groups, and a state of tensors."""
+"""What follows an optimiser: replaced parameters, lost wrappers, past gradients."""
 
 from __future__ import annotations
 

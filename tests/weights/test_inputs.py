@@ -1,4 +1,4 @@
-"""What an encoder was fed with: measured, kept, given back, and shown in a card."""
+"""What an encoder was fed with is measured, and made of other images."""
 
 from __future__ import annotations
 
