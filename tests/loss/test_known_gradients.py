@@ -54,14 +54,16 @@ def test_a_graph_for_a_second_value() -> None:
     torch.testing.assert_close(weight.grad, -2 * weight.detach())
 
 
-def test_half_precision_loses_nothing() -> None:
-    """Each of 131072 shares of a mean is too small, and their sum too large, for it."""
+@pytest.mark.parametrize(("brightness", "plain"), [(0.002, "mean"), (2.0, "sum")])
+def test_half_precision_loses_nothing(brightness: float, plain: str) -> None:
+    """The shares of a mean vanish, and sums overflow: `plain` ways lose much."""
     torch.manual_seed(0)
-    images = (0.002 * torch.rand(8, 1, 128, 128)).half()
+    images = (brightness * torch.rand(8, 1, 128, 128)).half()
     weight = torch.ones((), dtype=torch.half, requires_grad=True)
     expected = images.double().mean()
-    (plain,) = torch.autograd.grad((images * weight).mean(), weight)
-    assert abs(plain / expected - 1) > 0.1
+    (lost,) = torch.autograd.grad(getattr(images * weight, plain)(), weight)
+    lost = lost / images.numel() if plain == "sum" else lost
+    assert abs(lost / expected - 1) > 0.1
     leaf = leaf_of(weight)
     mean_with_gradients(images * leaf, [leaf], [weight]).backward()
     assert weight.grad.item() == pytest.approx(expected.item(), rel=2e-3)
