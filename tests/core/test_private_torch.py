@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from lightly_dira.core import private_torch
@@ -68,3 +69,25 @@ def test_persistent_workers_are_started_anew() -> None:
 def test_a_function_that_is_gone_names_the_cure() -> None:
     with pytest.raises(RuntimeError, match=r"no longer has `gone`.*Install a newer"):
         private_torch._private(torch, "gone")
+
+
+def test_changes_are_counted_where_they_can_be() -> None:
+    """Tensors of inference mode do not know them, and are left out."""
+    weight = torch.ones(2)
+    with torch.inference_mode():
+        unknown = torch.ones(2)
+    (before,) = private_torch.changes_of(weight, None, unknown)
+    weight.mul_(2)
+    weight[0] = 3
+    assert private_torch.changes_of(None, weight) == (before + 2,)
+
+
+def test_children_of_a_copy_are_its_own() -> None:
+    """But what they hold is that of the module."""
+    module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    twin = private_torch.with_own_children(module)
+    assert twin[1].running_mean is module[1].running_mean
+    twin[0] = nn.Identity()
+    assert isinstance(module[0], nn.Linear)
+    x = torch.rand(3, 2)
+    assert torch.equal(twin(x), module[1](x))
