@@ -113,6 +113,7 @@ class PlaceInData(Callback):
             "of": float(trainer.num_training_batches),
             "validating": trainer.validating,
             "randomness": randomness,
+            "batch_sizes": _batch_sizes(trainer),
         }
 
     def on_load_checkpoint(
@@ -129,9 +130,17 @@ class PlaceInData(Callback):
         of: float,
         validating: bool,
         randomness: list[Any],
+        batch_sizes: list[int | None] | None = None,
     ) -> None:
         loaders = tree_leaves(trainer.train_dataloader)
-        now = float(trainer.num_training_batches)
+        now, sizes = float(trainer.num_training_batches), _batch_sizes(trainer)
+        if batch_sizes not in (None, sizes):
+            warn(
+                f"DiRA: the checkpoint was written with batches of {batch_sizes} "
+                f"items, and is read with batches of {sizes}: data come in another "
+                "order."
+            )
+            return
         if len(randomness) != trainer.world_size or of != now:
             warn(
                 f"DiRA: the checkpoint was written by {len(randomness)} processes in "
@@ -196,6 +205,15 @@ class PlaceInData(Callback):
         with contextlib.suppress(StopIteration):
             while True:
                 yield next(iterator)
+
+
+def _batch_sizes(trainer: Trainer) -> list[int | None]:
+    """Returns how many items a batch of each loader holds, where it says so."""
+    return [
+        getattr(loader, "batch_size", None)
+        or getattr(getattr(loader, "batch_sampler", None), "batch_size", None)
+        for loader in tree_leaves(trainer.train_dataloader)
+    ]
 
 
 def steps_in_an_epoch(trainer: Trainer) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import itertools
 import random
 import types
@@ -47,7 +48,8 @@ class OwnRandomness:
     - generators, wherever they are reached by attributes, containers (their first 1,000
       items), partial functions, methods, defaults or closures
     - numbers that samplers keep, such as an epoch, alone or in short containers; their
-      `state_dict`, if they have one
+      `state_dict`, if they have one. What they are made with, such as a batch size, is
+      left to the code of the resumed run, unless it has changed since
 
     Not found are generators in global variables of the user's code, what has no state
     (`random.SystemRandom`), and those in copies that workers hold. Workers that are
@@ -61,6 +63,7 @@ class OwnRandomness:
         """Looks for them."""
         self._generators: dict[str, Any] = {}
         self._samplers: dict[str, Any] = {}
+        self._found: dict[str, dict[str, Any]] = {}
         for number, loader in enumerate(loaders):
             own = [getattr(loader, kind, None) for kind in ("sampler", "batch_sampler")]
             for name, value in _walk(f"loader {number}", loader):
@@ -68,27 +71,38 @@ class OwnRandomness:
                     self._generators[name] = value
                 elif isinstance(value, Sampler) or any(value is each for each in own):
                     self._samplers[name] = value
+                    self._found[name] = _counts_of(value)
 
     def state(self) -> dict[str, Any]:
         """Returns the state, as tensors and plain numbers."""
-        generators = {n: _state_of(g) for n, g in self._generators.items()}
+        stateful = self._stateful()
+        counting = {n: s for n, s in self._samplers.items() if n not in stateful}
         return {
-            "generators": generators,
-            "samplers": {n: _counts_of(s) for n, s in self._samplers.items()},
+            "generators": {n: _state_of(g) for n, g in self._generators.items()},
+            "counts": {n: _moved(s, self._found[n]) for n, s in counting.items()},
+            "states": {n: copy.deepcopy(s.state_dict()) for n, s in stateful.items()},
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Restores what `state` returned; what is no longer there is ignored."""
         for name, sampler in self._samplers.items():
-            counts = state["samplers"].get(name, {})
-            if hasattr(sampler, "load_state_dict"):
-                sampler.load_state_dict(counts)
-            else:
-                for key, value in counts.items():
-                    setattr(sampler, key, value)
+            for key, value in state["counts"].get(name, {}).items():
+                setattr(sampler, key, value)
+        for name, sampler in self._stateful().items():
+            if name in state["states"]:
+                sampler.load_state_dict(state["states"][name])
         for name, generator in self._generators.items():
             if name in state["generators"]:
                 _set_state(generator, state["generators"][name])
+
+    def _stateful(self) -> dict[str, Any]:
+        """Returns the samplers that save and load a state by themselves."""
+        methods = ("state_dict", "load_state_dict")
+        return {
+            name: sampler
+            for name, sampler in self._samplers.items()
+            if all(hasattr(sampler, method) for method in methods)
+        }
 
 
 def _walk(name: str, root: Any) -> Iterator[tuple[str, Any]]:
@@ -139,11 +153,21 @@ def _contents_of(cell: types.CellType) -> Any:
 
 
 def _counts_of(sampler: Any) -> dict[str, Any]:
-    if hasattr(sampler, "state_dict") and hasattr(sampler, "load_state_dict"):
-        state: dict[str, Any] = copy.deepcopy(sampler.state_dict())
-        return state
     own = getattr(sampler, "__dict__", {}).items()
     return {name: copy.deepcopy(value) for name, value in own if _is_count(value)}
+
+
+def _moved(sampler: Any, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what a sampler counts, without what it was made with."""
+    made_with = {"num_samples", "total_size"}
+    for kind in type(sampler).__mro__:
+        if "__init__" in vars(kind):
+            made_with |= {*inspect.signature(vars(kind)["__init__"]).parameters}
+    return {
+        name: value
+        for name, value in _counts_of(sampler).items()
+        if name.lstrip("_") not in made_with or value != found.get(name, value)
+    }
 
 
 def _is_count(value: Any) -> bool:

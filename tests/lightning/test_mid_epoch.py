@@ -258,6 +258,24 @@ class TestResumingElsewhere:
             )
         assert model.dira.steps > 4
 
+    def test_batches_of_another_size(self, tmp_path) -> None:
+        """Found: as many batches in an epoch, of the size of the run before."""
+        short = dict(limit_train_batches=2)
+        fit = trainer(tmp_path, max_epochs=1, **short)
+        fit.fit(DiRASimSiam(), loader(4))
+        fit.save_checkpoint(tmp_path / "one.ckpt")
+        sizes = []
+
+        class Sizes(DiRASimSiam):
+            def training_step(self, batch, index):
+                sizes.append(len(batch[0].target))
+                return super().training_step(batch, index)
+
+        fit = trainer(tmp_path, max_epochs=3, **short)
+        with pytest.warns(UserWarning, match=r"batches of \[4\] items.* of \[8\]"):
+            fit.fit(Sizes(), loader(8), ckpt_path=tmp_path / "one.ckpt")
+        assert sizes == [8] * 4
+
     def test_checkpoint_of_the_bare_method(self, tmp_path) -> None:
         """Found: a list of missing keys."""
         path = self.checkpoint(tmp_path, SimSiam())

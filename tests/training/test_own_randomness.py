@@ -13,7 +13,7 @@ import monai.transforms
 import numpy as np
 import pytest
 import torch
-from lightning_modules import DiRASimSiam, assert_same, state, trainer
+from lightning_modules import DiRASimSiam, Images, assert_same, state, trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from resuming import Dimmed, assert_resumes, fit, loaded
 from torch.utils.data import (
@@ -325,3 +325,51 @@ def test_checkpoints_are_plain(tmp_path) -> None:
     data = loaded(Dimmed(Albumentations(seed=3)), sampler=Own("numpy"))
     fit(tmp_path, lambda: data)
     torch.load(tmp_path / "step=4.ckpt", weights_only=True)
+
+
+class TestWhatSamplersAreMadeWith:
+    """Is that of the resumed run's own code; what they count goes on."""
+
+    def reloaded(self, before: Sampler, after: Sampler, *, moved: int = 2) -> Sampler:
+        own = OwnRandomness([DataLoader(Images(), batch_sampler=before)])
+        for _ in range(moved):
+            list(before)
+        state = own.state()
+        OwnRandomness([DataLoader(Images(), batch_sampler=after)]).load_state(state)
+        return after
+
+    def test_a_batch_size(self) -> None:
+        """Found: a run that went on with larger batches had the old ones, silently."""
+        four, eight = (BatchSampler(range(24), size, False) for size in (4, 8))
+        assert self.reloaded(four, eight).batch_size == 8
+
+    def test_an_epoch_that_an_argument_starts(self) -> None:
+        class Epochs(OwnBatches):
+            def __init__(self, epoch: int = 0, size: int = 4) -> None:
+                super().__init__()
+                self.epoch, self.size = epoch, size
+
+            def __iter__(self):
+                self.epoch += 1
+                return super().__iter__()
+
+        after = self.reloaded(Epochs(), Epochs(size=8))
+        assert (after.epoch, after.size, after.inner.counts) == (2, 8, [2])
+
+    def test_of_a_distributed_sampler(self) -> None:
+        def sampler(count: int) -> DistributedSampler:
+            return DistributedSampler(range(count), num_replicas=2, rank=1)
+
+        before = sampler(20)
+        before.set_epoch(5)
+        own = OwnRandomness([DataLoader(Images(), sampler=before)])
+        after = sampler(30)
+        OwnRandomness([DataLoader(Images(), sampler=after)]).load_state(own.state())
+        assert (after.epoch, after.num_samples, after.total_size) == (5, 15, 30)
+
+    def test_states_of_others_are_ignored(self) -> None:
+        """Found: a KeyError of the user's own `load_state_dict`."""
+        state = OwnRandomness([DataLoader(Images(), shuffle=True)]).state()
+        sampler = Stateful("counted")
+        OwnRandomness([DataLoader(Images(), sampler=sampler)]).load_state(state)
+        assert sampler.epoch == 0
