@@ -8,7 +8,7 @@ from pathlib import Path
 
 import lightly_dira
 
-ROOT = Path(lightly_dira.__file__).parent
+ROOT, TESTS = Path(lightly_dira.__file__).parent, Path(__file__).parent
 # From the ground floor up; folders and files of one storey do not know each other.
 STOREYS = [
     {"core"},
@@ -116,3 +116,16 @@ def test_files_are_short() -> None:
     """One idea each, that one reads from top to bottom."""
     lengths = {p: len(p.read_text().splitlines()) for p in ROOT.rglob("*.py")}
     assert not {str(p): n for p, n in lengths.items() if n > 300}
+
+
+def test_tests_mirror_the_package() -> None:
+    """Each module has a file of tests of its name."""
+    lacking = [
+        path.relative_to(ROOT).as_posix()
+        for path in ROOT.rglob("*.py")
+        if path.name != "__init__.py"
+        and not Path(
+            TESTS, path.relative_to(ROOT).parent, f"test_{path.stem.strip('_')}.py"
+        ).exists()
+    ]
+    assert not lacking

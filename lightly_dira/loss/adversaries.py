@@ -221,7 +221,7 @@ def comparable(restored: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Checks that two images can be compared, and gives them the same precision.
 
     Raises:
-        ValueError: If they are not tensors of one shape.
+        ValueError: If they are not tensors of one shape, or hold no image.
     """
     if not isinstance(restored, Tensor) or restored.shape != target.shape:
         is_tensor = isinstance(restored, Tensor)
@@ -231,6 +231,11 @@ def comparable(restored: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
             f"{tuple(target.shape)}, (B, C, H, W), got {got}. A head of your own is "
             "called as head(features, output_size) and returns a tensor; see also "
             "`target_channels`."
+        )
+    if not target.numel():
+        raise ValueError(
+            f"DiRA: expected at least one image, got {tuple(target.shape)}. Leave out "
+            "batches without images."
         )
     # Squares of half precision overflow early and round coarsely.
     restored = at_least_float32(restored)

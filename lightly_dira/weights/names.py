@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from torch import Tensor
 
@@ -155,8 +155,10 @@ def _prefixes(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _trunk(names: Iterable[str]) -> str:
+def _trunk(names: Collection[str]) -> str:
     """Returns the longest prefix, up to a dot, of all names."""
+    if not names:
+        return ""
     first, last = min(names).split("."), max(names).split(".")
     pairs = zip(first, last, strict=False)
     same = itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)

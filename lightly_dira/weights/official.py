@@ -116,7 +116,8 @@ def load_dira_checkpoint(
 
 def _resnet_like(weights: Mapping[str, Tensor], path: object) -> nn.Module:
     """Makes the ResNet of torchvision that the weights fit, without classifier."""
-    channels = weights["conv1.weight"].shape[1] if "conv1.weight" in weights else 3
+    first = weights.get("conv1.weight", torch.empty(0))
+    channels = first.shape[1] if first.ndim == 4 else 3
 
     def make(name: str) -> nn.Module:
         resnet: Any = torchvision.models.get_model(name, weights=None)

@@ -220,6 +220,14 @@ def test_shapes_must_agree() -> None:
         DiRALoss()(torch.tensor(0.0), torch.rand(2, 1, 8, 8), torch.rand(1, 8, 8), None)
 
 
+@pytest.mark.parametrize("path", ["forward_components", "reference_components"])
+def test_a_batch_without_images(path: str) -> None:
+    """Found: a division by zero, and an index out of range."""
+    empty = torch.rand(0, 1, 32, 32)
+    with pytest.raises(ValueError, match=r"at least one image, got \(0, 1, 32, 32\)"):
+        getattr(DiRALoss(), path)(torch.tensor(0.0), empty, empty, PatchDiscriminator())
+
+
 @pytest.mark.parametrize("restoration", ["mse", "l1", "smooth_l1"])
 @pytest.mark.parametrize("adversary", ["least_squares", "cross_entropy", "hinge"])
 def test_reference_path(terms, adversary: str, restoration: str) -> None:

@@ -92,6 +92,11 @@ class TestExportEncoder:
         with pytest.raises(ValueError, match=r"do not fit|fit .* behind"):
             export_encoder(Twins(), like="resnet18")
 
+    def test_no_weights(self) -> None:
+        """Found: the minimum of an empty list."""
+        with pytest.raises(ValueError, match=r"do not fit.*conv1.weight"):
+            export_encoder(nn.Identity(), like="resnet18")
+
     def test_other_channels(self) -> None:
         like = timm.create_model("resnet18", in_chans=1)
         with pytest.raises(ValueError, match=r"conv1.weight \(64, 1, 7, 7\).*input"):

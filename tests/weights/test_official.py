@@ -148,6 +148,7 @@ class TestOfficialCheckpoint:
         ("file", "message"),
         [
             ({"state_dict": {"weight": torch.rand(3)}}, "no ResNet.*weight"),
+            ({"state_dict": {"conv1.weight": torch.ones(())}}, "no ResNet.*conv1"),
             ({}, "no tensors"),
             ([1, 2], "holds a list, not a state dict"),
         ],
