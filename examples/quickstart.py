@@ -132,7 +132,11 @@ def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
 
 
 def make_dira(backbone: nn.Module, optimizer: torch.optim.Optimizer) -> DiRA:
-    """Restores a quarter of each batch by a light head, without an adversary."""
+    """Restores a quarter of each batch by a light head, without an adversary.
+
+    Its error is near 0.01 on such small images: a weight of 1000 makes it count within
+    210 steps. It was chosen on slices (the split "val") that are not reported.
+    """
     features, head = FeaturePyramid(backbone), None
     if features.spatial_dims == 2:  # that of volumes is as heavy as its encoder
         head = light_head(features, cost=0.35)
@@ -142,7 +146,7 @@ def make_dira(backbone: nn.Module, optimizer: torch.optim.Optimizer) -> DiRA:
         optimizer,
         features=features,
         head=head,
-        loss=DiRALoss(restorative_weight=100.0),
+        loss=DiRALoss(restorative_weight=1000.0),
         restored_share=0.25,
         adversarial_start=None,
     )

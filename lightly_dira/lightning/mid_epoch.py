@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.__version__ import version
+from torch.utils.data import BatchSampler
 
 from lightly_dira.core.private_torch import drop_workers, tree_leaves
 from lightly_dira.core.randomness import random_state, set_random_state
@@ -104,6 +105,7 @@ class PlaceInData(Callback):
         elif self._before_validation is not None and self._undoes_validation(trainer):
             now = self._before_validation
         mine = {"epoch": self._epoch_randomness, "now": now}
+        mine["batch_sizes"] = _batch_sizes(trainer)
         randomness: list[Any] = [mine] * trainer.world_size
         if len(randomness) > 1:
             torch.distributed.all_gather_object(randomness, mine)
@@ -113,7 +115,6 @@ class PlaceInData(Callback):
             "of": float(trainer.num_training_batches),
             "validating": trainer.validating,
             "randomness": randomness,
-            "batch_sizes": _batch_sizes(trainer),
         }
 
     def on_load_checkpoint(
@@ -130,17 +131,9 @@ class PlaceInData(Callback):
         of: float,
         validating: bool,
         randomness: list[Any],
-        batch_sizes: list[int | None] | None = None,
     ) -> None:
         loaders = tree_leaves(trainer.train_dataloader)
-        now, sizes = float(trainer.num_training_batches), _batch_sizes(trainer)
-        if batch_sizes not in (None, sizes):
-            warn(
-                f"DiRA: the checkpoint was written with batches of {batch_sizes} "
-                f"items, and is read with batches of {sizes}: data come in another "
-                "order."
-            )
-            return
+        now = float(trainer.num_training_batches)
         if len(randomness) != trainer.world_size or of != now:
             warn(
                 f"DiRA: the checkpoint was written by {len(randomness)} processes in "
@@ -149,6 +142,14 @@ class PlaceInData(Callback):
             )
             return
         mine = randomness[trainer.global_rank]
+        sizes = _batch_sizes(trainer)
+        if mine.get("batch_sizes", sizes) != sizes:
+            warn(
+                f"DiRA: the checkpoint was written with batches of "
+                f"{mine['batch_sizes']} items, and is read with batches of {sizes}: "
+                "data come in another order."
+            )
+            return
         if all(hasattr(loader, "load_state_dict") for loader in loaders):
             self._set_randomness(mine["now"])
             return
@@ -208,12 +209,12 @@ class PlaceInData(Callback):
 
 
 def _batch_sizes(trainer: Trainer) -> list[int | None]:
-    """Returns how many items a batch of each loader holds, where it says so."""
-    return [
-        getattr(loader, "batch_size", None)
-        or getattr(getattr(loader, "batch_sampler", None), "batch_size", None)
+    """Returns how many items a batch of each loader holds, where that is fixed."""
+    samplers = (
+        getattr(loader, "batch_sampler", None)
         for loader in tree_leaves(trainer.train_dataloader)
-    ]
+    )
+    return [s.batch_size if type(s) is BatchSampler else None for s in samplers]
 
 
 def steps_in_an_epoch(trainer: Trainer) -> int:

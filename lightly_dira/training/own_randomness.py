@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import inspect
 import itertools
 import random
 import types
@@ -48,8 +47,8 @@ class OwnRandomness:
     - generators, wherever they are reached by attributes, containers (their first 1,000
       items), partial functions, methods, defaults or closures
     - numbers that samplers keep, such as an epoch, alone or in short containers; their
-      `state_dict`, if they have one. What they are made with, such as a batch size, is
-      left to the code of the resumed run, unless it has changed since
+      `state_dict`, if they have one. PyTorch's own count nothing but the epoch, so that
+      their batch size is that of the resumed run; of others every number is a count
 
     Not found are generators in global variables of the user's code, what has no state
     (`random.SystemRandom`), and those in copies that workers hold. Workers that are
@@ -63,7 +62,6 @@ class OwnRandomness:
         """Looks for them."""
         self._generators: dict[str, Any] = {}
         self._samplers: dict[str, Any] = {}
-        self._found: dict[str, dict[str, Any]] = {}
         for number, loader in enumerate(loaders):
             own = [getattr(loader, kind, None) for kind in ("sampler", "batch_sampler")]
             for name, value in _walk(f"loader {number}", loader):
@@ -71,7 +69,6 @@ class OwnRandomness:
                     self._generators[name] = value
                 elif isinstance(value, Sampler) or any(value is each for each in own):
                     self._samplers[name] = value
-                    self._found[name] = _counts_of(value)
 
     def state(self) -> dict[str, Any]:
         """Returns the state, as tensors and plain numbers."""
@@ -79,18 +76,21 @@ class OwnRandomness:
         counting = {n: s for n, s in self._samplers.items() if n not in stateful}
         return {
             "generators": {n: _state_of(g) for n, g in self._generators.items()},
-            "counts": {n: _moved(s, self._found[n]) for n, s in counting.items()},
+            "samplers": {n: _counts_of(s) for n, s in counting.items()},
             "states": {n: copy.deepcopy(s.state_dict()) for n, s in stateful.items()},
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Restores what `state` returned; what is no longer there is ignored."""
+        stateful = self._stateful()
         for name, sampler in self._samplers.items():
-            for key, value in state["counts"].get(name, {}).items():
-                setattr(sampler, key, value)
-        for name, sampler in self._stateful().items():
-            if name in state["states"]:
-                sampler.load_state_dict(state["states"][name])
+            if name in stateful:
+                if name in state["states"]:
+                    sampler.load_state_dict(state["states"][name])
+                continue
+            for key, value in state["samplers"].get(name, {}).items():
+                if key == "epoch" or not _is_pytorchs(sampler):
+                    setattr(sampler, key, value)
         for name, generator in self._generators.items():
             if name in state["generators"]:
                 _set_state(generator, state["generators"][name])
@@ -152,21 +152,16 @@ def _contents_of(cell: types.CellType) -> Any:
         return None
 
 
+def _is_pytorchs(sampler: Any) -> bool:
+    return type(sampler).__module__.startswith("torch.utils.data.")
+
+
 def _counts_of(sampler: Any) -> dict[str, Any]:
     own = getattr(sampler, "__dict__", {}).items()
-    return {name: copy.deepcopy(value) for name, value in own if _is_count(value)}
-
-
-def _moved(sampler: Any, found: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what a sampler counts, without what it was made with."""
-    made_with = {"num_samples", "total_size"}
-    for kind in type(sampler).__mro__:
-        if "__init__" in vars(kind):
-            made_with |= {*inspect.signature(vars(kind)["__init__"]).parameters}
     return {
-        name: value
-        for name, value in _counts_of(sampler).items()
-        if name.lstrip("_") not in made_with or value != found.get(name, value)
+        name: copy.deepcopy(value)
+        for name, value in own
+        if _is_count(value) and (name == "epoch" or not _is_pytorchs(sampler))
     }
 
 

@@ -10,6 +10,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 # Parts of the modules' names, in the order in which they are looked for.
@@ -232,9 +233,16 @@ def _is_random(transform: Any) -> bool:
 def _reads_only(transform: Any) -> bool:
     """Whether a step is MONAI's own, of those that move voxels."""
     module = f"{type(transform).__module__}."
-    return module.startswith("monai.transforms.") and (
-        ".spatial." in module or ".croppad." in module
-    )
+    moves = ".spatial." in module or ".croppad." in module
+    return moves and _is_monais_alone(transform)
+
+
+def _is_monais_alone(part: Any) -> bool:
+    """Whether a step, and all functions and steps that it holds, are MONAI's own."""
+    held = getattr(part, "__dict__", {}).values()
+    functions = (x for x in held if callable(x) and not isinstance(x, type))
+    module = getattr(part, "__module__", None) or ""
+    return module.startswith("monai.") and all(map(_is_monais_alone, functions))
 
 
 def _for_each(function: Callable[[Any], Any], volume: Any) -> Any:
@@ -249,10 +257,16 @@ def _copied(value: Any) -> Any:
 
 
 def _alias(value: Any) -> Any:
-    """Returns the same voxels with metadata of their own; a copy of an array."""
-    return value[...] if isinstance(value, Tensor) else copy.copy(value)
+    """Returns the same voxels with metadata of their own; a copy of anything else."""
+    if _place_of(value) is None:
+        return _copied(value)
+    alias = value[...]
+    alias.__dict__.update(copy.deepcopy(value.__dict__))
+    return alias
 
 
 def _place_of(value: Any) -> int | None:
     """Returns where the voxels of a tensor lie."""
-    return value.untyped_storage().data_ptr() if isinstance(value, Tensor) else None
+    if not isinstance(value, Tensor) or value.layout is not torch.strided:
+        return None
+    return value.untyped_storage().data_ptr()

@@ -67,6 +67,37 @@ class Counting(Sampler):
         return iter(random.Random(self.counts[0]).sample(range(24), 24))
 
 
+class Reseeded(Sampler):
+    """Counts from an argument, as it is asked for an order."""
+
+    def __init__(self, length: int, epoch: int = 0) -> None:
+        self.length, self.epoch = length, epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self):
+        self.epoch += 1
+        return iter(random.Random(self.epoch).sample(range(self.length), self.length))
+
+
+class Growing(BatchSampler):
+    """Batches of six that become batches of four, in the second epoch."""
+
+    def __init__(self) -> None:
+        super().__init__(range(24), 6, False)
+        self.begun = 0
+
+    def __len__(self) -> int:
+        return 6  # as many as Lightning is to take
+
+    def __iter__(self):
+        self.begun += 1
+        self.batch_size = 4 if self.begun > 1 else 6
+        batches = [*super().__iter__()]
+        return iter([*batches, *batches][:6])
+
+
 class OwnBatches(Sampler):
     def __init__(self) -> None:
         self.inner = Counting()
@@ -156,6 +187,8 @@ ORDERS = {
         for kind in ("torch", "numpy", "python", "counted")
     },
     "stateful": lambda: loaded(sampler=Stateful("counted")),
+    "an argument": lambda: loaded(sampler=Reseeded(24), num_workers=1),
+    "batches that change": lambda: DataLoader(Dimmed(), batch_sampler=Growing()),
     "counted in a list": lambda: loaded(sampler=Counting()),
     "own batches": lambda: DataLoader(Dimmed(), batch_sampler=OwnBatches()),
     "live": lambda: loaded(sampler=Live()),
@@ -343,18 +376,18 @@ class TestWhatSamplersAreMadeWith:
         four, eight = (BatchSampler(range(24), size, False) for size in (4, 8))
         assert self.reloaded(four, eight).batch_size == 8
 
-    def test_an_epoch_that_an_argument_starts(self) -> None:
-        class Epochs(OwnBatches):
-            def __init__(self, epoch: int = 0, size: int = 4) -> None:
-                super().__init__()
-                self.epoch, self.size = epoch, size
+    def test_own_samplers_count_whatever_they_hold(self) -> None:
+        """Also what an argument starts, or what has not moved yet."""
+        after = Reseeded(24, epoch=5)
+        state = OwnRandomness([loaded(sampler=Reseeded(24))]).state()
+        OwnRandomness([loaded(sampler=after)]).load_state(state)
+        assert after.epoch == 0
 
-            def __iter__(self):
-                self.epoch += 1
-                return super().__iter__()
-
-        after = self.reloaded(Epochs(), Epochs(size=8))
-        assert (after.epoch, after.size, after.inner.counts) == (2, 8, [2])
+    def test_the_same_loader_again(self, tmp_path: Path) -> None:
+        data = loaded(sampler=Reseeded(24))
+        whole = fit(tmp_path, lambda: data)
+        again = fit(tmp_path / "again", lambda: data, path=tmp_path / "step=4.ckpt")
+        assert_same(again, whole)
 
     def test_of_a_distributed_sampler(self) -> None:
         def sampler(count: int) -> DistributedSampler:

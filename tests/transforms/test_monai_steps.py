@@ -58,6 +58,28 @@ def test_a_step_that_moves_voxels_leaves_the_volume(step, kind: str, seed) -> No
     assert not np.shares_memory(np.asarray(named["image"]), np.asarray(volume))
 
 
+@pytest.mark.parametrize("kind", ["tensor", "dictionary"])
+def test_a_function_of_the_user_gets_a_copy(kind: str) -> None:
+    def foreground(image: torch.Tensor) -> torch.Tensor:
+        image[image < 0.5] = 0
+        return image > 0
+
+    volume = torch.tensor(cube()[None])
+    if kind == "tensor":
+        run_seeded(mt.CropForeground(foreground), volume, 0)
+    else:
+        step = mt.CropForegroundd("image", "image", foreground)
+        run_seeded(step, {"image": volume}, 0)
+    assert (volume.numpy() == cube()[None]).all()
+
+
+def test_what_is_no_volume_passes() -> None:
+    graph = torch.eye(3).to_sparse()
+    step = mt.CenterSpatialCropd("image", SIZE)
+    output = run_seeded(step, {"image": torch.tensor(cube()[None]), "graph": graph}, 0)
+    assert output["graph"].is_sparse
+
+
 def test_scaling_by_a_fixed_rule_is_for_both() -> None:
     """HU are scaled by MONAI's own step, and z-scores are for the view only."""
     hounsfield = 2000 * cube()[None] - 1000
