@@ -10,8 +10,10 @@ find its place, it loads the past batches of the epoch again. In a plain loop,
 queue. What resumes:
 
 - the order of shuffled loaders, with generators and samplers of your own whose state is
-  in generators, numbers or short lists of them, samplers with a `state_dict`, and
-  `DistributedSampler` in several processes
+  in generators, numbers or short lists of them, samplers with a `state_dict` that tells
+  the order (one that tells a place in it, as torchdata's `StatefulDistributedSampler`,
+  needs torchdata's loader), and `DistributedSampler` in several processes
+- another batch size than the checkpoint's: a warning, and data in another order
 - augmentations that draw from the global generators of PyTorch, NumPy and Python, with
   workers and without
 - generators that data sets and transforms hold (albumentations, MONAI's `R`,
