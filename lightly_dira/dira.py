@@ -130,7 +130,7 @@ class DiRA(Wrapper):
                 dira.features)` shows those found. By default `FeaturePyramid(
                 backbone)`.
             criterion: The method's own loss, if it remembers earlier batches, as MoCo's
-                queue. `state_dict()` then also holds its buffers; Lightly's lacks them.
+                does. `state_dict()` then also holds its buffers; Lightly's lacks them.
             target_channels: Channels of the targets, 1 for grey.
             discriminator_lr: Learning rate of the discriminator's Adam, above 0.
             conditional: Whether the critic also sees the distorted view, beside the

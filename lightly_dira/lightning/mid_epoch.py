@@ -145,7 +145,7 @@ class PlaceInData(Callback):
         sizes = _batch_sizes(trainer)
         if mine.get("batch_sizes", sizes) != sizes:
             warn(
-                f"DiRA: the checkpoint was written with batches of "
+                "DiRA: the checkpoint was written with batches of "
                 f"{mine['batch_sizes']} items, and is read with batches of {sizes}: "
                 "data come in another order."
             )

@@ -89,7 +89,7 @@ class OwnRandomness:
                     sampler.load_state_dict(state["states"][name])
                 continue
             for key, value in state["samplers"].get(name, {}).items():
-                if key == "epoch" or not _is_pytorchs(sampler):
+                if _may_count(sampler, key):
                     setattr(sampler, key, value)
         for name, generator in self._generators.items():
             if name in state["generators"]:
@@ -152,8 +152,10 @@ def _contents_of(cell: types.CellType) -> Any:
         return None
 
 
-def _is_pytorchs(sampler: Any) -> bool:
-    return type(sampler).__module__.startswith("torch.utils.data.")
+def _may_count(sampler: Any, name: str) -> bool:
+    """Whether a number of a sampler may change; of PyTorch's own, only the epoch."""
+    is_pytorchs = type(sampler).__module__.startswith("torch.utils.data.")
+    return name == "epoch" or not is_pytorchs
 
 
 def _counts_of(sampler: Any) -> dict[str, Any]:
@@ -161,7 +163,7 @@ def _counts_of(sampler: Any) -> dict[str, Any]:
     return {
         name: copy.deepcopy(value)
         for name, value in own
-        if _is_count(value) and (name == "epoch" or not _is_pytorchs(sampler))
+        if _is_count(value) and _may_count(sampler, name)
     }
 
 

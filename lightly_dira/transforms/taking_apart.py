@@ -96,8 +96,10 @@ def _replace_steps(transform: Any, steps: list[Step], stated: Stated) -> Any:
     elif isinstance(transform, nn.Sequential):
         pass  # with a `forward` of its own
     elif _is_container(transform):
-        is_module = isinstance(transform, nn.Module)
-        container = (with_own_children if is_module else copy.copy)(transform)
+        if isinstance(transform, nn.Module):
+            container: Any = with_own_children(transform)
+        else:
+            container = copy.copy(transform)
         name, contents = _contents(transform)
         if isinstance(contents, Iterable):
             parts = [_replace_steps(part, steps, stated) for part in contents]

@@ -8,15 +8,10 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_files import save_series, save_slice
+from pictures import volume
 from pydicom.pixels.utils import set_pixel_data
 
 from lightly_dira.transforms import read_volume
-
-SHAPE = 6, 7, 8  # head, back, left
-
-
-def volume(dtype=np.int16) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 1000, SHAPE).astype(dtype)
 
 
 class TestSeries:

@@ -9,17 +9,12 @@ import nibabel
 import numpy as np
 import pytest
 from nibabel.orientations import axcodes2ornt, ornt_transform
+from pictures import volume
 from pydicom.data import get_testdata_file
 from scipy.ndimage import map_coordinates
 
 from lightly_dira import DiRATransform
 from lightly_dira.transforms import read_volume
-
-SHAPE = 6, 7, 8  # head, back, left
-
-
-def volume(dtype=np.int16) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 1000, SHAPE).astype(dtype)
 
 
 @pytest.mark.parametrize(

@@ -5,16 +5,11 @@ from __future__ import annotations
 import warnings
 
 import torch
+from loops import make_views
 from methods import SimSiam, tiny_backbone
 from torch import Tensor
 
 from lightly_dira import DiRA, DiRAViews
-
-
-def make_views(batch: int = 2, size: int = 32) -> DiRAViews:
-    views = torch.rand(2, batch, 3, size, size)
-    targets = torch.rand(2, batch, 1, size, size)
-    return DiRAViews(views, dict(enumerate(targets)), target_view=None)
 
 
 def made(**options):
@@ -26,7 +21,7 @@ def made(**options):
 
 def train(backbone, optimizer, dira, steps: int = 3) -> None:
     for _ in range(steps):
-        views = make_views()
+        views = make_views(2)
         dira(backbone(views[0]).mean(), views).backward()
         optimizer.step()
         optimizer.zero_grad()

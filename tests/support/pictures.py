@@ -15,6 +15,7 @@ DTYPES = {
     np.float32: (0, 1),
     np.float64: (0, 1),
 }
+SHAPE = 6, 7, 8  # of a volume: head, back, left
 
 
 def pixels(dtype, shape, seed: int = 0) -> np.ndarray:
@@ -37,6 +38,10 @@ def smooth(size: int = 128, top: int = 60000) -> np.ndarray:
     blurred = cv2.GaussianBlur(noise, (0, 0), 6)
     blurred = (blurred - blurred.min()) / (blurred.max() - blurred.min())
     return (top * blurred).astype(np.uint16)
+
+
+def volume(dtype=np.int16) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 1000, SHAPE).astype(dtype)
 
 
 def cube(shape: tuple[int, ...] = (16, 24, 28), seed: int = 0) -> np.ndarray:

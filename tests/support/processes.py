@@ -1,4 +1,4 @@
-"""What the processes of test_processes.py do: python tests/processes.py FOLDER."""
+"""What the processes of test_processes.py do: processes.py FOLDER."""
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18
@@ -30,11 +29,6 @@ def u_net(backbone: nn.Module) -> tuple[nn.Module, RestorationHead]:
 @torch.no_grad()
 def restore(backbone: nn.Module, head: RestorationHead, images: Tensor) -> Tensor:
     return head(FeaturePyramid(backbone)(images), images.shape[2:])
-
-
-def scan(side: int = 96) -> np.ndarray:
-    ramp = np.linspace(0, 4095, side * side).reshape(side, side)
-    return ramp.astype(np.uint16)
 
 
 def save(folder: Path, **options: object) -> DiRA:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from followed import made, make_views
+from followed import made
+from loops import make_views
 
 from lightly_dira import DiRALoss
 
@@ -18,7 +19,7 @@ def test_an_overflow_under_a_scaler(when: str, adversary: str) -> None:
     bad = {"first": 0, "later": 3}[when]
 
     def step(*, overflow: bool) -> None:
-        views = make_views()
+        views = make_views(2)
         with torch.autocast("cpu", torch.float16, enabled=when == "first"):
             loss = backbone(views[0]).mean()
             total = dira(loss * torch.inf if overflow else loss, views)
@@ -46,10 +47,10 @@ def test_an_overflow_under_a_scaler(when: str, adversary: str) -> None:
 def test_an_overflow_without_a_scaler(factor: float) -> None:
     backbone, optimizer, dira = made()
     for _ in range(3):
-        views = make_views()
+        views = make_views(2)
         (factor * dira(backbone(views[0]).mean(), views)).backward()
         optimizer.step()
         optimizer.zero_grad()
-    views = make_views()
+    views = make_views(2)
     with pytest.raises(ValueError, match="lower the learning rate"):
         dira(backbone(views[0]).mean() * torch.nan, views)

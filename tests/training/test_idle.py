@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from followed import Loop, make_views, warned_of
+from followed import Loop, warned_of
+from loops import make_views
 from methods import SimSiam, tiny_backbone
 from torch import nn
 from torch.nn import functional as F
@@ -19,7 +20,7 @@ class TestIdle:
         run = Loop(**options)
 
         def step(_: int) -> None:
-            views = make_views()
+            views = make_views(2)
             loss = run.loss(views)
             run.dira(loss, views)
             run.step(loss)
@@ -31,13 +32,13 @@ class TestIdle:
     @pytest.mark.parametrize("start", [0, 100])
     def test_the_third_line_is_forgotten(self, start: int) -> None:
         run = Loop(restorative_start=start)
-        (message,) = warned_of(lambda _: run.step(run.loss(make_views())))
+        (message,) = warned_of(lambda _: run.step(run.loss(make_views(2))))
         assert "has not been called" in message
 
     def test_after_a_few_steps(self) -> None:
         run = Loop()
-        assert not warned_of(lambda _: run.step(run.loss(make_views())), 4)
-        assert warned_of(lambda _: run.step(run.loss(make_views())), 1)
+        assert not warned_of(lambda _: run.step(run.loss(make_views(2))), 4)
+        assert warned_of(lambda _: run.step(run.loss(make_views(2))), 1)
 
     def test_forgotten_by_a_host(self) -> None:
         host = nn.Conv2d(3, 3, 3, padding=1)
@@ -57,7 +58,7 @@ class TestIdle:
         trained = list(run.model.parameters())
 
         def step(_: int) -> None:
-            total = run.total(make_views())
+            total = run.total(make_views(2))
             for p, gradient in zip(
                 trained,
                 torch.autograd.grad(total, trained, allow_unused=True),
@@ -74,13 +75,13 @@ class TestIdle:
         """Found: accepted without a word."""
         run = Loop()
         run.model.backbone.requires_grad_(False)
-        (message,) = warned_of(lambda _: run.step(run.total(make_views())))
+        (message,) = warned_of(lambda _: run.step(run.total(make_views(2))))
         assert "every parameter of the backbone is frozen" in message
 
     def test_no_optimiser(self) -> None:
         model = SimSiam(tiny_backbone(), 16)
         dira = DiRA(model.backbone)
-        views = make_views()
+        views = make_views(2)
         with torch.no_grad():
             assert not warned_of(lambda _: dira(torch.zeros(()), views))
         found = warned_of(lambda _: dira(model.loss(*views), views))
@@ -95,7 +96,7 @@ class TestNoFalseAlarm:
         run = Loop()
 
         def step(number: int) -> None:
-            (run.total(make_views()) / 4).backward()
+            (run.total(make_views(2)) / 4).backward()
             if number % 4 == 3:
                 run.optimizer.step()
                 run.optimizer.zero_grad()
@@ -106,7 +107,7 @@ class TestNoFalseAlarm:
         run = Loop()
 
         def step(number: int) -> None:
-            total = run.total(make_views())
+            total = run.total(make_views(2))
             if number % 3:
                 total.backward()
                 if number % 2:
@@ -120,7 +121,7 @@ class TestNoFalseAlarm:
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
 
         def step(number: int) -> None:
-            total = scaler.scale(run.total(make_views()))
+            total = scaler.scale(run.total(make_views(2)))
             total.backward()
             if number % 3 == 1:
                 next(run.model.parameters()).grad.fill_(torch.inf)
@@ -135,7 +136,7 @@ class TestNoFalseAlarm:
         run = Loop()
 
         def step(number: int) -> None:
-            views = make_views()
+            views = make_views(2)
             run.step(run.loss(views) if number % 4 else run.total(views))
 
         assert not warned_of(step, 24)
@@ -146,7 +147,7 @@ class TestNoFalseAlarm:
         other = torch.optim.Adam(critic.parameters())
 
         def step(number: int) -> None:
-            views = make_views()
+            views = make_views(2)
             judged = critic(run.model.backbone(views[0])).mean()
             if number % 6:
                 judged.backward()
@@ -165,7 +166,7 @@ class TestNoFalseAlarm:
         pair = [DiRA(model.backbone, optimizer) for model in (first, second)]
 
         def step(_: int) -> None:
-            batches = make_views(), make_views()
+            batches = make_views(2), make_views(2)
             loss = first.loss(*batches[0]) + second.loss(*batches[1])
             for dira, views in zip(pair, batches, strict=True):
                 loss = dira(loss, views)
@@ -182,7 +183,7 @@ class TestNoFalseAlarm:
         other = DiRA(run.model.backbone, run.optimizer)
 
         def step(number: int) -> None:
-            views = make_views()
+            views = make_views(2)
             dira = (run.dira, other)[number % 2]
             run.step(dira(run.loss(views), views))
 
@@ -193,7 +194,7 @@ class TestNoFalseAlarm:
         other = DiRA(run.model.backbone, run.optimizer)
 
         def step(number: int) -> None:
-            views = make_views()
+            views = make_views(2)
             dira = (run.dira, other)[number // 15]
             run.step(dira(run.loss(views), views))
 
@@ -201,11 +202,11 @@ class TestNoFalseAlarm:
 
     def test_layers_taken_away(self) -> None:
         run = Loop()
-        run.step(run.total(make_views()))
+        run.step(run.total(make_views(2)))
         run.model.projection_head = nn.Identity()
         run.model.prediction_head = nn.Identity()
         run.model.backbone.register_parameter("unused", None)
-        run.step(run.total(make_views()))
+        run.step(run.total(make_views(2)))
 
     @pytest.mark.parametrize("second", [False, True])
     def test_weights_that_change_in_an_accumulation(self, second: bool) -> None:
@@ -213,7 +214,7 @@ class TestNoFalseAlarm:
         other = torch.optim.SGD(run.model.backbone.parameters(), lr=0.01)
 
         def step(number: int) -> None:
-            (run.total(make_views()) / 6).backward()
+            (run.total(make_views(2)) / 6).backward()
             if second:
                 other.step()
             else:
@@ -231,7 +232,7 @@ class TestNoFalseAlarm:
 
         def step(number: int) -> None:
             run.model.backbone.requires_grad_(number % 3 > 0)
-            run.step(run.total(make_views()))
+            run.step(run.total(make_views(2)))
 
         assert not warned_of(step)
 
@@ -239,8 +240,8 @@ class TestNoFalseAlarm:
         run = Loop(restorative_start=2, adversarial_start=4)
 
         def step(_: int) -> None:
-            run.step(run.total(make_views()))
-            views = make_views()
+            run.step(run.total(make_views(2)))
+            views = make_views(2)
             run.model.eval()
             with torch.no_grad():
                 run.dira(run.loss(views), views)
@@ -253,13 +254,13 @@ class TestNoFalseAlarm:
 
         schedule = Schedule(restorative=Ramp(2, 2, 9), adversarial=Ramp(4, 2, 7))
         run = Loop(schedule=schedule)
-        assert not warned_of(lambda _: run.step(run.total(make_views())))
+        assert not warned_of(lambda _: run.step(run.total(make_views(2))))
 
     def test_gradients_cleared_early_or_late(self) -> None:
         run = Loop()
 
         def step(number: int) -> None:
-            total = run.total(make_views())
+            total = run.total(make_views(2))
             if number % 2:
                 run.model.zero_grad()
             total.backward()
@@ -272,7 +273,7 @@ class TestNoFalseAlarm:
         run = Loop()
 
         def step(_: int) -> None:
-            views = make_views()
+            views = make_views(2)
 
             def closure():
                 run.optimizer.zero_grad()
@@ -304,8 +305,8 @@ class TestNoFalseAlarm:
     def test_fine_tuning_after_it(self) -> None:
         """The same optimiser goes on without DiRA."""
         run = Loop()
-        assert not warned_of(lambda _: run.step(run.total(make_views())), 3)
-        assert not warned_of(lambda _: run.step(run.loss(make_views())))
+        assert not warned_of(lambda _: run.step(run.total(make_views(2))), 3)
+        assert not warned_of(lambda _: run.step(run.loss(make_views(2))))
 
 
 def test_a_host_whose_images_are_cut_off() -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from followed import Loop, made, make_views, train, warned_of
+from followed import Loop, made, train, warned_of
+from loops import make_views
 from methods import SimSiam, tiny_backbone
 from torch import nn
 
@@ -26,7 +27,7 @@ def test_half_precision_after_wrapping(dtype, when: str) -> None:
     backbone.to(dtype)
     nn.ModuleList([dira]).to(dtype)  # as a part of another module, too
     for _ in range(2):
-        views = make_views().to(dtype)
+        views = make_views(2).to(dtype)
         dira(backbone(views[0]).mean(), views).backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -39,7 +40,7 @@ def test_half_precision_after_wrapping(dtype, when: str) -> None:
 def test_a_wrapper_that_is_gone(again: bool) -> None:
     """Found: the next backward pass failed in it."""
     backbone, optimizer, dira = made()
-    views = make_views()
+    views = make_views(2)
     total = dira(backbone(views[0]).mean(), views)
     if again:
         dira = DiRA(backbone, optimizer)
@@ -61,7 +62,7 @@ def test_clipping_what_another_optimiser_trains() -> None:
     projector, unused = nn.Linear(16, 4), nn.Linear(16, 4)
     torch.optim.SGD([*projector.parameters(), *unused.parameters()], lr=0.1)
     unused(torch.ones(1, 16)).sum().backward()
-    views = make_views()
+    views = make_views(2)
     loss = projector(backbone(views[0])).square().mean()
     (1e4 * dira(loss, views)).backward()
     dira.clip_grad_norm_(1.0)
@@ -76,7 +77,7 @@ def test_clipping_leaves_the_hooks_alone() -> None:
     backbone, optimizer, dira = made()
     handles = []
     for _ in range(3):
-        views = make_views()
+        views = make_views(2)
         dira(backbone(views[0]).mean(), views).backward()
         dira.clip_grad_norm_(1.0)
         optimizer.step()
@@ -91,13 +92,13 @@ class TestGradientsOfThePast:
     def test_a_first_backward_pass_that_fails(self) -> None:
         """Found: the critic's gradient was then that of two batches."""
         backbone, optimizer, dira = made()
-        views = make_views()
+        views = make_views(2)
         handle = backbone[0][0].weight.register_hook(lambda gradient: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             dira(backbone(views[0]).mean(), views).backward()
         handle.remove()
         optimizer.zero_grad()
-        views = make_views()
+        views = make_views(2)
         dira(backbone(views[0]).mean(), views).backward()
         assert float(dira._discriminator_step._scale) == 1
 
@@ -106,7 +107,7 @@ class TestGradientsOfThePast:
         backbone, optimizer, dira = made()
         train(backbone, optimizer, dira, 1)
         handle = backbone[2][0].weight.register_hook(lambda gradient: 1 / 0)
-        views = make_views()
+        views = make_views(2)
         with pytest.raises(ZeroDivisionError):
             dira(backbone(views[0]).mean(), views).backward()
         handle.remove()
@@ -123,7 +124,7 @@ class TestGradientsOfThePast:
             if isinstance(part, nn.BatchNorm2d):
                 part.eval()
         optimizer.param_groups[0]["lr"] = 0.0
-        views, norms = make_views(), []
+        views, norms = make_views(2), []
         for _ in range(4):
             dira(projector(backbone(views[0])).mean(), views).backward()
             norms.append(torch.stack([p.grad.norm() for p in dira.head.parameters()]))
@@ -140,7 +141,7 @@ class TestGradientsOfThePast:
         backbone, optimizer, dira = made()
         train(backbone, optimizer, dira, steps)
         handle = backbone[1][0].weight.register_hook(lambda gradient: 1 / 0)
-        views = make_views()
+        views = make_views(2)
         with pytest.raises(ZeroDivisionError):
             dira(backbone(views[0]).mean(), views).backward()
         handle.remove()
@@ -163,7 +164,7 @@ class TestGradientsOfThePast:
         for part in (*model.modules(), *dira.modules()):
             if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
                 part.eval()
-        views, norms = make_views(), []
+        views, norms = make_views(2), []
         for step in range(5):
             model.backbone.requires_grad_(step > 1)
             model.zero_grad()
@@ -184,7 +185,7 @@ class TestFrozenInMidRun:
         backbone.requires_grad_(False).train(mode == "train")
         projector = nn.Linear(16, 2)
         for _ in range(2):
-            views = make_views()
+            views = make_views(2)
             loss = projector(backbone(views[0])).mean()
             dira(loss, views).backward()
         before = dira.head.to_image.weight.detach().clone()
@@ -251,10 +252,10 @@ class TestParametersThatWereReplaced:
     def test_an_error_until_attached_again(self, how: str) -> None:
         """Found: they were never trained again."""
         run = Loop()
-        run.step(run.total(make_views()))
+        run.step(run.total(make_views(2)))
         self.replace(how, run)
         with pytest.raises(RuntimeError, match=r"replaced.*dira\.attach\(optimizer\)"):
-            run.step(run.total(make_views()))
+            run.step(run.total(make_views(2)))
         if how == "assigned to the backbone":
             with pytest.raises(ValueError, match="no parameter of the backbone"):
                 run.dira.attach(run.optimizer)
@@ -264,7 +265,7 @@ class TestParametersThatWereReplaced:
         run.optimizer.zero_grad()
         before = {n: p.detach().clone() for n, p in run.dira.named_parameters()}
         for _ in range(3):
-            run.step(run.total(make_views()))
+            run.step(run.total(make_views(2)))
         moved = [not torch.equal(p, before[n]) for n, p in run.dira.named_parameters()]
         assert sum(moved) >= len(moved) - 3  # biases in front of normalisations
         ids = [id(p) for group in run.optimizer.param_groups for p in group["params"]]
@@ -275,7 +276,7 @@ class TestParametersThatWereReplaced:
         run = Loop()
         run.optimizer.param_groups[0]["momentum"] = 0.9
         whole = copy.deepcopy((run.model, run.dira, run.optimizer))
-        batches = [make_views() for _ in range(4)]
+        batches = [make_views(2) for _ in range(4)]
         for assigned, (model, dira, optimizer) in enumerate(
             [whole, (run.model, run.dira, run.optimizer)]
         ):
@@ -303,7 +304,7 @@ class TestParametersThatWereReplaced:
         assert len(ids) == len(set(ids))
         before = {n: p.detach().clone() for n, p in run.dira.named_parameters()}
         for _ in range(3):
-            run.step(run.total(make_views()))
+            run.step(run.total(make_views(2)))
         # The length of weights in front of a normalisation has no gradient.
         for name, parameter in run.dira.named_parameters():
             if name.endswith("original1"):
@@ -316,4 +317,4 @@ class TestParametersThatWereReplaced:
         layer = getattr(getattr(run.dira, part), last)
         layer = layer[-1] if isinstance(layer, nn.Sequential) else layer
         nn.utils.parametrizations.spectral_norm(layer)
-        assert not warned_of(lambda _: run.step(run.total(make_views())), 3)
+        assert not warned_of(lambda _: run.step(run.total(make_views(2))), 3)

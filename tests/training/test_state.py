@@ -6,9 +6,10 @@ import copy
 
 import pytest
 import torch
-from followed import made, make_views, train
+from followed import made, train
 from lightly.loss import DINOLoss, NTXentLoss
 from lightning_modules import DiRASimSiam, assert_same
+from loops import make_views
 from timm.utils import ModelEmaV2, ModelEmaV3
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -148,7 +149,7 @@ class TestStateOfTensors:
         ]
         assert moments
         assert all(value.dtype == torch.float64 for value in moments)
-        for views in (make_views().to(torch.float64),):
+        for views in (make_views(2).to(torch.float64),):
             dira(backbone(views[0]).mean(), views).backward()
             optimizer.step()
         assert dira.steps == 4

@@ -16,11 +16,6 @@ from lightly_dira.weights.encoders import export_encoder
 from lightly_dira.weights.pretrained import from_pretrained, save_pretrained
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 class TestExportEncoder:
     @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
     @pytest.mark.parametrize("library", ["torchvision", "timm"])

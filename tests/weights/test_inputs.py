@@ -6,18 +6,20 @@ import numpy as np
 import pytest
 import torch
 from lightly.transforms import MoCoV2Transform
+from pictures import ramp
 from torchvision.models import resnet18
-from trained import scan
 
 from lightly_dira import DiRATransform
 from lightly_dira.transforms import Sequential
 from lightly_dira.weights import Inputs, from_pretrained, save_pretrained
 
+SCAN = ramp(size=96)
+
 
 class TestInputs:
     def test_are_measured(self) -> None:
         transform = DiRATransform(MoCoV2Transform(input_size=64), window=(0, 4095))
-        inputs = Inputs.of(transform, scan())
+        inputs = Inputs.of(transform, SCAN)
         assert (inputs.channels, inputs.size) == (3, (64, 64))
         assert inputs.window == (0, 4095)
         assert inputs.mean == pytest.approx((0.485, 0.456, 0.406))
@@ -32,9 +34,9 @@ class TestInputs:
         transform = DiRATransform(
             v2.Compose(steps), window=(0, 4095), distortion=Sequential([])
         )
-        inputs = Inputs.of(transform, scan())
-        assert inputs(scan()).shape == (3, 96, 96)
-        assert torch.allclose(inputs(scan()), transform(scan())[0], atol=1e-3)
+        inputs = Inputs.of(transform, SCAN)
+        assert inputs(SCAN).shape == (3, 96, 96)
+        assert torch.allclose(inputs(SCAN), transform(SCAN)[0], atol=1e-3)
 
     def test_of_volumes(self) -> None:
         transform = DiRATransform(spatial_dims=3, window=(-1000, 400), input_size=32)
@@ -59,7 +61,7 @@ class TestInputs:
 
         steps = A.Compose([A.Normalize(), ToTensorV2()])
         transform = DiRATransform(steps, window=window, distortion=Sequential([]))
-        image = scan() if window else scan().astype(np.float32) / 4095
+        image = SCAN if window else SCAN.astype(np.float32) / 4095
         inputs = Inputs.of(transform, image)
         assert torch.allclose(inputs(image), transform(image)[0], atol=1e-3)
 
@@ -81,11 +83,11 @@ class TestInputs:
     def test_windows_of_numpy(self, tmp_path) -> None:
         """Found: they were kept as text."""
         window = (np.int64(0), np.int64(4095))
-        inputs = Inputs.of(DiRATransform(window=window, input_size=32), scan())
+        inputs = Inputs.of(DiRATransform(window=window, input_size=32), SCAN)
         save_pretrained(tmp_path, resnet18(), inputs=inputs)
         _, again = from_pretrained(tmp_path, resnet18(), return_inputs=True)
         assert again.window == (0, 4095)
-        assert again(scan()).equal(inputs(scan()))
+        assert again(SCAN).equal(inputs(SCAN))
 
     def test_other_channels(self) -> None:
         with pytest.raises(ValueError, match="grey image or one of 3 channels, got 2"):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from pictures import ramp
 from torchvision.models import resnet18
-from trained import save, scan
+from trained import save
 
 from lightly_dira.weights import Inputs, from_pretrained
 
@@ -40,7 +41,7 @@ class TestCard:
         card = (tmp_path / "weights/README.md").read_text()
         lines = card.split("```python\n")[1].split("```")[0]
         monkeypatch.chdir(tmp_path)
-        cv2.imwrite("scan.png", scan())
+        cv2.imwrite("scan.png", ramp(size=96))
         names = {"FOLDER": "weights", "resnet18": resnet18}
         exec(lines.replace("backbone = ...", "backbone = resnet18()"), names)
         assert names["features"].shape == (1, 1000)

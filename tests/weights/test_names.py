@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import pytest
 import timm
-import torch
 import torchvision
 from backbones import headless
 from torch import Tensor, nn
 from trained import trained
 
 from lightly_dira.weights.encoders import export_encoder
-
-
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
 
 
 class TestExportEncoder:

@@ -16,11 +16,6 @@ from lightly_dira import DiRA
 from lightly_dira.weights.official import load_dira_checkpoint
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 class TestOfficialCheckpoint:
     """Files laid out as the authors' are, built here from an smp.Unet."""
 

@@ -18,11 +18,6 @@ from lightly_dira.weights.inputs import Inputs
 from lightly_dira.weights.pretrained import from_pretrained, save_pretrained
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 class TestPretrained:
     @pytest.mark.parametrize(
         "name",

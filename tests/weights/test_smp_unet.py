@@ -16,11 +16,6 @@ from lightly_dira.features.pyramid import FeaturePyramid
 from lightly_dira.weights.smp_unet import to_smp_unet
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 class TestSmpUnet:
     @pytest.mark.parametrize(
         "name",
