@@ -120,6 +120,9 @@ def find_problem(settings: Settings) -> str | None:
         return "the stages apart, recipe and published are of images"
     if "recipe" in settings.stages and settings.intensity != CURVED:
         return f"the recipe needs --intensity {CURVED}"
+    fixed = settings.cube or {"recipe", "published"} & set(settings.stages)
+    if settings.distortions < 1 or (fixed and settings.distortions > 1):
+        return "--distortions is 1, or of images more; recipe and published have 1"
     parts = {"di+curves", "di+distortions"} & set(settings.stages)
     if parts and (settings.cube or not settings.intensity):
         return f"{min(parts)} needs images and --intensity: choose di+views"

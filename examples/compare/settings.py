@@ -63,6 +63,8 @@ class Settings:
         jitter: Strength of the colour jitter, 1 as published.
         intensity: Probability of a curve of grey levels before the distortions of
             `dir` and `dira`, and in all views of volumes but those of hosts.
+        distortions: How many published distortions of an image follow one another; the
+            published pipeline has one.
         batch_size: Images in a step.
         epochs: Passes over the unlabelled images.
         restorative_weight: Weight of the restoration loss; hosts have their own.
@@ -107,6 +109,7 @@ class Settings:
     smallest_crop: float = 0.2
     jitter: float = 1.0
     intensity: float = 0.0
+    distortions: int = 1
     batch_size: int = 64
     epochs: int = 20
     restorative_weight: float = 10.0

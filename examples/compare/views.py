@@ -54,6 +54,8 @@ def _of_images(settings: Settings) -> dict[str, Callable[[Any], Any]]:
         jitter=tuple(settings.jitter * most for most in PublishedPipeline.jitter),
     )
     mixture: Distortion = published_mixture()
+    if settings.distortions != 1:
+        mixture = Sequential([mixture] * settings.distortions)
     # Even no distortion draws a seed.
     curves: Distortion = Sequential([])
     if settings.intensity:

@@ -549,6 +549,9 @@ def test_summary_and_tests_are_of_the_rows(tmp_path) -> None:
         (["--encoder", "no_encoder"], "or timm's; got no_encoder"),
         (["--preset", "volumes", "--encoder", "vit"], "encoders of volumes are"),
         (["--start", "imagenet", "--encoder", "resnet-9"], "for torchvision and timm"),
+        (["--distortions", "0"], "--distortions is 1, or of images more"),
+        (["--stages", "published", "--distortions", "2"], "published have 1"),
+        (["--preset", "volumes", "--distortions", "2"], "of images more"),
         (["--options", "[3]"], "expected e.g."),
         (["--options", "{width"], "{width is not JSON"),
         (["--options", '{"Magic": {}}'], "are of methods; got Magic"),
@@ -627,6 +630,23 @@ def test_controls_get_parts_of_the_views(monkeypatch) -> None:
     assert views["apart"].equal(views["di"])
     assert apart[0].equal(views["di+views"])
     assert apart.target.equal(targets["di"])
+
+
+def test_distortions_follow_one_another(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES / "compare")
+    import views
+    from settings import Settings
+
+    seen = []
+
+    def halve(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        seen.append(image.max())
+        return image // 2
+
+    monkeypatch.setattr(views, "published_mixture", lambda: halve)
+    image = Image.fromarray(np.full((64, 64), 200, np.uint8))
+    views.make_transforms(Settings(jitter=0, distortions=3))["distorted"](image)
+    assert seen == [200, 100, 50] * 2
 
 
 def test_stages_train_what_they_say(monkeypatch) -> None:
