@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from lightly_dira.core.tensors import moved
 from lightly_dira.features.restoring_host import RestoringHost
 from lightly_dira.loss import DiRALoss
+from lightly_dira.loss.adversaries import comparable
 from lightly_dira.loss.schedule import Schedule
 from lightly_dira.wrapper import Wrapper, check_loss
 
@@ -167,7 +167,8 @@ class Adversary(Wrapper):
                 loss, restored, target, condition, restored.dtype, factors
             )
         self._try_critic(target, condition)
-        return self._hand_back(loss, F.mse_loss(restored.detach().float(), target))
+        distance = self.loss.distance(*comparable(restored.detach(), target))
+        return self._hand_back(loss, distance)
 
     @property
     def last_layer(self) -> Tensor | None:

@@ -19,8 +19,9 @@ from lightly_dira.loss import DiRALoss
 from lightly_dira.loss.adversaries import comparable
 from lightly_dira.loss.schedule import Schedule, starts
 from lightly_dira.models.light_head import head_for
+from lightly_dira.training.batches import NO_TARGET, UNSEEN, different_views
 from lightly_dira.training.trial import check_same_place
-from lightly_dira.views import NO_TARGET, UNSEEN, DiRAViews, different_views
+from lightly_dira.views import DiRAViews
 from lightly_dira.wrapper import Wrapper, check_loss, join
 
 
@@ -208,9 +209,8 @@ class DiRA(Wrapper):
 
         Raises:
             ValueError: If the loss does not have exactly one element, a term is not
-                finite (on an accelerator this is raised one call later, since DiRA
-                does not wait for the device), or the batch has no target or one of the
-                wrong shape.
+                finite (raised one call later on an accelerator, which is not waited
+                for), or the batch has no target or one of the wrong shape.
             RuntimeError: If the backbone has not seen a view with a target.
         """
         check_loss(loss)

@@ -10,8 +10,13 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from torch import Tensor
 
-from lightly_dira.core.private_torch import collate, default_collate_fn_map
+from lightly_dira.core.private_torch import (
+    changes_of,
+    collate,
+    default_collate_fn_map,
+)
 from lightly_dira.core.rows import Rows
+from lightly_dira.core.same_image import say_if_unlike
 from lightly_dira.core.tensors import moved
 
 
@@ -85,16 +90,21 @@ class DiRAViews(list[Tensor]):
                 got = getattr(clean, "dtype", type(clean).__name__)
                 raise TypeError(
                     "DiRAViews: expected targets in [0, 1], floating-point tensors, "
-                    f"got {got}. Scale them: `target.float() / 255`, if they have 8 "
-                    "bits."
+                    f"got {got}. Scale them: of 8 bits, `target.float() / 255`."
                 )
             if not 0 <= index < len(self):
                 raise ValueError(
                     f"DiRAViews: got a target of view {index}, but {len(self)} views."
                 )
+        if target_view is not None and target_view not in target:
+            raise ValueError(
+                f"DiRAViews: target_view={target_view} has no target; {[*target]} "
+                "have one. Name one of them, or give None."
+            )
         self.target_view = target_view
-        self._targets = dict(target)
+        self._targets = dict(sorted(target.items()))
         self._in_order = tuple(self)
+        self._changes = {index: _changes_of(self[index]) for index in target}
         # The arguments of all calls of `to`, and the targets moved by them so far.
         self._moves: tuple[tuple[tuple[Any, ...], dict[str, Any]], ...] = ()
         self._moved: dict[int, Tensor] = {}
@@ -176,6 +186,8 @@ class DiRAViews(list[Tensor]):
                     "`DiRATransform` the same `target_channels`, and keep the target "
                     "at the size of its view."
                 )
+            if _changes_of(view) != self._changes[index]:
+                say_if_unlike(view, self._targets[index])
             found.append(Pair(view, functools.partial(self.target_on, index)))
         return found
 
@@ -185,7 +197,7 @@ class DiRAViews(list[Tensor]):
         # Some functions of C, such as `heapq.heapify`, change lists by other ways.
         if view is not self._in_order[index]:
             self._is_fixed()
-        return view if isinstance(view, Tensor) else view[0]
+        return _tensor_of(view)
 
     def to(self, *args: Any, **kwargs: Any) -> DiRAViews:
         """Moves views and targets as `torch.Tensor.to` does."""
@@ -216,7 +228,17 @@ class DiRAViews(list[Tensor]):
 
 
 # What `DiRAViews` makes of its arguments.
-_MADE_AGAIN = ("target_view", "_targets", "_in_order", "_moves", "_moved")
+_MADE_AGAIN = ("target_view", "_targets", "_in_order", "_changes", "_moves", "_moved")
+
+
+def _changes_of(view: Any) -> tuple[int, ...]:
+    tensor = _tensor_of(view)
+    return changes_of(tensor if isinstance(tensor, Tensor) else None)
+
+
+def _tensor_of(view: Any) -> Tensor:
+    found: Tensor = view if isinstance(view, Tensor) else view[0]
+    return found
 
 
 def _remade(
@@ -245,21 +267,6 @@ def find_views(batch: Any) -> Iterator[DiRAViews]:
             yield from find_views(item)
 
 
-def different_views(batch: Any, *, single: bool) -> list[DiRAViews]:
-    """Returns the `DiRAViews` in a batch, each once.
-
-    Raises:
-        ValueError: If there are several, and must not be.
-    """
-    found = list({id(views): views for views in find_views(batch)}.values())
-    if single and len(found) > 1:
-        raise ValueError(
-            "DiRA: view= names one tensor, but this batch holds several `DiRAViews`. "
-            "Pass those that it was made from: `dira(loss, batch[name], view=x)`."
-        )
-    return found
-
-
 def _collate_views(
     samples: Sequence[DiRAViews], *, collate_fn_map: Any = None
 ) -> DiRAViews:
@@ -277,21 +284,3 @@ def _collate_views(
 
 # PyTorch's map from types to their collate functions, documented for such additions.
 default_collate_fn_map[DiRAViews] = _collate_views
-
-NO_TARGET = (
-    "DiRA: the batch carries no restoration target. Wrap the dataset's transform: "
-    "DiRATransform(transform), and pass the loader's batch unchanged: a new list of "
-    "its views loses the target. Lightly's MultiViewCollate makes such a list: "
-    "leave `collate_fn` out of the DataLoader, whose default works. So do MONAI's "
-    "Compose, Dataset and CacheDataset, and MONAI's DataLoader joins the views of all "
-    "images: hide them in a dictionary, `Dataset(data, lambda item: {'views': "
-    "transform(item)})`. "
-    "DistributedDataParallel with `device_ids` makes such lists of what its `forward` "
-    "is called with: call `dira` outside of it, or use DiRAMixin."
-)
-
-UNSEEN = (
-    "DiRA: this batch holds several `DiRAViews`, and the backbone has not seen all of "
-    "them: the others are not restored. Pass those that it sees, "
-    "`dira(loss, batch[name])`, or run it on all."
-)

@@ -177,7 +177,7 @@ class Wrapper(OptimizerFollower):
         )
         total = components.total
         if total.requires_grad:
-            self._discriminator_step.watch(total)
+            total = self._discriminator_step.watch(total)
         return (
             total if adversary is not None else with_zero_gradients(total, self._critic)
         )

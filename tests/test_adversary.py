@@ -330,3 +330,21 @@ def test_lightning(tmp_path) -> None:
         critic.parameters(), module.dira.discriminator.parameters(), strict=True
     )
     assert any(not torch.equal(one, other) for one, other in pairs)
+
+
+def test_the_distance_is_of_one_form_throughout() -> None:
+    """Found: the mean square before the adversary starts, and L1 after it."""
+    host = nn.Conv2d(1, 1, 3, padding=1)
+    optimizer = torch.optim.SGD(host.parameters(), lr=0.0)
+    loss = DiRALoss(restoration="l1")
+    adversary = Adversary(host, optimizer, loss=loss, adversarial_start=1)
+    target, stages = torch.rand(2, 1, 32, 32), []
+    for _ in range(2):
+        restored = host(target)
+        stages.append(adversary.stage)
+        distance = F.l1_loss(restored, target)
+        adversary(distance, restored, target).backward()
+        torch.testing.assert_close(adversary.components.restorative, distance.detach())
+        optimizer.step()
+        optimizer.zero_grad()
+    assert stages == ["dir", "dira"]

@@ -516,7 +516,7 @@ class TestOptimizerCare:
         for _ in range(4):
             batch = make_batch()
             (dira(model.loss(*batch[0]), batch) / 4).backward()
-        assert dira._discriminator_step._scale == 1
+        assert dira._discriminator_step.scale == 1
 
     def test_loaded_state_is_a_copy(self) -> None:
         model, optimizer, dira = make()

@@ -16,11 +16,13 @@ from lightly.transforms import SimCLRTransform
 from loops import make_views, part_of
 from methods import tiny_backbone
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, default_collate
 from torch.utils.data._utils.pin_memory import pin_memory
 from torchvision.transforms import v2
 
 from lightly_dira import DiRA, DiRATransform, DiRAViews
+from lightly_dira.core import same_image
 from lightly_dira.views import find_views
 
 
@@ -281,3 +283,42 @@ class TestViewsAsALists:
             dira(torch.tensor(0.0), views, view=x)
         expected = (dira.restore(x) - views.targets[0]).square().mean()
         torch.testing.assert_close(dira.components.restorative, expected)
+
+
+class TestChangedInPlace:
+    def setting(self) -> tuple[DiRA, DiRAViews]:
+        torch.manual_seed(0)
+        images = F.interpolate(torch.rand(8, 3, 4, 4), size=(32, 32))
+        backbone = tiny_backbone()
+        optimizer = torch.optim.SGD(backbone.parameters(), lr=0.01)
+        target = images[:4].mean(dim=1, keepdim=True)
+        return DiRA(backbone, optimizer), DiRAViews(images.split(4), target)
+
+    def step(self, dira: DiRA, views: DiRAViews) -> None:
+        dira(dira.features.backbone(views[0]).mean(), views).backward()
+
+    def test_pixels_that_moved(self) -> None:
+        """Found: turned views were restored to targets that were not, silently."""
+        same_image._warn_of_unlike.cache_clear()
+        dira, views = self.setting()
+        views[0].copy_(views[0].flip(-1))
+        with pytest.warns(UserWarning, match="changed in place, and now hardly resem"):
+            self.step(dira, views)
+
+    def test_values_that_changed(self, recwarn) -> None:
+        same_image._warn_of_unlike.cache_clear()
+        dira, views = self.setting()
+        views[0].sub_(0.5).div_(0.2)
+        self.step(dira, copy.copy(views))
+        self.step(dira, views)
+        assert not recwarn.list
+
+
+def test_a_target_of_another_view() -> None:
+    """Found: a KeyError at the first step."""
+    views, target = torch.rand(2, 4, 3, 32, 32), torch.rand(4, 1, 32, 32)
+    with pytest.raises(ValueError, match=r"target_view=0 has no target; \[1\] have"):
+        DiRAViews(views, {1: target})
+    both = DiRAViews(views, {1: target, 0: target / 2}, target_view=None)
+    assert both.target_views == [0, 1]
+    assert both.target.equal(target / 2)

@@ -24,6 +24,8 @@ EXPECTED = (
     "images and masks, whose files have the same names; or a CSV file with a column "
     "image of paths and columns label or mask, and patient and split if they are known"
 )
+# What names of folders begin with that are images and masks, not classes.
+IMAGES, MASKS = ("image", "img"), ("mask", "label", "annotation", "seg")
 # Columns of a CSV file, under the names that people give them.
 COLUMNS = {
     "image": ("image", "path", "file", "filename"),
@@ -115,6 +117,11 @@ def _read(folder: Path, settings: Settings) -> LabelledImages:
         )
     if len(inside) < 2:
         raise ValueError(f"{EXPECTED}.")
+    if all(any(n.startswith(begin) for n in by_name) for begin in (IMAGES, MASKS)):
+        raise ValueError(
+            f"{', '.join(by_name)} are images and masks, not classes: call the folders "
+            f"so; {EXPECTED}."
+        )
     if {"train", "training"} & by_name.keys():
         raise ValueError(
             f"{', '.join(by_name)} are splits, not classes: say what is in which split "

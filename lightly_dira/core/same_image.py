@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
 from lightly_dira.core.tensors import moved
+from lightly_dira.core.user_warnings import warn
 
 # Standardised images up to this mean squared difference, from 0 (equal) to 2
 # (unrelated), count as the same: half precision causes less, a distortion more.
 SAME_IMAGE = 1e-3
+# Pixels that correspond correlate by more, whatever a loop does to their values.
+HARDLY = 0.5
 # Pixels along each side that are compared with an image on another device.
 _SAMPLED = 32
 
@@ -63,3 +68,29 @@ def _standardise(images: Tensor) -> Tensor:
     scale = images.square().mean(dim=axes, keepdim=True).sqrt()
     # Only rounding errors are left of a constant image; they must stay near zero.
     return images / scale.clamp_min(1e-6).maximum(1e-3 * largest)
+
+
+def say_if_unlike(view: Tensor, target: Tensor) -> None:
+    """Warns if a view that a loop has changed in place hardly resembles its target.
+
+    On an accelerator, where looking waits, it looks at the first one only.
+    """
+    if is_waited_for(view) and _looked:
+        return
+    _looked.add(True)
+    correlation = 1 - differences_of(view, target).mean() / 2
+    if correlation < HARDLY:
+        _warn_of_unlike(f"{float(correlation):.1f}")
+
+
+_looked: set[bool] = set()
+
+
+@functools.cache
+def _warn_of_unlike(correlation: str) -> None:
+    warn(
+        "DiRA: a view was changed in place, and now hardly resembles its target: their "
+        f"pixels correlate by {correlation}. If the loop crops or turns views, targets "
+        "do not move with them. Move them in the same way, and make new views: "
+        "DiRAViews(views, targets)."
+    )

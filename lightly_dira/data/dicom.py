@@ -52,7 +52,7 @@ def values_of(file: Any) -> NDArray[Any]:
 
     Those with units, such as the Hounsfield units of CT, are float32; others know what
     is white. White is high: MONOCHROME1 is inverted, among the values that its bits can
-    hold. Its padding, which is not a part of the image, becomes black.
+    hold. Padding, which is not a part of the image, becomes black where it is bright.
     """
     from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 
@@ -61,18 +61,18 @@ def values_of(file: Any) -> NDArray[Any]:
     inverted = photometric == "MONOCHROME1"
     if photometric == "PALETTE COLOR":
         return np.asarray(apply_color_lut(pixels, file))
+    outside = _padding_of(file, pixels)
     if tables := file.get("ModalityLUTSequence"):
         values = np.asarray(apply_modality_lut(pixels, file), dtype=np.float32)
-        table = np.asarray(tables[0].LUTData, dtype=np.float32)
-        return table.max() + table.min() - values if inverted else values
+        if inverted:
+            table = _entries_of(tables[0]).astype(np.float32)
+            values = table.max() + table.min() - values
+        return _blackened(values, outside)
     unsigned = pixels.dtype.kind == "u"
     white = (1 << file.BitsStored) - 1
     if inverted:
-        padding = file.get("PixelPaddingValue")
-        outside = None if padding is None else pixels == padding
         pixels = pixels.dtype.type(white) - pixels if unsigned else ~pixels
-        if outside is not None:
-            pixels[outside] = 0 if unsigned else pixels.min()
+    pixels = _blackened(pixels, outside)
     slope, intercept = _rescaling_of(file)
     if (slope, intercept) != (1.0, 0.0):
         return pixels.astype(np.float32) * slope + np.float32(intercept)
@@ -109,21 +109,48 @@ def as_displayed(file: Any) -> NDArray[Any]:
         )
     if file.get("PhotometricInterpretation") == "MONOCHROME1":
         shown = 1 - shown
-    if (padding := file.get("PixelPaddingValue")) is not None:
-        shown[pixels == padding] = 0
+    if (outside := _padding_of(file, pixels)) is not None:
+        shown[outside] = 0
     return np.asarray(shown, dtype=np.float32)
+
+
+def _padding_of(file: Any, pixels: NDArray[Any]) -> NDArray[Any] | None:
+    """Returns where grey pixels are padding, of one value or of a range of them."""
+    value = file.get("PixelPaddingValue")
+    if value is None or pixels.ndim > 2:
+        return None
+    limit = file.get("PixelPaddingRangeLimit")
+    low, high = sorted((value, value if limit is None else limit))
+    return np.asarray((low <= pixels) & (pixels <= high))
+
+
+def _blackened(values: NDArray[Any], outside: NDArray[Any] | None) -> NDArray[Any]:
+    """Makes padding black, if it is brighter than half of the image."""
+    if outside is None or outside.all() or not outside.any():
+        return values
+    inside = values[~outside]
+    if values[outside].max() <= np.median(inside):
+        return values
+    black = 0 if values.dtype.kind == "u" else inside.min()
+    return np.where(outside, values.dtype.type(black), values)
 
 
 def _by_table(values: NDArray[Any], table: Any) -> NDArray[Any]:
     """Looks values up. pydicom's own function wraps numbers in tables of 8 bits."""
-    count, first, bits = map(int, table.LUTDescriptor)
+    _, first, bits = map(int, table.LUTDescriptor)
+    entries = _entries_of(table)
+    numbers = np.rint(values - first).clip(0, len(entries) - 1).astype(np.int64)
+    looked_up: NDArray[Any] = entries[numbers] / ((1 << bits) - 1)
+    return looked_up
+
+
+def _entries_of(table: Any) -> NDArray[Any]:
+    """Returns the entries of a table, which files may keep as numbers or as bytes."""
     entries = table.LUTData
     if isinstance(entries, bytes):
-        count = count or 1 << 16
+        count = int(table.LUTDescriptor[0]) or 1 << 16
         entries = np.frombuffer(entries, "u1" if len(entries) == count else "<u2")
-    numbers = np.rint(values - first).clip(0, len(entries) - 1).astype(np.int64)
-    looked_up: NDArray[Any] = np.asarray(entries)[numbers] / ((1 << bits) - 1)
-    return looked_up
+    return np.asarray(entries)
 
 
 def _functional_groups(file: Any) -> list[Any]:

@@ -10,14 +10,15 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
+from lightly_dira.core.user_warnings import warn
 from lightly_dira.data.dicom import is_dicom
 from lightly_dira.data.image_files import read_image
 from lightly_dira.data.volume_files import read_volume
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".npy", ".dcm")
 _VOLUMES = (".nii", ".nii.gz", ".npy", ".npz")
-# What macOS adds to folders and archives.
-_FORKS = ("__MACOSX",)
+# What macOS adds to folders and archives, and the index of DICOM media.
+_NO_IMAGES = ("__MACOSX", "DICOMDIR")
 
 
 class _Files(Dataset[tuple[Any, int, str]]):
@@ -42,7 +43,11 @@ class _Files(Dataset[tuple[Any, int, str]]):
         number = range(len(self))[index]
         item = self._read(self.paths[number])
         if self.transform is not None:
-            item = self.transform(item)
+            try:
+                item = self.transform(item)
+            except (TypeError, ValueError) as error:
+                kind = TypeError if isinstance(error, TypeError) else ValueError
+                raise kind(f"{self.names[number]}: {error}") from error
         return item, number, self.names[number]
 
 
@@ -159,8 +164,7 @@ class VolumeFiles(_Files):
 
     def _read(self, path: Path) -> Any:
         if self.manifest is not None:
-            files = sorted(path.iterdir()) if path.is_dir() else [path]
-            self.manifest.check(file for file in files if not _is_hidden(file.name))
+            self.manifest.check(files_of(path))
         voi = self.voi and path.is_dir()
         return read_volume(path, spacing=self.spacing, voi=voi)
 
@@ -186,7 +190,8 @@ def _listed(
         there = sorted({p.suffix or p.name for p in folder.rglob("*") if p.is_file()})
         known = _IMAGES if search is _images_in else _VOLUMES
         raise ValueError(
-            f"{who}: found none of {', '.join(known)} and no DICOM files below {folder}"
+            f"{who}: found none of {', '.join(known)} and no DICOM "
+            f"{'files' if search is _images_in else 'series'} below {folder}"
             f"{', only ' + ', '.join(there[:9]) if there else ', which is empty'}."
         )
     return paths, [path.relative_to(folder).as_posix() for path in paths]
@@ -202,13 +207,26 @@ def _images_in(folder: Path) -> Iterator[Path]:
 
 def _volumes_in(folder: Path) -> Iterator[Path]:
     inside = list(visible(folder))
-    if sum(path.is_file() and is_dicom(path) for path in inside) > 1:
+    slices = [path for path in inside if path.is_file() and is_dicom(path)]
+    if len(slices) > 1:
         yield folder
+    elif slices:
+        warn(
+            f"VolumeFiles: {slices[0]} is alone in its folder, so that it is no series "
+            "of slices, and is left out. Convert volumes of one file to NIfTI."
+        )
     for path in inside:
         if path.is_dir():
             yield from _volumes_in(path)
         elif path.name.lower().endswith(_VOLUMES):
             yield path
+
+
+def files_of(volume: Path) -> list[Path]:
+    """Returns the file of a volume, or those of a series."""
+    if not volume.is_dir():
+        return [volume]
+    return sorted(path for path in visible(volume) if path.is_file())
 
 
 def visible(folder: Path) -> list[Path]:
@@ -217,10 +235,10 @@ def visible(folder: Path) -> list[Path]:
 
 
 def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name in _FORKS
+    return name.startswith(".") or name in _NO_IMAGES
 
 
 def is_plain(pixels: Any) -> bool:
     """Whether an image is of 8 bits, grey or RGB, so that PIL loses nothing."""
-    eight = bool(pixels.dtype == np.uint8)
+    eight = pixels.dtype == np.uint8 and getattr(pixels, "white", None) is None
     return eight and (pixels.ndim == 2 or pixels.shape[2:] == (3,))

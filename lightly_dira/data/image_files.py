@@ -14,6 +14,7 @@ from PIL import Image
 from lightly_dira.core.user_warnings import warn
 from lightly_dira.data.dicom import read_dicom, starts_as_dicom
 from lightly_dira.data.pixels import without_alpha
+from lightly_dira.data.white import Stored
 
 
 def read_image(file: str | Path | bytes, *, voi: bool = False) -> NDArray[Any]:
@@ -65,7 +66,7 @@ def read_image(file: str | Path | bytes, *, voi: bool = False) -> NDArray[Any]:
         raise ValueError(f"read_image: voi=True is for DICOM files, got {name}.")
     if start.startswith(_NUMPY):
         return _read_array(data.tobytes(), name)
-    tags = _tags_of_tiff(data) if start[:4] in (b"II*\0", b"MM\0*") else {}
+    tags = _tags_of_tiff(data) if start[:4] in _TIFF else {}
     pages = _pages_of(data, start, tags)
     if pages > 1:
         raise ValueError(
@@ -75,7 +76,8 @@ def read_image(file: str | Path | bytes, *, voi: bool = False) -> NDArray[Any]:
     image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
     bands, extra = tags.get(_SAMPLES, 1), tags.get(_EXTRA)
     dropped = image is not None and bands > 1 and image.ndim == 2
-    if dropped or (bands > 3 and extra not in _ALPHA and tags[_PHOTOMETRIC] != _CMYK):
+    photometric = tags.get(_PHOTOMETRIC)
+    if dropped or (bands > 3 and extra not in _ALPHA and photometric != _CMYK):
         raise ValueError(
             f"read_image: {name} holds {bands} bands that are not colours and alpha. "
             "Read it with tifffile, and save the bands that you want as `.npy`."
@@ -84,12 +86,20 @@ def read_image(file: str | Path | bytes, *, voi: bool = False) -> NDArray[Any]:
         raise ValueError(
             f"read_image: {name} is not an image that OpenCV can read, or is damaged."
         )
-    if tags.get(_PHOTOMETRIC) == _CMYK or (extra in _ALPHA and image.dtype == np.uint8):
+    if bands > 1 and tags.get(_PLANES) == _APART and image.dtype != np.uint8:
+        # OpenCV takes the first plane for all of them.
+        raise ValueError(
+            f"read_image: {name} keeps its {bands} bands of {image.dtype} one after "
+            "the other. Read it with tifffile, and save it as `.npy`, (H, W, 3)."
+        )
+    if photometric == _CMYK or (extra in _ALPHA and image.dtype == np.uint8):
         # OpenCV multiplies colours by alpha.
         with Image.open(io.BytesIO(data.tobytes())) as opened:
             return np.asarray(without_alpha(opened))
-    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO and image.dtype == np.uint16:
+    if photometric == _WHITE_IS_ZERO and image.dtype == np.uint16:
         image = 65535 - image  # as OpenCV does with 8 bits
+    if tags.get(_BITS) == 12:
+        image = Stored.of(image // 16, 4095)  # OpenCV multiplies them
     _warn_if_cut_off(image, name)
     if image.ndim == 3 and image.shape[2] in (3, 4):
         # PNG files say if they are grey beside their alpha.
@@ -112,13 +122,20 @@ def _read_array(data: bytes, name: str) -> NDArray[Any]:
     return array
 
 
+# What TIFF files start with, of the classic kind and of the large one.
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Tags of TIFF files, and values of theirs.
-_SAMPLES, _EXTRA, _PHOTOMETRIC = 277, 338, 262
-_ALPHA, _WHITE_IS_ZERO, _CMYK = (1, 2), 0, 5
+_SAMPLES, _EXTRA, _PHOTOMETRIC, _BITS, _PLANES, _DEPTH = 277, 338, 262, 258, 284, 32997
+_ALPHA, _WHITE_IS_ZERO, _CMYK, _APART = (1, 2), 0, 5, 2
+# Types of values, by their numbers in TIFF files.
+_TYPES = {1: "u1", 3: "u2", 4: "u4", 16: "u8"}
 
 
 def _tags_of_tiff(data: NDArray[Any]) -> dict[int, int]:
-    """Returns short values of the first page, and as 0 where the next one starts."""
+    """Returns the tags of the first page, and as 0 where the next one starts.
+
+    Of a tag with several values it is the first.
+    """
     order = "<" if data[0] == ord("I") else ">"
 
     def number(place: int, kind: str) -> int:
@@ -126,11 +143,21 @@ def _tags_of_tiff(data: NDArray[Any]) -> dict[int, int]:
         return int(np.frombuffer(data[place : place + size].tobytes(), order + kind)[0])
 
     try:
-        place = number(4, "u4")
-        count = number(place, "u2")
-        entries = range(place + 2, place + 2 + 12 * count, 12)
-        tags = {number(entry, "u2"): number(entry + 8, "u2") for entry in entries}
-        return tags | {0: number(place + 2 + 12 * count, "u4")}
+        large = number(2, "u2") == 43
+        width, kind = (8, "u8") if large else (4, "u4")
+        place = number(width, kind)
+        count = number(place, "u8" if large else "u2")
+        first, step = place + (8 if large else 2), 4 + 2 * width
+        end = first + step * count
+        tags = {0: number(end, kind)}
+        for entry in range(first, end, step):
+            if (of := _TYPES.get(number(entry + 2, "u2"))) is None:
+                continue
+            value = entry + 4 + width
+            if number(entry + 4, kind) * np.dtype(of).itemsize > width:
+                value = number(value, kind)
+            tags[number(entry, "u2")] = number(value, of)
+        return tags
     except (IndexError, ValueError):
         return {}
 
@@ -138,7 +165,7 @@ def _tags_of_tiff(data: NDArray[Any]) -> dict[int, int]:
 def _pages_of(data: NDArray[Any], start: bytes, tags: dict[int, int]) -> int:
     """Returns how many images a file holds, or 2 if there are several."""
     if tags:
-        return 1 + bool(tags[0])
+        return max(1 + bool(tags[0]), tags.get(_DEPTH, 1))
     animated = start[:3] == b"GIF" or start[8:12] == b"WEBP" or b"acTL" in start
     if not animated:
         return 1

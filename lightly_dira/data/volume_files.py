@@ -17,6 +17,7 @@ from lightly_dira.data.resizing import resample_volume
 
 # What NumPy and nibabel raise on files that are damaged or of another kind.
 DAMAGED = (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
+_NUMPY = (".npy", ".npz")
 # Millimetres in the units of NIfTI files; unknown ones are taken for millimetres.
 _MILLIMETRES = {"micron": 1e-3, "meter": 1e3}
 
@@ -66,7 +67,7 @@ def read_volume(
         volume, own = read_series(path, voi=voi)
     elif voi:
         raise ValueError(f"read_volume: voi=True is for DICOM series, got {path}.")
-    elif path.suffix in (".npy", ".npz"):
+    elif path.suffix.lower() in _NUMPY:
         if spacing is not None:
             raise ValueError(
                 f"read_volume: {path} does not state its spacing. Leave `spacing` out, "
@@ -146,6 +147,25 @@ def load_canonical(path: str | Path, *, reader: str) -> tuple[Any, NDArray[Any]]
         raise ValueError(
             f"{reader}: {path} is not a NIfTI file, or is damaged ({error}). {cure}."
         ) from error
+
+
+def lie_on_one_grid(*paths: str | Path) -> bool:
+    """Whether the voxels of NIfTI files lie at the same places, by their affines.
+
+    Of other files, which do not tell, it is True. Values are not read.
+    """
+    if any(Path(p).is_dir() or Path(p).suffix.lower() in _NUMPY for p in paths):
+        return True
+    with extra("medical"):
+        import nibabel
+        from nibabel.spatialimages import SpatialImage
+    affines = []
+    for path in paths:
+        loaded: Any = nibabel.load(path)
+        blank = SpatialImage(np.broadcast_to(np.uint8(0), loaded.shape), loaded.affine)
+        turned = nibabel.as_closest_canonical(blank)  # type: ignore[no-untyped-call]
+        affines.append(turned.affine)
+    return all(np.allclose(affines[0], affine, atol=1e-3) for affine in affines)
 
 
 def _read_nifti(path: Path) -> tuple[NDArray[Any], tuple[float, ...]]:

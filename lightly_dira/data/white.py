@@ -126,7 +126,9 @@ def limits_of(values: NDArray[Any], window: Window | None) -> tuple[float, float
     step = max(1, flat.size // _VALUES)
     while math.gcd(step, flat.size) > 1:
         step += 1
-    low, high = np.percentile(flat[::step], (0.5, 99.5))
+    some = flat[::step]
+    some = some.view(np.uint8) if some.dtype == np.bool_ else some
+    low, high = np.percentile(some, (0.5, 99.5))
     least = np.nextafter(np.float32(low), np.float32(np.inf))
     return float(low), float(max(high, least))
 

@@ -19,8 +19,9 @@ from lightly_dira.data.files import is_plain
 from lightly_dira.data.image_files import read_image
 from lightly_dira.data.pixels import to_array, to_pixels, to_tensor
 from lightly_dira.data.resizing import resize_area, resize_mask, resize_volume
-from lightly_dira.data.volume_files import read_volume
+from lightly_dira.data.volume_files import lie_on_one_grid, read_volume
 from lightly_dira.data.white import Window
+from lightly_dira.evaluation.classes import check_labels, whole
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,7 +78,7 @@ class LabelledImages(Dataset[tuple[Any, Any, str]]):
     spatial_dims: int = 2
 
     def __post_init__(self) -> None:
-        """Checks that labels, masks and so on have an entry for each image."""
+        """Checks the labels, and that there is as much of all as there are images."""
         for name in _OF_EACH:
             known = getattr(self, name)
             if known is not None and len(known) != len(self.images):
@@ -85,6 +86,8 @@ class LabelledImages(Dataset[tuple[Any, Any, str]]):
                     f"LabelledImages: {len(self.images)} images need as many {name}, "
                     f"got {len(known)}."
                 )
+        if self.labels is not None:
+            check_labels("LabelledImages", self.labels)
 
     def __len__(self) -> int:
         """Counts the images."""
@@ -109,7 +112,8 @@ class LabelledImages(Dataset[tuple[Any, Any, str]]):
 
         Raises:
             ValueError: If there is no mask, or it holds fractions, negative numbers or
-                255, which would be a class of its own.
+                255, which would be a class of its own, or is a NIfTI file on another
+                grid than its volume.
         """
         if self.masks is None:
             raise ValueError("LabelledImages: these images have no masks.")
@@ -117,7 +121,13 @@ class LabelledImages(Dataset[tuple[Any, Any, str]]):
         if isinstance(mask, (str, Path)) and self.spatial_dims == 2:
             white = np.asarray(self._read(mask) > 0)
             return white if white.ndim == 2 else np.asarray(white.any(axis=2))
-        classes = self._read(mask)
+        classes, image = whole(self._read(mask)), self.images[index]
+        files = all(isinstance(each, (str, Path)) for each in (image, mask))
+        if files and not lie_on_one_grid(image, mask):
+            raise ValueError(
+                f"LabelledImages: {image} and {mask} lie on different grids, by their "
+                "affines. Resample the mask, or save it with its volume's affine."
+            )
         wrong = classes[
             (classes < 0) | (classes >= 255) | (classes != np.trunc(classes))
         ]
@@ -250,8 +260,9 @@ class Samples(Dataset[tuple[Tensor, Tensor]]):
         else:
             voxels = np.ascontiguousarray(to_pixels(pixels, self.data.window, 3))
             image = resize_volume(to_tensor(torch.from_numpy(voxels)), self.size)
-        if len(image) in (2, 4) and len(image) != self.channels:
-            image = image[:-1]  # without alpha
+        alpha = self.data.spatial_dims == 2 and len(image) in (2, 4)
+        if alpha and len(image) != self.channels:
+            image = image[:-1]
         if len(image) != self.channels:
             grey = image.mean(dim=0, keepdim=True)
             image = grey.expand(self.channels, *self.size)

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from lightly_dira.core.extras import extra
 from lightly_dira.core.modes import evaluating
 from lightly_dira.core.tensors import tensors_in
+from lightly_dira.evaluation.classes import check_labels
 from lightly_dira.evaluation.scores import classification_scores
 from lightly_dira.features.dry_pass import find_levels
 from lightly_dira.features.maps_and_tokens import Level
@@ -115,6 +116,9 @@ def linear_probe(
     Returns:
         The scores of `classification_scores`.
 
+    Raises:
+        ValueError: If targets are not whole numbers from 0 on, or 0 and 1 for findings.
+
     Examples:
         >>> import torch
         >>> from torch.utils.data import TensorDataset
@@ -151,6 +155,9 @@ def knn_probe(
     Returns:
         The scores of `classification_scores`.
 
+    Raises:
+        ValueError: If targets are not whole numbers from 0 on, or 0 and 1 for findings.
+
     Examples:
         >>> import torch
         >>> from torch.utils.data import TensorDataset
@@ -173,6 +180,8 @@ def _score(model: Any, train: TensorDataset, test: TensorDataset) -> dict[str, f
     (x_train, y_train), (x_test, y_test) = (
         [tensor.numpy() for tensor in data.tensors] for data in (train, test)
     )
+    for labels in (y_train, y_test):
+        check_labels("probe", labels)
     if y_train.ndim == 1:
         classes = max(2, int(max(y_train.max(), y_test.max())) + 1)
         probabilities = _predict(model, x_train, y_train, x_test, classes)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightly_dira.core.extras import extra
+from lightly_dira.data.files import files_of
 from lightly_dira.data.white import Window
 from lightly_dira.evaluation.labelled import LabelledImages
 from lightly_dira.evaluation.manifest import Manifest
@@ -37,7 +38,8 @@ def read_table(
 ) -> LabelledImages:
     """Returns the images of a folder, described by a CSV file with a row for each.
 
-    Cells are read as text, so that patients "001" and "1" differ.
+    Cells are read as text, so that patients "001" and "1" differ; spaces around words
+    are left out.
 
     Args:
         table: The CSV file.
@@ -79,6 +81,9 @@ def read_table(
             f"read_table: {table} has no column {', '.join(missing)}; it has "
             f"{', '.join(rows.columns)}."
         )
+    # Spaces around a word are nobody's meaning; files may have them in their names.
+    words = [column for column in asked if column not in (image, mask)]
+    rows = rows.assign(**{column: rows[column].str.strip() for column in words})
     if isinstance(labels, list):
         rows = _with_findings(rows, labels, uncertain)
     for column in asked:
@@ -116,7 +121,9 @@ def read_table(
         if column is not None
     ]
     if manifest is not None:
-        manifest.check([path for column in paths for path in column])
+        manifest.check(
+            file for column in paths for path in column for file in files_of(path)
+        )
     return LabelledImages(
         paths[0],
         labels=values,
@@ -134,7 +141,6 @@ def _with_findings(
     rows: pd.DataFrame, columns: list[str], uncertain: str | None
 ) -> pd.DataFrame:
     """Returns the rows with findings that are 0 or 1."""
-    rows = rows.assign(**{name: rows[name].str.strip() for name in columns})
     known: dict[str, Any] = {"0": "0", "1": "1", "0.0": "0", "1.0": "1"}
     if uncertain is not None:
         certain = {"zeros": "0", "ones": "1"}.get(uncertain)

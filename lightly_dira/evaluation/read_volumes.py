@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lightly_dira.data.volume_files import from_canonical, load_canonical
 from lightly_dira.data.white import Window
+from lightly_dira.evaluation.classes import whole
 from lightly_dira.evaluation.data import slice_brain
 from lightly_dira.evaluation.labelled import LabelledImages
 from lightly_dira.evaluation.manifest import Manifest
@@ -117,6 +118,7 @@ def read_nifti(
                     f"as slices {volume.shape} and {mask.shape}. Resample the mask to "
                     "its volume."
                 )
+            mask = whole(mask)
             if not np.array_equal(mask, np.round(mask)):
                 raise ValueError(
                     f"read_nifti: {masks[number]} holds "

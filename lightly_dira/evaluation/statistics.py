@@ -108,7 +108,9 @@ def compare_paired(
         if len(values) > 1:
             test = stats.ttest_rel(values[first], values[second])
             interval = test.confidence_interval(confidence)
-            result |= {"low": interval.low, "high": interval.high, "p": test.pvalue}
+            # Without any difference, t is 0 / 0.
+            p = test.pvalue if difference.any() else 1.0
+            result |= {"low": interval.low, "high": interval.high, "p": p}
         found.append(result)
     numbers = {"pairs": int} | dict.fromkeys(["difference", "low", "high", "p"], float)
     table = pd.DataFrame(found, columns=[*by, *numbers]).astype(numbers)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lightly_dira.core.modes import evaluating
 from lightly_dira.core.private_torch import uncompiled
 from lightly_dira.core.rows import Rows
-from lightly_dira.core.same_image import differences_of, is_waited_for
+from lightly_dira.core.same_image import HARDLY, differences_of, is_waited_for
 from lightly_dira.core.user_warnings import warn
 from lightly_dira.features.capture import Capture
 from lightly_dira.features.dry_pass import find_levels
@@ -22,8 +22,6 @@ from lightly_dira.features.which_pass import NeverSawError, Recognition, which_v
 
 # Learning what a loop does to its views waits for an accelerator; so often it may.
 _MOST_LESSONS = 2
-# Pixels that correspond correlate by more, whatever a loop does to their values.
-_HARDLY = 0.5
 
 
 class Taken(NamedTuple):
@@ -239,7 +237,7 @@ class FeaturePyramid:
         if alike or waits or self._has_compared:
             return
         correlation = 1 - differences_of(images, view).mean() / 2
-        if correlation < _HARDLY:
+        if correlation < HARDLY:
             self._has_compared = True
             warn(
                 "DiRA: the tensor given as `view` hardly resembles its view: their "

@@ -93,9 +93,8 @@ class Recognition:
             RuntimeError: If no pass saw any of these views, or the match is ambiguous.
         """
         # Prefer passes in training mode, then whole ones, then later ones.
-        passes = sorted(
-            reversed(passes), key=lambda run: (not run.training, len(run.maps) < whole)
-        )
+        passes = [*reversed(passes)]
+        passes.sort(key=lambda run: (not run.training, len(run.maps) < whole))
         claimed = {
             index: number
             for number, view in enumerate(views)
@@ -121,10 +120,8 @@ class Recognition:
             if route is not None and route.view == number:
                 self._prove_later(_part(passes[route.run], route.rows, view), view)
                 return Seen(number, passes[route.run], route.rows)
-            found = None
-            if free and route is None:
-                found = _by_value(passes, free, views, number)
-            if found is not None:
+            look = free and route is None
+            if look and (found := _by_value(passes, free, views, number)) is not None:
                 if key is not None:
                     self._routes[key] = found
                 return Seen(number, passes[found.run], found.rows)
@@ -166,9 +163,9 @@ class Recognition:
         self._routes.clear()
         warn(
             "DiRA: the last step restored the wrong view, since this loop does not "
-            "always pass its views to the backbone in the same order. From now on "
-            "each step waits for the device to compare them. To avoid this, say "
-            "which tensor went into the backbone: `dira(loss, batch, view=x)`."
+            "always pass its views to the backbone in the same order. Now each step "
+            "waits for the device to compare them. To avoid it, `dira(loss, batch, "
+            "view=x)` says which tensor went into the backbone."
         )
 
 
@@ -176,9 +173,16 @@ def which_view(images: Tensor, views: Sequence[Tensor | None]) -> int:
     """Returns which view a tensor is: the only one, or the same by identity or value.
 
     Raises:
+        ValueError: If none has as many rows.
         RuntimeError: If there are several and none matches.
     """
     known = {number: view for number, view in enumerate(views) if view is not None}
+    rows = [len(view) for view in known.values()]
+    if len(images) not in rows:
+        raise ValueError(
+            f"DiRA: the tensor given as `view` has {len(images)} rows, views {rows}. "
+            "Leave `view` out, if they are joined: their rows are found."
+        )
     for number, view in known.items():
         if view is images or len(known) == 1:
             return number

@@ -250,7 +250,7 @@ class DiRALoss(nn.Module):
         """Weighs the terms and adds them."""
         restored, target = comparable(restored, target)
         decoded = restored if factors.restorative else restored.detach()
-        restorative = _RESTORATIONS[self.restoration](decoded, target)
+        restorative = self.distance(decoded, target)
         own = factors.discriminative * self.discriminative_weight * discriminative
         total, restoring = own, own
         if factors.restorative:
@@ -272,6 +272,10 @@ class DiRALoss(nn.Module):
         return DiRALossComponents(
             total, discriminative, restorative, adversarial, critic
         )
+
+    def distance(self, restored: Tensor, target: Tensor) -> Tensor:
+        """Returns L_res(x', x)."""
+        return _RESTORATIONS[self.restoration](restored, target)
 
     def extra_repr(self) -> str:
         """Names weights and forms in the module's repr."""

@@ -23,9 +23,9 @@ class DiscriminatorStep:
     """Adam for the discriminator, independent of the scale of the user's loss.
 
     The discriminator's gradients carry whatever factor the loop put on the loss: a
-    `GradScaler`'s, an accumulation's, a sum's. That factor is the gradient that arrives
-    at the returned scalar. It is accumulated along with the gradients, which are
-    divided by it before Adam sees them. Nothing here waits for the device.
+    `GradScaler`'s, an accumulation's, a sum's. That factor is the gradient of a zero
+    that is added to the returned scalar. PyTorch accumulates it as it does all others,
+    which are divided by it before Adam sees them. Nothing here waits for the device.
 
     A `zero_grad()` ends an accumulation, even if a scaler skipped the step before it.
     The next backward pass notices it from the backbone's gradients: all of them are
@@ -57,7 +57,7 @@ class DiscriminatorStep:
         self.witnesses: Callable[[], Sequence[list[Parameter]] | None] = lambda: ()
         self.was_left = self.began_empty = self._passed = False
         self._out_of_reach = [*self.parameters, *head.parameters()]
-        self._scale: Tensor | None = None
+        self._zero = torch.zeros((), requires_grad=True)
         self._last_scale: Tensor | None = None
         # Parameters with gradients after the last pass; their addresses and versions.
         self._reached: list[Parameter] = []
@@ -71,14 +71,24 @@ class DiscriminatorStep:
         """Returns all but `witnesses`, which only the owner can set."""
         return {**self.__dict__, "witnesses": tuple}
 
-    def watch(self, total: Tensor) -> None:
-        """Notes every backward pass through `total`, as it begins."""
+    def watch(self, total: Tensor) -> Tensor:
+        """Returns the same scalar, whose backward passes are noted as they begin."""
         self.was_left = not self._passed
         # The last may have ended with an exception.
         self._aborted, self._in_backward = self._in_backward, False
         if sum(p.requires_grad for p in self._followed) != self._trainable:
             self.follow(self._followed)
+        zero = self._zero
+        if (zero.device, zero.dtype) != (total.device, total.dtype):
+            self._zero = zero = total.detach().new_zeros((), requires_grad=True)
+        total = total + zero
         total.register_hook(Hook(self._begin_backward))  # type: ignore[no-untyped-call]
+        return total
+
+    @property
+    def scale(self) -> Tensor | None:
+        """The factor on the gradients that have been gathered, if there are any."""
+        return self._zero.grad
 
     @property
     def is_scaled(self) -> bool:
@@ -141,11 +151,11 @@ class DiscriminatorStep:
         optimiser.
         """
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        if self._scale is None or not gradients:
+        if self.scale is None or not gradients:
             self.forget()
             return
         for gradient in gradients:
-            gradient.div_(self._scale)
+            gradient.div_(self.scale)
         finite = torch.stack([g.isfinite().all() for g in gradients]).all()
         for gradient in gradients:
             gradient.masked_fill_(~finite, 0)
@@ -155,7 +165,7 @@ class DiscriminatorStep:
     def forget(self) -> None:
         """Drops what has been gathered."""
         self.adam.zero_grad()
-        self._scale = None
+        self._zero.grad = None
         self.was_left = self._passed = False
 
     def follow(self, parameters: Iterable[Parameter]) -> None:
@@ -180,7 +190,6 @@ class DiscriminatorStep:
         self._reach(scale)
         self.was_left, self._passed = False, True
         self._last_scale = scale.detach()
-        self._scale = scale.detach() + (0 if self._scale is None else self._scale)
 
     def _reach(self, gradient: Tensor) -> None:
         """Checks what is left of the gradients before a backward pass adds to them."""
@@ -221,19 +230,17 @@ class DiscriminatorStep:
         """Drops what was gathered, if the witnesses' gradients are all gone or zero."""
         left = [_own_part(p.grad) for p in self._reached if p.grad is not None]
         if not left:
-            for parameter in self._out_of_reach:
+            for parameter in (*self._out_of_reach, self._zero):
                 parameter.grad = None
-            self._scale = None
             return
         if left[0].device.type == "cpu":
             # Reading does not wait here, and the first that is not zero is enough.
             emptied = torch.tensor(not any(bool(part.any()) for part in left))
         else:
             emptied = ~torch.stack([part.any() for part in left]).any()
-        for gradient in gathered:
+        scale = [] if self.scale is None else [self.scale]
+        for gradient in (*gathered, *scale):
             gradient.masked_fill_(emptied, 0)
-        if self._scale is not None:
-            self._scale = self._scale.masked_fill(emptied, 0)
 
 
 def _own_part(tensor: Tensor) -> Tensor:

@@ -2,37 +2,50 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import cv2
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 from torchvision import transforms as v1
-from torchvision import tv_tensors
 from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as F
 
 from lightly_dira.core.randomness import set_states_on_cpu, states_on_cpu
 from lightly_dira.core.tensors import tensors_in
-from lightly_dira.data.pixels import to_tensor
+from lightly_dira.core.user_warnings import warn
 from lightly_dira.transforms.albumentations_steps import Draws, is_albumentation
 from lightly_dira.transforms.kinds import (
     THROUGH_BOTH,
     Stated,
     geometry_of,
     is_of_library,
+    may_change,
 )
 from lightly_dira.transforms.monai_steps import (
     is_of_monai,
+    library_of,
     looks_into_the_volume,
     run_seeded,
 )
+from lightly_dira.transforms.step_images import (
+    FOR_TENSORS,
+    as_array,
+    as_torchvision,
+    brightest,
+    copied,
+    from_array,
+    in_range,
+    with_channels_of,
+)
+
+# Images on which the user's steps show that copies of them draw the same.
+_PROOFS = 8
+# Times that a step may darken an image.
+_DARK = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +101,7 @@ class Step(nn.Module):
         self.after_distortion = False
         # Whether it moves pixels in [0, 1].
         self.clamps = False
+        self._proofs = 0
 
     @staticmethod
     def is_left_whole(replaced: Any) -> bool:
@@ -116,17 +130,37 @@ class Step(nn.Module):
         view_only = self.after_geometry or self.kind in ("photometric", "normalisation")
         same = sample.view is sample.target and self.kind != "mixed"
         shared = self.kind in THROUGH_BOTH or same
+        images: tuple[Any, ...] = (sample.view,)
+        if not (view_only or shared):
+            images = sample.view, sample.target
+        # What a step changes in place may be a part of what the other one keeps.
+        if self._may_change and (view_only or len(images) > 1):
+            images = tuple(map(copied, images))
+        bright = brightest(sample.view) if self._may_change else 0.0
         if view_only or shared:
-            (out,) = self._run(extras, sample.draws, sample.view)
+            (out,) = self._run(extras, sample.draws, *images)
             view, rest = (out, ()) if self.kind in THROUGH_BOTH else _split(out)
             target = sample.target if view_only else view
         else:
-            images = sample.view, sample.target
             out, other = self._run(extras, sample.draws, *images)
             view, rest = _split(out)
             target, _ = _split(other)
+        if self._may_change and 0 < brightest(view) < bright / _DARK:
+            _warn_of_darkness(name_of(self.transform))
         sample = dataclasses.replace(sample, view=view, target=target)
         return (sample, *rest) if rest else sample
+
+    @functools.cached_property
+    def _may_change(self) -> bool:
+        return may_change(self.transform)
+
+    @functools.cached_property
+    def _is_own(self) -> bool:
+        """Whether it is a step of the user's own."""
+        known = (
+            library_of(c) or is_of_library(c) for c in type(self.transform).__mro__
+        )
+        return not any(known)
 
     def _run(self, extras: tuple[Any, ...], draws: Draws, *images: Any) -> list[Any]:
         """Applies the transform to every image, with the same draws."""
@@ -140,16 +174,20 @@ class Step(nn.Module):
         call = self.transform
         # Steps of the user's own get what the data set gives, as without DiRA.
         if any(map(is_of_library, type(call).__mro__)):
-            images = tuple(map(_as_torchvision, images))
+            images = tuple(map(as_torchvision, images))
+            if type(call) is v1.ToPILImage and isinstance(images[0], Image.Image):
+                return [*images]
             own = name_of(call) if is_of_library(type(call)) else ""
-            if isinstance(images[0], Tensor) and own in _FOR_TENSORS:
-                call = _FOR_TENSORS[own](call)
+            if isinstance(images[0], Tensor) and own in FOR_TENSORS:
+                call = FOR_TENSORS[own](call)
         results: list[Any] = []
         states = states_on_cpu() if len(images) > 1 else None
+        first = self._repeatable(call, images[0], extras) if states else call
         for image in images:
             if results and states is not None:
                 set_states_on_cpu(states)
-            step = self.twin if results and self.kind == "mixed" else call
+            step = call if results else first
+            step = self.twin if results and self.kind == "mixed" else step
             try:
                 results.append(self._clamped(step(image, *extras), image))
             except Exception as error:
@@ -158,10 +196,36 @@ class Step(nn.Module):
                 raise ValueError(_failed(self.transform, image, error)) from error
         return results
 
+    def _repeatable(self, call: Any, image: Any, extras: tuple[Any, ...]) -> Any:
+        """Returns a step with the same draws to come, for the first of two images.
+
+        Steps of libraries draw from the global generators, others may have their own,
+        which are copied with them. The first images prove it.
+        """
+        try:
+            twin = copy.deepcopy(call) if self._is_own else None
+        except Exception as error:
+            why = f"cannot be copied: {error}"
+            raise ValueError(_not_repeatable(call, why)) from error
+        if twin is None:
+            return call
+        if self._proofs < _PROOFS:
+            self._proofs += 1
+            states, made = states_on_cpu(), []
+            for step in map(copy.deepcopy, (call, call)):
+                made.append(_split(step(copied(image), *extras))[0])
+                set_states_on_cpu(states)
+            once, twice = map(np.asarray, made)
+            if not np.array_equal(once, twice):
+                raise ValueError(_not_repeatable(call, "has draws of its own"))
+        return twin
+
     def _clamped(self, output: Any, given: Any) -> Any:
         """Returns pixels in [0, 1] if they were, as bicubic interpolation leaves it."""
+        if isinstance(output, Mapping):
+            return {k: self._clamped(v, given.get(k)) for k, v in output.items()}
         image, rest = _split(output)
-        if self.clamps and not _in_range(image) and _in_range(given):
+        if self.clamps and not in_range(image) and in_range(given):
             array = isinstance(image, np.ndarray)
             image = image.clip(0, 1) if array else image.clamp(0, 1)
         return (image, *rest) if rest else image
@@ -182,22 +246,12 @@ class Step(nn.Module):
             for step, image in zip(twins, images, strict=True):
                 if results and states is not None:
                     set_states_on_cpu(states)
-                results.append(run_seeded(step, image, seed))
+                results.append(self._clamped(run_seeded(step, image, seed), image))
             return results
         except (TypeError, ValueError, RuntimeError) as error:
             if str(error).startswith("DiRA"):
                 raise
             raise ValueError(_failed(self.transform, images[0], error)) from error
-
-
-def with_channels_of(normalisation: Any, view: Any) -> Any:
-    """Returns a grey view with as many channels as are normalised."""
-    channels = len(getattr(normalisation, "mean", ()))
-    grey = isinstance(view, Tensor) and view.ndim == 3 and len(view) == 1
-    if not grey or channels < 2:
-        return view
-    in_place = getattr(normalisation, "inplace", False)
-    return view.repeat(channels, 1, 1) if in_place else view.expand(channels, -1, -1)
 
 
 def name_of(transform: Any) -> str:
@@ -222,79 +276,24 @@ def _failed(transform: Any, image: Any, error: Exception) -> str:
     )
 
 
-def _in_range(image: Any) -> bool:
-    """Whether all floats of an image lie in [0, 1]; True of what is not floats."""
-    if isinstance(image, np.ndarray) and image.dtype.kind == "f" and image.size:
-        return bool(image.min() >= 0 and image.max() <= 1)
-    if isinstance(image, Tensor) and image.is_floating_point() and image.numel():
-        low, high = image.aminmax()
-        return bool(low >= 0 and high <= 1)
-    return True
+def _not_repeatable(call: Any, why: str) -> str:
+    return (
+        f"DiRATransform: {name_of(call)} has to move view and target alike, and {why}. "
+        "Draw from the global generators of PyTorch, NumPy or Python, make it a class "
+        "that can be copied, or put it before the steps that change pixels."
+    )
+
+
+@functools.cache
+def _warn_of_darkness(name: str) -> None:
+    """Warns, once in a process."""
+    warn(
+        f"DiRATransform: {name} made pixels in [0, 1] almost black. Images of 16 bits "
+        "and of files that say what is white come as floats in [0, 1]: leave out its "
+        "division, or say what is white by DiRATransform(window=(low, high))."
+    )
 
 
 def _split(out: Any) -> tuple[Any, tuple[Any, ...]]:
     """Separates an image from what else a step returned."""
     return (out[0], tuple(out[1:])) if isinstance(out, tuple) else (out, ())
-
-
-def as_array(image: Any) -> NDArray[Any]:
-    """Returns an image (H, W) or (H, W, C), or a volume (D, H, W, C), as an array."""
-    if isinstance(image, Tensor):
-        array: NDArray[Any] = image.movedim(0, -1).contiguous().numpy()
-        return array
-    return np.asarray(image)
-
-
-def from_array(volume: Any) -> Any:
-    """Returns an array (D, H, W, C) as a tensor (C, D, H, W), and others unchanged."""
-    if not isinstance(volume, np.ndarray) or volume.ndim != 4:
-        return volume
-    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(volume, -1, 0)))
-
-
-def _as_torchvision(image: Any) -> Any:
-    """Returns a PIL image, or a tensor where PIL would lose precision or channels."""
-    if not isinstance(image, np.ndarray):
-        return image
-    if image.dtype == np.uint8 and (image.ndim == 2 or image.shape[2] in (3, 4)):
-        return Image.fromarray(image)
-    array = np.ascontiguousarray(np.atleast_3d(image))
-    return tv_tensors.Image(torch.from_numpy(array).movedim(-1, 0))
-
-
-def _blur_for_tensors(blur: Any) -> Callable[[Tensor], Tensor]:
-    """Blurs like Lightly's `GaussianBlur`, with its draws, but not in 8 bits."""
-
-    def apply(image: Tensor) -> Tensor:
-        if np.random.random_sample() >= blur.prob:  # noqa: NPY002
-            return image
-        sigma = np.random.uniform(*blur.sigmas)  # noqa: NPY002
-        size = 2 * round(4 * sigma) + 1
-        # Its default border is the mirror that torchvision pads with.
-        blurred = [cv2.GaussianBlur(p, (size, size), sigma) for p in image.numpy()]
-        return torch.from_numpy(np.stack(blurred))
-
-    return apply
-
-
-def _solarize_for_tensors(solarize: Any) -> Callable[[Tensor], Tensor]:
-    """Solarises tensors; Lightly's `RandomSolarization` takes PIL images only."""
-
-    def apply(image: Tensor) -> Tensor:
-        if np.random.random_sample() >= solarize.prob:  # noqa: NPY002
-            return image
-        top = 1.0 if image.is_floating_point() else torch.iinfo(image.dtype).max
-        solarized: Tensor = F.solarize(image, solarize.threshold / 255 * top)
-        return solarized
-
-    return apply
-
-
-_FOR_TENSORS: dict[str, Callable[[Any], Callable[..., Any]]] = {
-    # These two are of torchvision's v1, which does not convert tensors.
-    "ToTensor": lambda _: to_tensor,
-    "PILToTensor": lambda _: lambda image: image,
-    "GaussianBlur": lambda b: _blur_for_tensors(b) if hasattr(b, "sigmas") else b,
-    "RandomSolarization": _solarize_for_tensors,
-    "Jigsaw": lambda jigsaw: lambda image: jigsaw(F.to_pil_image(image)),
-}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lightly.transforms.multi_view_transform import MultiViewTransform
@@ -15,9 +15,9 @@ from lightly_dira.data.white import Window
 from lightly_dira.transforms.albumentations_steps import Albumentation, is_albumentation
 from lightly_dira.transforms.alignment import Step, name_of
 from lightly_dira.transforms.distortion import Distortion, OneOf, Sequential
+from lightly_dira.transforms.fixed_scaling import scales_by_fixed_numbers
 from lightly_dira.transforms.grey_curves import NonLinearIntensity
 from lightly_dira.transforms.kinds import KINDS, treats_channels_alike
-from lightly_dira.transforms.monai_steps import scales_by_fixed_numbers
 from lightly_dira.transforms.paintings import InPainting, OutPainting
 from lightly_dira.transforms.published_distortions import published_for
 from lightly_dira.transforms.published_pipeline import PublishedPipeline
@@ -120,14 +120,13 @@ def checked_kinds(kinds: Mapping[Any, str] | None) -> dict[Any, str]:
 
 
 def check_steps(
-    replaced: Any, aligned: bool, window: Window | None, spatial_dims: int
+    parts: Iterable[Step], aligned: bool, window: Window | None, spatial_dims: int
 ) -> list[Any]:
     """Looks for steps that do not go together with the other arguments.
 
     Returns:
         The steps that scale values by fixed numbers.
     """
-    parts = [*steps_in(replaced)]
     steps = [part.transform for part in parts]
     if not (aligned or any(name_of(step) in FLIPS for step in steps)):
         raise ValueError(
@@ -143,7 +142,9 @@ def check_steps(
         )
     for part in parts:
         moves = part.kind in ("geometric", "mixed")
-        part.clamps = spatial_dims == 2 and moves
+        # Of volumes only where it may interpolate: looking at them takes a while.
+        module = f"{type(part.transform).__module__}."
+        part.clamps = moves and (spatial_dims == 2 or ".spatial." in module)
     return fixed
 
 

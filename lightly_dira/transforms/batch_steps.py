@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightly_dira.transforms.alignment import name_of
-from lightly_dira.transforms.batch_distortion import BatchDistortion
 from lightly_dira.transforms.kinds import is_of_library, kind_of, parts_in_order
 
 # Kinds of steps that views and targets go through together.
@@ -20,20 +19,6 @@ class BatchStep(NamedTuple):
 
     call: Callable[[Tensor], Tensor]
     kind: str
-
-
-def may_change(step: Any) -> bool:
-    """Whether a step may change in place what it is given."""
-    if isinstance(step, BatchDistortion):
-        return step.inplace
-    known = is_of_library(type(step)) and type(step).__name__ != "Lambda"
-    parts = [*getattr(step, "transforms", ())]
-    parts += step.children() if isinstance(step, nn.Sequential) else []
-    return (
-        not known
-        or bool(getattr(step, "inplace", False))
-        or any(map(may_change, parts))
-    )
 
 
 def steps_of(transform: Any, stated: Mapping[Any, str]) -> list[BatchStep]:

@@ -18,10 +18,9 @@ from lightly_dira.transforms.batch_steps import (
     MOVE_BOTH,
     BatchStep,
     check_fill,
-    may_change,
     steps_of,
 )
-from lightly_dira.transforms.kinds import is_of_library
+from lightly_dira.transforms.kinds import is_of_library, may_change
 from lightly_dira.views import DiRAViews
 
 # What pixels outside [0, 1] may be a part of before a normalisation.
@@ -180,6 +179,10 @@ class DiRABatchTransform(nn.Module):
                 view = view if is_normalised else view.clamp(0, 1)
         if not is_distorted:
             view = self._distorted(self._apart(steps, view, target))
+        # A loop may normalise its views in place.
+        kept = {x.untyped_storage().data_ptr() for x in (images, target)}
+        if view.untyped_storage().data_ptr() in kept:
+            view = view.clone()
         return view, self._target(target)
 
     def _apart(

@@ -35,7 +35,6 @@ from lightly_dira.data.white import (
     white_of,
 )
 from lightly_dira.transforms.albumentations_steps import Draws
-from lightly_dira.transforms.alignment import as_array
 from lightly_dira.transforms.distortion import Distortion
 from lightly_dira.transforms.monai_steps import (
     keys_of,
@@ -43,6 +42,7 @@ from lightly_dira.transforms.monai_steps import (
     with_metadata_of,
 )
 from lightly_dira.transforms.preview import orthogonal_slices
+from lightly_dira.transforms.step_images import as_array
 from lightly_dira.transforms.taking_apart import Normalisation
 from lightly_dira.transforms.volume_pipeline import VolumePipeline
 
@@ -88,6 +88,7 @@ class Boundary:
         normalisation: Normalisation | None = None,
         expand: bool = False,
         alike: bool = False,
+        of_monai: bool = False,
         in_units: bool = False,
         hint: str = "",
     ) -> None:
@@ -98,6 +99,7 @@ class Boundary:
         self.colour = normalisation is not None and len(normalisation.mean) == 3
         self.expand = expand
         self.alike = alike
+        self.of_monai = of_monai
         self.in_units = in_units
         self.hint = hint
         self.crops_before_scaling = isinstance(transform, VolumePipeline)
@@ -138,6 +140,10 @@ class Boundary:
         known = getattr(values, "white", None) is not None and not self.in_units
         if self.window is not None or known:
             values = scale(values, self.window)
+        elif self.in_units:
+            # PyTorch knows little of unsigned integers of 16 bits.
+            check_finite(values)
+            values = values.astype(np.float32)
         elif values.dtype.kind == "f":
             check_finite(values)
         elif values.dtype.kind in "ui" and values.dtype.itemsize > 2:
@@ -153,9 +159,11 @@ class Boundary:
         if isinstance(image, Image.Image):
             image = without_alpha(image)
             plain = image.mode in ("L", "RGB") and min(image.size) >= SMALLEST[2]
-            if plain and self.window is None:
+            if plain and self.window is None and not self.of_monai:
                 colour = self.colour and image.mode == "L" and not self.alike
                 return image.convert("RGB") if colour else image
+        if self.of_monai:
+            return self._for_monai(image)
         pixels = to_pixels(image, self.window)
         if self.colour:
             if len(pixels) > 4:
@@ -176,6 +184,20 @@ class Boundary:
         if isinstance(image, Tensor):
             return torch.from_numpy(pixels)
         return to_array(pixels)
+
+    def _for_monai(self, image: Any) -> Tensor:
+        """Returns an image as MONAI's steps take it, with its channels first."""
+        values = values_of(image)
+        if self.in_units:
+            check_finite(values)
+            values = values.astype(np.float32)
+        else:
+            values = to_pixels(image, self.window)
+            if values.dtype == np.uint8:
+                values = values.astype(np.float32) / 255
+        if self.finds_channels and not isinstance(image, Tensor):
+            values = to_array(values)  # as the file has it
+        return torch.from_numpy(np.ascontiguousarray(values))
 
     def _look_for_clipping(self, image: Any) -> None:
         """Warns if the first images look as PIL makes RGB of 16 bits."""

@@ -61,8 +61,8 @@ class DiRATransform:
 
     Attributes:
         transform: The base transform.
-        target_view: Index of the view to restore, or None for the first one that the
-            trained encoder sees.
+        steps: The steps that it was taken apart into; none of published pipelines.
+        target_view: Index of the view to restore, or None.
         target_channels: Channels of the target.
         distortion: The `Distortion` of every view, or None.
         window: Values of the image that are black and white, or None.
@@ -115,9 +115,8 @@ class DiRATransform:
                 any transform of albumentations; "published" for
                 `lightly_dira.transforms.published_mixture()` (of volumes
                 `transvw_mixture()`), None for no distortion.
-            aligned: False leaves horizontal flips out of the target, so that half of
-                the targets are mirrored, as in the published run. A
-                `PublishedPipeline` uses its own `aligned`.
+            aligned: False leaves horizontal flips out of the target: half are mirrored,
+                as in the published run. A `PublishedPipeline` uses its own `aligned`.
             window: Values of the image that become 0 and 1, in its own units, for
                 example (-1000, 400) for the lung in CT; "percentiles" takes 0.5 and
                 99.5 of each image, for MRI and other arbitrary units. Without one,
@@ -144,13 +143,14 @@ class DiRATransform:
         # The published pipelines take samples themselves.
         own = isinstance(self.transform, (PublishedPipeline, VolumePipeline))
         self._call: Any = self.transform
+        self.steps: list[Step] = []
         fixed: list[Any] = []
         if not own:
             self._call = take_apart(self.transform, aligned, checked_kinds(kinds))
-            steps = [step.transform for step in steps_in(self._call)]
-            if any(isinstance(step, DiRATransform) for step in steps):
+            self.steps = [*steps_in(self._call)]
+            if any(isinstance(step.transform, DiRATransform) for step in self.steps):
                 raise TypeError(_TWICE)
-            fixed = check_steps(self._call, aligned, window, spatial_dims)
+            fixed = check_steps(self.steps, aligned, window, spatial_dims)
         self._opaque = Step.is_left_whole(self._call)
         self._boundary = Boundary(
             self.transform,
@@ -159,6 +159,7 @@ class DiRATransform:
             normalisation=find_normalisation(self.transform),
             expand=isinstance(self.transform, PublishedPipeline),
             alike=not own and treat_channels_alike(self._call, self.distortion),
+            of_monai=any(is_of_monai(step.transform) for step in self.steps),
             in_units=bool(fixed),
             hint="" if own else say_what_is_unknown(self._call),
         )
@@ -256,8 +257,7 @@ class DiRATransform:
     def contact_sheet(self, images: Sequence[Any]) -> Tensor:
         """Returns clean targets and views of several images as one image (3, H, W).
 
-        The first row are the targets, a column for each image. Unlike `preview` it
-        needs no matplotlib: `torchvision.utils.save_image(sheet, "preview.png")`.
+        The first row are the targets, a column for each image. See also `save_image`.
         """
         return contact_sheet([self(image) for image in images], self._boundary)
 

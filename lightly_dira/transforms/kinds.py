@@ -19,6 +19,7 @@ from lightly_dira.transforms.monai_steps import (
     choices_of,
     geometry_of_choices,
     kind_of_volume_step,
+    library_of,
 )
 
 # Names of classes of torchvision (v1 and v2 share them), Lightly, albumentations and
@@ -108,6 +109,10 @@ def kind_of(transform: Any, stated: Stated) -> str:
     if kind is None:
         names = (cls.__name__ for cls in classes if is_of_library(cls))
         kind = next((_KIND_OF[name] for name in names if name in _KIND_OF), "unknown")
+        # A `forward` of the user's own may call anything.
+        forward = getattr(type(transform), "forward", None)
+        if kind == "mixed" and not forward.__module__.startswith(_LIBRARIES):
+            kind = "unknown"
         if kind == "mixed" and type(transform).__module__.startswith("kornia."):
             kind = "unknown"  # a policy, whose moves cannot be had alone
     if kind == "several images":
@@ -182,6 +187,20 @@ _ALIKE = (
     "RandomSolarization",
     "RandomSolarize",
 )
+
+
+def may_change(step: Any) -> bool:
+    """Whether a step may change in place what it is given."""
+    kind = type(step)
+    own = kind.__module__.startswith("lightly_dira.") or library_of(kind)
+    known = own or (is_of_library(kind) and kind.__name__ != "Lambda")
+    parts = [*getattr(step, "transforms", ())]
+    parts += step.children() if isinstance(step, nn.Sequential) else []
+    return (
+        not known
+        or bool(getattr(step, "inplace", False))
+        or any(map(may_change, parts))
+    )
 
 
 def is_of_library(cls: type) -> bool:

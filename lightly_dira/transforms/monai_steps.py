@@ -70,13 +70,13 @@ def kind_of_volume_step(transform: Any) -> str | None:
         for suffix in ("Dict", "D", "d"):
             if cls.__module__.endswith(".dictionary"):
                 plain = plain.removesuffix(suffix)
-        if plain == "NormalizeIntensity" and _has_fixed_numbers(transform):
+        if plain == "NormalizeIntensity" and has_fixed_numbers(transform):
             return "geometric"  # the same for every image
         if plain in _KIND_OF:
             return _KIND_OF[plain]
         for part, kind in _KINDS[library].items():
             if part in f"{cls.__module__}.":
-                fixed = kind == "photometric" and not _is_random(transform)
+                fixed = kind == "photometric" and not is_random(transform)
                 return "geometric" if fixed else kind
     return "unknown"
 
@@ -200,17 +200,8 @@ def looks_into_the_volume(transform: Any) -> bool:
     return any(cls.__name__ == "CropForeground" for cls in type(step).__mro__)
 
 
-def scales_by_fixed_numbers(transform: Any) -> bool:
-    """Whether a step of MONAI's scales values with units by fixed numbers."""
-    if not is_of_monai(transform):
-        return False
-    names = {cls.__name__.rstrip("dD") for cls in type(transform).__mro__}
-    return "ScaleIntensityRange" in names or (
-        "NormalizeIntensity" in names and _has_fixed_numbers(transform)
-    )
-
-
-def _has_fixed_numbers(transform: Any) -> bool:
+def has_fixed_numbers(transform: Any) -> bool:
+    """Whether a `NormalizeIntensity` has numbers for all images."""
     # Steps of dictionaries hold the step that they apply.
     step = getattr(transform, "normalizer", transform)
     return getattr(step, "subtrahend", None) is not None and (
@@ -219,12 +210,16 @@ def _has_fixed_numbers(transform: Any) -> bool:
 
 
 def _library(transform: Any) -> str:
-    modules = [cls.__module__ for cls in type(transform).__mro__]
-    found = (name for name in _KINDS if any(m.startswith(name) for m in modules))
-    return next(found, "")
+    return next(filter(None, map(library_of, type(transform).__mro__)), "")
 
 
-def _is_random(transform: Any) -> bool:
+def library_of(cls: type) -> str:
+    """Returns "monai.transforms", "torchio.transforms" or nothing."""
+    return next((name for name in _KINDS if cls.__module__.startswith(name)), "")
+
+
+def is_random(transform: Any) -> bool:
+    """Whether a step draws at random."""
     if is_of_monai(transform):
         return hasattr(transform, "set_random_state")
     return any("Random" in cls.__name__ for cls in type(transform).__mro__)

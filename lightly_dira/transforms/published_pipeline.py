@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from lightly_dira.data.pixels import to_array, to_pixels, to_tensor
 from lightly_dira.data.resizing import resize_area
 from lightly_dira.transforms.albumentations_steps import jitter_colour
-from lightly_dira.transforms.alignment import Sample, as_array
+from lightly_dira.transforms.alignment import Sample
+from lightly_dira.transforms.step_images import as_array
 
 _BYTES = np.arange(256, dtype=np.float32)
 _ORDERS = list(itertools.permutations(range(4)))

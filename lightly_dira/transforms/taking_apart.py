@@ -146,8 +146,12 @@ class Normalisation(NamedTuple):
     std: Tensor
 
     def fits(self, view: Tensor) -> bool:
-        """Whether a view has these channels."""
-        return len(view) == len(self.mean)
+        """Whether a view has these channels; one number is for all."""
+        return len(self.mean) in (1, len(view))
+
+    def equals(self, other: Normalisation) -> bool:
+        """Whether the numbers are the same."""
+        return torch.equal(self.mean, other.mean) and torch.equal(self.std, other.std)
 
     def undone(self, view: Tensor) -> Tensor:
         """Returns the pixels that a view was made from."""

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from lightly_dira.data import ToPixels
 from lightly_dira.data.white import Window
+from lightly_dira.transforms.alignment import name_of
 from lightly_dira.transforms.dira_transform import DiRATransform
-from lightly_dira.transforms.taking_apart import find_normalisation
+from lightly_dira.transforms.fixed_scaling import changes_values_by_rule, window_of
+from lightly_dira.transforms.taking_apart import Normalisation, find_normalisation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,15 +55,13 @@ class Inputs:
         """Looks at what a transform makes of an image.
 
         Raises:
-            ValueError: If views are normalised in another way than by fixed numbers.
+            ValueError: If views are normalised, or values scaled, in another way than
+                by one window and by one mean and standard deviation of each channel.
         """
         view = transform(image).view
         known = find_normalisation(transform.transform)
         channels, *size = view.shape
-        window = transform.window
-        if window is not None and not isinstance(window, str):
-            low, high = map(float, window)
-            window = low, high
+        window = _window_of(transform, known)
         facts = cls(channels, tuple(size), window)
         if known is not None and known.fits(view):
             # Some normalisations are of values up to 255.
@@ -76,8 +76,7 @@ class Inputs:
             raise ValueError(
                 f"Inputs: views from {view.min():.2f} to {view.max():.2f} do not come "
                 "from pixels in [0, 1] by mean and standard deviation, the only "
-                "normalisation that can be kept. Keep that of your own beside the "
-                "weights, or normalise by fixed numbers."
+                f"normalisation that can be kept. {_CURE}"
             )
         return facts
 
@@ -114,3 +113,38 @@ class Inputs:
         )
         normalised: Tensor = (pixels - mean) / std
         return normalised
+
+
+def _window_of(transform: DiRATransform, known: Normalisation | None) -> Window | None:
+    """Returns what becomes black and white.
+
+    Raises:
+        ValueError: If steps of the transform scale values in other ways as well.
+    """
+    window, before = transform.window, ""
+    if window is not None and not isinstance(window, str):
+        low, high = map(float, window)
+        window = low, high
+    for step in transform.steps:
+        kept = True
+        if step.kind == "normalisation":
+            own = find_normalisation(step.transform)
+            same = own is not None and known is not None and own.equals(known)
+            kept = same and before != "normalisation"
+        elif changes_values_by_rule(step.transform):
+            found = window_of(step.transform)
+            kept = found is not None and window in (None, found)
+            window = found
+        if not kept:
+            raise ValueError(
+                f"Inputs: what {name_of(step.transform)} does to values cannot be "
+                f"kept, beside one window and one normalisation. {_CURE}"
+            )
+        before = step.kind
+    return window
+
+
+_CURE = (
+    "Keep that of your own beside the weights, or scale by DiRATransform(window=...) "
+    "and normalise by fixed numbers."
+)

@@ -20,12 +20,12 @@ The weights of a `{backbone}`{head}, pre-trained on images without labels{method
 ## Use
 
 ```python
-from lightly_dira.transforms import read_image
+from lightly_dira.transforms import {read}
 from lightly_dira.weights import from_pretrained
 
 backbone = ...  # the same architecture
 head, inputs = from_pretrained(FOLDER, backbone, return_inputs=True)
-features = backbone(inputs(read_image("scan.png"))[None])
+features = backbone(inputs({read}("{file}"))[None])
 ```
 
 From a hub: `FOLDER = huggingface_hub.snapshot_download("owner/name")`.
@@ -49,7 +49,10 @@ def model_card(config: Mapping[str, Any]) -> str:
     """Returns the card of what `save_pretrained` keeps in ``config.json``."""
     inputs, recipe = config["inputs"], dict(config["recipe"] or {})
     recipe |= {"lightly-dira": config["lightly_dira"], **config["versions"]}
+    volumes = inputs is not None and len(inputs["size"]) == 3
     return _CARD.format(
+        read="read_volume" if volumes else "read_image",
+        file="scan.nii.gz" if volumes else "scan.png",
         backbone=config["backbone"],
         head=" and of its restoration head" if config["head"] else "",
         method=f" by {config['method']}," if config["method"] else "",

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lightly_dira import __version__
 from lightly_dira.core.extras import extra
+from lightly_dira.core.private_torch import uncompiled
 from lightly_dira.dira import DiRA
 from lightly_dira.models.restoration_head import RestorationHead
 from lightly_dira.weights.checks import check_values, load_weights, reading
@@ -78,7 +79,7 @@ def save_pretrained(
     settings: dict[str, Any] = {
         "lightly_dira": __version__,
         "head": None,
-        "backbone": type(backbone).__name__,
+        "backbone": type(uncompiled(backbone)).__name__,
         "inputs": None if inputs is None else dataclasses.asdict(inputs),
         "method": method,
         "recipe": None,

@@ -81,6 +81,61 @@ class TestDicom:
         assert image[:4].max() == 0
         assert image[4:].mean() > 1_500
 
+    @pytest.mark.parametrize("voi", [False, True])
+    def test_ranges_of_padding(self, voi: bool, tmp_path: Path) -> None:
+        """Found: of a range, all but its first value became white."""
+        pixels = self.pixels.copy() + 10
+        pixels[:4, :], pixels[:4, 1] = 5, 0
+        path = save_slice(
+            tmp_path / "a.dcm",
+            pixels,
+            BitsStored=12,
+            PhotometricInterpretation="MONOCHROME1",
+            PixelPaddingValue=0,
+            PixelPaddingRangeLimit=5,
+            WindowCenter=2048,
+            WindowWidth=4096,
+        )
+        image = read_image(path, voi=voi)
+        assert image[:4].max() == 0
+        assert np.median(image[4:]) > 0
+
+    def test_bright_padding(self, tmp_path: Path) -> None:
+        """Found: it stayed white."""
+        pixels = self.pixels.copy()
+        pixels[:4] = 65535
+        path = save_slice(
+            tmp_path / "a.dcm", pixels, BitsStored=16, PixelPaddingValue=65535
+        )
+        image = read_image(path)
+        assert image[:4].max() == 0
+        np.testing.assert_array_equal(image[4:], self.pixels[4:])
+
+    @pytest.mark.parametrize("kind", ["MONOCHROME1", "MONOCHROME2"])
+    def test_tables_of_bytes(self, kind: str, tmp_path: Path) -> None:
+        """Found: they could not be read, also where the table was not needed."""
+        item = Dataset()
+        item.LUTDescriptor, item.ModalityLUTType = [4096, 0, 16], "US"
+        item.add_new("LUTData", "OW", (16 * np.arange(4096, dtype="<u2")).tobytes())
+        path = save_slice(
+            tmp_path / "a.dcm",
+            self.pixels,
+            BitsStored=12,
+            PhotometricInterpretation=kind,
+            ModalityLUTSequence=Sequence([item]),
+        )
+        expected = 16.0 * self.pixels
+        if kind == "MONOCHROME1":
+            expected = 16 * 4095 - expected
+        np.testing.assert_allclose(read_image(path), expected)
+
+    def test_few_bits_of_bytes(self, tmp_path: Path) -> None:
+        """Found: PIL's images do not know that 63 is white."""
+        pixels = (self.pixels % 64).astype(np.uint8)
+        save_slice(tmp_path / "a.dcm", pixels, BitsStored=6, HighBit=5)
+        image = ImageFiles(tmp_path)[0][0]
+        assert to_pixels(image).max() == pytest.approx(pixels.max() / 63)
+
     def test_without_a_preamble(self, tmp_path: Path) -> None:
         path = save_slice(tmp_path / "a.dcm", self.pixels, BitsStored=16)
         data = path.read_bytes()

@@ -104,6 +104,21 @@ class TestImageFiles:
         with pytest.raises(ValueError, match=r"x\.png has another checksum"):
             dataset[dataset.names.index("x.png")]
 
+    def test_what_fails_is_named(self, tmp_path: Path) -> None:
+        """Found: of many files, an error did not say which."""
+        np.save(tmp_path / "right.npy", np.zeros((32, 32)))
+        np.save(tmp_path / "wrong.npy", np.full((32, 32), np.nan))
+        dataset = ImageFiles(tmp_path, DiRATransform(input_size=32))
+        assert len(dataset[0][0]) == 2
+        with pytest.raises(ValueError, match=r"^wrong.npy: DiRATransform: .*NaN"):
+            dataset[1]
+
+    def test_index_of_a_disc(self, folder: Path) -> None:
+        """Found: it was listed as an image, and ended the first epoch."""
+        names = ImageFiles(folder).names
+        (folder / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+        assert ImageFiles(folder).names == names
+
 
 class TestVolumeFiles:
     @pytest.fixture
@@ -129,6 +144,26 @@ class TestVolumeFiles:
         transform = DiRATransform(input_size=(16, 16, 16), spatial_dims=3)
         views, number, _ = VolumeFiles(volumes, transform)[2]
         assert (views[0].shape, number) == (torch.Size([1, 16, 16, 16]), 2)
+
+    def test_single_dicom_files_are_said(self, volumes: Path) -> None:
+        """Found: a file of several frames was left out without a word."""
+        names = VolumeFiles(volumes).names
+        (volumes / "alone").mkdir()
+        source = Path(get_testdata_file("CT_small.dcm"))
+        (volumes / "alone/a.dcm").write_bytes(source.read_bytes())
+        with pytest.warns(UserWarning, match="a.dcm is alone in its folder"):
+            assert VolumeFiles(volumes).names == names
+
+    def test_suffixes_in_capitals(self, tmp_path: Path) -> None:
+        np.save(tmp_path / "a.npy", np.zeros((4, 5, 6)))
+        (tmp_path / "a.npy").rename(tmp_path / "A.NPY")
+        assert VolumeFiles(tmp_path)[0][0].shape == (4, 5, 6)
+
+    def test_percentiles_of_bits(self, tmp_path: Path) -> None:
+        """Found: NumPy does not subtract them."""
+        np.save(tmp_path / "a.npy", np.eye(32, dtype=bool))
+        transform = DiRATransform(input_size=32, window="percentiles")
+        assert ImageFiles(tmp_path, transform)[0][0].target.max() <= 1
 
     def test_nothing(self, tmp_path: Path) -> None:
         (tmp_path / "a.nrrd").write_bytes(b"x")

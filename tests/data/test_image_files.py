@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 from pathlib import Path
 
@@ -20,6 +21,70 @@ from torchvision.datasets import ImageFolder
 
 from lightly_dira import DiRATransform
 from lightly_dira.transforms import read_image
+
+
+class TestTiff:
+    """Files of the classic kind and of the large one are told apart by two bytes."""
+
+    grey = np.arange(40 * 40, dtype=np.uint16).reshape(40, 40)
+
+    @pytest.mark.parametrize("order", ["<", ">"])
+    @pytest.mark.parametrize("big", [False, True])
+    def test_pages(self, big: bool, order: str, tmp_path: Path) -> None:
+        """Found: of large files the first page was read, without a word."""
+        path = tmp_path / "a.tif"
+        options = dict(bigtiff=big, byteorder=order, photometric="minisblack")
+        tifffile.imwrite(path, self.grey, **options)
+        assert np.array_equal(read_image(path), self.grey)
+        tifffile.imwrite(path, np.stack([self.grey] * 3), **options)
+        with pytest.raises(ValueError, match="2 pages or frames"):
+            read_image(path)
+
+    def test_volumes(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.tif"
+        options = dict(photometric="minisblack", volumetric=True)
+        tifffile.imwrite(path, np.stack([self.grey] * 4), **options)
+        with pytest.raises(ValueError, match="holds 4 pages or frames"):
+            read_image(path)
+
+    @pytest.mark.parametrize("big", [False, True])
+    def test_white_is_zero_and_alpha(self, big: bool, tmp_path: Path) -> None:
+        path = tmp_path / "a.tif"
+        tifffile.imwrite(path, self.grey, bigtiff=big, photometric="miniswhite")
+        assert np.array_equal(read_image(path), 65535 - self.grey)
+        image = np.full((40, 40, 4), 200, np.uint8)
+        image[..., 3] = 100
+        tifffile.imwrite(path, image, bigtiff=big, photometric="rgb", extrasamples=[2])
+        assert np.array_equal(read_image(path), image[..., :3])
+
+    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+    def test_planes_one_after_the_other(self, dtype, tmp_path: Path) -> None:
+        """Found: OpenCV takes the first for all of them, and memory for the rest."""
+        planes = np.arange(3 * 40 * 40).reshape(3, 40, 40) % 251
+        path = tmp_path / "a.tif"
+        options = dict(photometric="rgb", planarconfig="separate")
+        tifffile.imwrite(path, planes.astype(dtype), **options)
+        if dtype == np.uint8:
+            assert np.array_equal(read_image(path), planes.transpose(1, 2, 0))
+        else:
+            with pytest.raises(ValueError, match=r"keeps its 3 bands of .* one after"):
+                read_image(path)
+
+    def test_twelve_bits(self, tmp_path: Path) -> None:
+        """Found: values came multiplied by 16."""
+        path, values = tmp_path / "a.tif", self.grey % 4096
+        pairs = values.reshape(-1, 2).astype(np.uint32)
+        packed = pairs[:, 0] << 12 | pairs[:, 1]
+        parts = np.stack([packed >> 16, packed >> 8, packed], axis=1).astype(np.uint8)
+        tags = [(256, 4, 40), (257, 4, 40), (258, 3, 12), (259, 3, 1), (262, 3, 1)]
+        tags += [(273, 4, 8), (277, 3, 1), (278, 4, 40), (279, 4, parts.size)]
+        start = struct.pack("<2sHI", b"II", 42, 8 + parts.size)
+        entries = b"".join(struct.pack("<HHII", n, kind, 1, v) for n, kind, v in tags)
+        end = struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0)
+        path.write_bytes(start + parts.tobytes() + end)
+        image = read_image(path)
+        assert np.array_equal(image, values)
+        assert image.white == 4095
 
 
 class TestAlpha:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -34,6 +35,49 @@ class TestLabelledImages:
     def test_unequal_lengths(self) -> None:
         with pytest.raises(ValueError, match="4 images need as many labels, got 3"):
             LabelledImages(np.zeros((4, 32, 32), np.uint8), labels=np.zeros(3))
+
+    def test_masks_of_volumes_on_another_grid(self, tmp_path) -> None:
+        """Found: each file was turned by its own affine; Dice with the object: 0.04."""
+        volume = np.zeros((20, 20, 20), np.uint8)
+        volume[2:7, 3:8, 4:9] = 1
+        paths = {}
+        for name, affine in (("lps", np.diag([-1, -1, 1, 1])), ("ras", np.eye(4))):
+            paths[name] = tmp_path / f"{name}.nii.gz"
+            nibabel.save(nibabel.Nifti1Image(volume, affine), paths[name])
+        turned = tmp_path / "turned.nii.gz"
+        image = nibabel.as_closest_canonical(nibabel.load(paths["lps"]))
+        nibabel.save(image, turned)
+        np.save(tmp_path / "plain.npy", volume)
+
+        def mask(image, mask) -> np.ndarray:
+            data = LabelledImages([image], masks=[mask], spatial_dims=3)
+            assert data.pixels(0).shape == volume.shape
+            return data.mask(0)
+
+        with pytest.raises(ValueError, match=r"ras\.nii\.gz lie on different grids"):
+            mask(paths["lps"], paths["ras"])
+        # The same grid, stored in another order.
+        right = LabelledImages([turned], spatial_dims=3).pixels(0)
+        assert np.array_equal(mask(paths["lps"], turned), right)
+        # Which do not tell where they lie.
+        assert mask(tmp_path / "plain.npy", paths["lps"]).sum() == 125
+
+    def test_masks_that_were_scaled(self, tmp_path) -> None:
+        """Found: 1.0000000591 was taken for a probability."""
+        image = nibabel.Nifti1Image(np.eye(8)[None] * np.ones((8, 1, 1)), np.eye(4))
+        image.set_data_dtype(np.uint8)
+        nibabel.save(image, tmp_path / "mask.nii")
+        path = tmp_path / "mask.nii"
+        data = LabelledImages([path], masks=[path], spatial_dims=3)
+        assert set(np.unique(data.mask(0))) == {0, 1}
+
+    @pytest.mark.parametrize("channels", [2, 3, 4])
+    def test_modalities_are_no_alpha(self, channels: int) -> None:
+        """Found: of 2 or 4 modalities the last was left out of their mean."""
+        volume = np.zeros((channels, 8, 8, 8), np.uint8)
+        volume[-1] = 255
+        data = LabelledImages([volume], labels=np.zeros(1), spatial_dims=3)
+        assert Samples(data, 8)[0][0].mean() == pytest.approx(1 / channels)
 
     def test_unknown_split(self) -> None:
         with pytest.raises(ValueError, match=r"no split 'other'; there are \['test'"):

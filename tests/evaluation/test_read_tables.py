@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from bounded import BOUNDED
+from dicom_files import save_series
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from lightly_dira.data import VolumeFiles
 from lightly_dira.evaluation.labelled import Samples
 from lightly_dira.evaluation.manifest import Manifest
 from lightly_dira.evaluation.read_tables import read_table
@@ -156,6 +158,32 @@ class TestReaders:
         table = pd.DataFrame(rows)
         table.to_csv(folder / "labels.csv", index=False)
         return table
+
+    def test_spaces_around_words(self, tmp_path) -> None:
+        """Found: "p0" and "p0 " were two patients, in two splits."""
+        table = self.make_folder(tmp_path)
+        table["patient"] = [f"p{p}{' ' * (i % 2)}" for i, p in enumerate(table.patient)]
+        table["label"] = [f"{' ' * (i % 3)}{x}" for i, x in enumerate(table.label)]
+        table.to_csv(tmp_path / "labels.csv", index=False)
+        data = read_table(tmp_path / "labels.csv", tmp_path, patient="patient")
+        assert data.label_names == ("healthy", "ill")
+        rows = pd.DataFrame({"patient": data.patients, "split": data.splits})
+        assert rows.groupby("patient")["split"].nunique().max() == 1
+        assert rows["patient"].nunique() == 10
+
+    def test_manifest_of_series(self, tmp_path) -> None:
+        """Found: a series is a folder, which has no checksum."""
+        pixels = np.zeros((3, 16, 16), np.int16)
+        save_series(tmp_path / "ct", pixels)
+        manifest = Manifest.of(tmp_path)
+        pd.DataFrame({"image": ["ct"], "label": [0]}).to_csv(tmp_path / "a.csv")
+        (tmp_path / "ct/more").mkdir()
+        options = dict(spatial_dims=3, manifest=manifest)
+        assert len(read_table(tmp_path / "a.csv", tmp_path, **options)) == 1
+        assert VolumeFiles(tmp_path, manifest=manifest)[0][0].shape == (3, 16, 16)
+        next((tmp_path / "ct").glob("*.dcm")).write_bytes(b"other")
+        with pytest.raises(ValueError, match="has another checksum"):
+            read_table(tmp_path / "a.csv", tmp_path, **options)
 
     def test_table(self, tmp_path) -> None:
         table = self.make_folder(tmp_path)

@@ -64,6 +64,22 @@ class TestStatistics:
             compare_paired(rows.assign(x=0), "stage", "dira", "di", by=["x"])
 
 
+def test_equal_values_are_no_difference() -> None:
+    """Found: p was not a number, and the pair left Holm's correction."""
+    rows = pd.DataFrame(
+        {
+            "task": ["a"] * 6 + ["b"] * 6,
+            "stage": (["di"] * 3 + ["dira"] * 3) * 2,
+            "seed": [0, 1, 2] * 4,
+            "value": [0.5, 0.75, 1.0] * 2 + [0.1, 0.2, 0.3, 0.21, 0.32, 0.4],
+        }
+    )
+    table = compare_paired(rows, "stage", "dira", "di", by=["task"])
+    assert table["difference"][0] == 0
+    assert table["p"][0] == 1
+    assert table["p_holm"][1] == pytest.approx(2 * table["p"][1])
+
+
 def test_groups_without_a_name_are_kept() -> None:
     """Found: rows with NaN in a column of `by` were dropped."""
     rows = pd.DataFrame(

@@ -189,6 +189,19 @@ def test_other_folders_are_errors(tmp_path, load, inside: list[str]) -> None:
         load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "names", [("images", "labels"), ("imgs", "masks"), ("image", "mask")]
+)
+def test_images_and_masks_are_no_classes(tmp_path, load, names) -> None:
+    """Found: images were told from masks, without a word."""
+    for name in names:
+        (tmp_path / name).mkdir()
+        for number in range(20):
+            cv2.imwrite(str(tmp_path / name / f"{number}.png"), scan(0, number))
+    with pytest.raises(SystemExit, match="are images and masks, not classes"):
+        load(tmp_path)
+
+
 def test_window(load, capsys) -> None:
     from command import parse
 

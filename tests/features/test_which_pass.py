@@ -125,6 +125,15 @@ class TestSaid:
         expected = (restored - views.targets[1]).square().mean()
         torch.testing.assert_close(dira.components.restorative, expected)
 
+    def test_several_in_one(self) -> None:
+        """Found: an error about the sizes of tensors."""
+        model, dira = self.setting()
+        views = make_views()
+        x = torch.cat(list(views))
+        loss = model.backbone(x).mean()
+        with pytest.raises(ValueError, match=r"rows, views .*Leave `view` out"):
+            dira(loss, views, view=x)
+
     def test_none_of_several(self) -> None:
         model, dira = self.setting()
         views = make_views()

@@ -22,8 +22,8 @@ def save_slice(path: Path, pixels: np.ndarray, **tags: object) -> Path:
     file.PixelRepresentation = int(pixels.dtype.kind == "i")
     for name, value in tags.items():
         setattr(file, name, value)
-    if "PixelPaddingValue" in tags:
-        file["PixelPaddingValue"].VR = "US"
+    for name in {"PixelPaddingValue", "PixelPaddingRangeLimit"} & tags.keys():
+        file[name].VR = "US"
     file.save_as(path)
     return path
 

@@ -140,6 +140,35 @@ class TestAccumulation:
         torch.testing.assert_close(norms[2], norms[0])
 
 
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda loss, w: torch.autograd.grad(loss, w, retain_graph=True),
+        lambda loss, w: torch.autograd.grad(
+            loss, w, torch.tensor(1024.0), retain_graph=True
+        ),
+        lambda loss, w: loss.backward(inputs=w, retain_graph=True),
+    ],
+)
+def test_gradients_that_are_only_looked_at(look) -> None:
+    """Found: logging a gradient's norm halved the critic's step, or nearly undid it."""
+
+    def moments(look) -> Tensor:
+        torch.manual_seed(0)
+        backbone = tiny_backbone()
+        optimizer = torch.optim.SGD(backbone.parameters(), lr=0.1)
+        dira, views = DiRA(backbone, optimizer), make_views()
+        loss = dira(backbone(views[0]).square().mean(), views)
+        look(loss, list(backbone.parameters())[:1])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        state = dira._discriminator_step.adam.state
+        return torch.cat([each["exp_avg"].flatten() for each in state.values()])
+
+    torch.testing.assert_close(moments(look), moments(lambda loss, w: None))
+
+
 @pytest.mark.parametrize("set_to_none", [True, False])
 def test_other_losses_between(set_to_none: bool) -> None:
     """The head's gradients end with a `zero_grad()`, also where DiRA is not called."""

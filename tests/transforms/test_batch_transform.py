@@ -233,3 +233,18 @@ def test_trains_in_a_plain_loop() -> None:
         optimizer.zero_grad()
     assert dira.components.restorative > 0
     assert dira.steps == 2
+
+
+def test_views_share_nothing_with_targets() -> None:
+    """Found: a loop that normalised its views in place changed targets and batch."""
+    blur = v2.RandomApply([v2.GaussianBlur(3)], p=0.0)
+    for steps in ([v2.CenterCrop(24)], [v2.CenterCrop(24), blur], [blur]):
+        images = batch_of(2)
+        before = images.clone()
+        transform = DiRABatchTransform(v2.Compose(steps), distortion=None)
+        views = transform(images)
+        targets = [target.clone() for target in views.targets]
+        for view in views:
+            view.sub_(0.5).div_(0.25)
+        assert all(map(torch.equal, views.targets, targets))
+        assert images.equal(before)

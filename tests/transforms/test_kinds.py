@@ -397,3 +397,14 @@ class TestStepsOfTheUsersOwn:
             pass
 
         DiRATransform(v2.Compose([Mine(32), v2.ToImage()]))
+
+
+def test_a_policy_with_a_forward_of_its_own() -> None:
+    """Found: a KeyError of names that such a `forward` does not have."""
+
+    class Own(v1.RandAugment):
+        def forward(self, image: Image.Image) -> Image.Image:
+            return super().forward(image)
+
+    assert kind_of(Own(), {}) == "unknown"
+    assert kind_of(v1.RandAugment(), {}) == "mixed"

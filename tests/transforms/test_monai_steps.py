@@ -14,6 +14,7 @@ import torch
 from monai import transforms as mt
 from monai.data import MetaTensor
 from pictures import cube
+from PIL import Image
 
 from lightly_dira import DiRATransform
 from lightly_dira.transforms.monai_steps import run_seeded
@@ -309,3 +310,44 @@ class TestMonai:
         with ThreadPoolExecutor(8) as pool:
             assert all(pool.map(aligned, range(100)))
         assert threading.active_count() < 50
+
+
+class TestImages:
+    """Of two dimensions MONAI's steps get tensors (C, H, W), as they expect."""
+
+    @pytest.mark.parametrize("first", [True, False])
+    @pytest.mark.parametrize("kind", ["16 bits", "8 bits", "colour", "PIL", "tensor"])
+    def test_of_all_kinds(self, kind: str, first: bool) -> None:
+        """Found: internal errors, and colour taken for an image of 64 channels."""
+        grey = np.tile(np.arange(0, 250, 5, dtype=np.uint8), (50, 1))
+        image: Any = {
+            "16 bits": grey.astype(np.uint16) * 257,
+            "8 bits": grey,
+            "colour": np.repeat(grey[..., None], 3, axis=2),
+            "PIL": Image.fromarray(grey),
+            "tensor": torch.from_numpy(grey)[None],
+        }[kind]
+        where = -1 if kind == "colour" else 0 if kind == "tensor" else "no_channel"
+        steps = [mt.EnsureChannelFirst(channel_dim=where)] if first else []
+        steps += [mt.RandFlip(prob=0.5, spatial_axis=1), mt.RandGaussianNoise(prob=1.0)]
+        transform = DiRATransform(mt.Compose(steps), distortion=None)
+        flipped = set()
+        for _ in range(8):
+            views = transform(image)
+            assert views[0].shape == (3 if kind == "colour" else 1, 50, 50)
+            target = views.target[0]
+            assert target.max() == pytest.approx(245 / 255, abs=1e-4)
+            flipped.add(bool(target[0, 0] > target[0, -1]))
+            pair = torch.stack([views[0].mean(0).flatten(), target.flatten()])
+            assert torch.corrcoef(pair)[0, 1] > 0.9
+        assert flipped == {True, False}
+
+    @pytest.mark.parametrize("top", [255, 4095, 65535])
+    def test_scaled_by_fixed_numbers(self, top: int) -> None:
+        """Found: pixels in [0, 1] were divided again, and all was black."""
+        dtype = np.uint8 if top == 255 else np.uint16
+        image = np.linspace(0, top, 40 * 40).reshape(40, 40).astype(dtype)
+        scaling = mt.ScaleIntensityRange(0, top, 0, 1)
+        transform = DiRATransform(mt.Compose([scaling]), distortion=None)
+        target = transform(image).target[0]
+        assert np.allclose(target, image / top, atol=1e-6)

@@ -74,11 +74,50 @@ class TestInputs:
         steps = A.Compose([A.Normalize(normalization=how), ToTensorV2()])
         transform = DiRATransform(steps, distortion=Sequential([]))
         image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
-        if how == "min_max":  # these are in [0, 1]
-            assert Inputs.of(transform, image).mean == ()
-        else:
-            with pytest.raises(ValueError, match="normalise by fixed numbers"):
-                Inputs.of(transform, image)
+        with pytest.raises(ValueError, match="normalise by fixed numbers"):
+            Inputs.of(transform, image)
+
+    def test_scaled_by_a_step_of_monai(self) -> None:
+        """Found: neither window nor numbers were kept, and inputs were black."""
+        monai = pytest.importorskip("monai.transforms")
+        volume = ramp(size=40).astype(np.float32)[None].repeat(40, axis=0)
+
+        def inputs_of(*steps) -> tuple[Inputs, torch.Tensor]:
+            first = monai.EnsureChannelFirst(channel_dim="no_channel")
+            transform = DiRATransform(
+                monai.Compose([first, *steps]), spatial_dims=3, distortion=None
+            )
+            return Inputs.of(transform, volume), transform(volume).view
+
+        inputs, view = inputs_of(monai.ScaleIntensityRange(0, 4095, 0, 1, clip=True))
+        assert inputs.window == (0, 4095)
+        assert torch.allclose(inputs(volume), view.as_subclass(torch.Tensor), atol=1e-5)
+        for step in (
+            monai.ScaleIntensity(),
+            monai.ScaleIntensityRangePercentiles(1, 99, 0, 1, clip=True),
+            monai.NormalizeIntensity(0, 4095),
+        ):
+            with pytest.raises(ValueError, match=type(step).__name__):
+                inputs_of(step)
+
+    def test_two_normalisations(self) -> None:
+        """Found: only the first was kept."""
+        from torchvision.transforms import v2
+
+        steps = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
+        steps += [v2.Normalize([0.5], [0.5]), v2.Normalize([0.5], [2.0])]
+        image = np.zeros((40, 40), np.uint8)
+        with pytest.raises(ValueError, match="what Normalize does to values cannot be"):
+            Inputs.of(DiRATransform(v2.Compose(steps)), image)
+
+    def test_one_number_for_all_channels(self) -> None:
+        from torchvision import transforms as v1
+
+        steps = v1.Compose([v1.ToTensor(), v1.Normalize((0.5), (0.25))])
+        transform = DiRATransform(steps, distortion=Sequential([]))
+        image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        inputs = Inputs.of(transform, image)
+        assert torch.allclose(inputs(image), transform(image)[0], atol=1e-3)
 
     def test_windows_of_numpy(self, tmp_path) -> None:
         """Found: they were kept as text."""

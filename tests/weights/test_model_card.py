@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+import torch
 from pictures import ramp
 from torchvision.models import resnet18
 from trained import save
 
-from lightly_dira.weights import Inputs, from_pretrained
+from lightly_dira.weights import Inputs, from_pretrained, save_pretrained
 
 
 class TestCard:
@@ -33,6 +36,17 @@ class TestCard:
         (tmp_path / "README.md").write_text("mine")
         save(tmp_path)
         assert (tmp_path / "README.md").read_text() == "mine"
+
+    def test_of_volumes_and_of_compiled_backbones(self, tmp_path) -> None:
+        """Found: `read_image` reads no volumes, and no one has an OptimizedModule."""
+        backbone = torch.compile(resnet18())
+        save_pretrained(tmp_path, backbone, inputs=Inputs(1, (16, 32, 32)))
+        card = (tmp_path / "README.md").read_text()
+        assert 'inputs(read_volume("scan.nii.gz"))' in card
+        assert "import read_volume" in card
+        assert "# ResNet, pre-trained" in card
+        config = json.loads((tmp_path / "config.json").read_text())
+        assert config["backbone"] == "ResNet"
 
     def test_its_lines_run(self, tmp_path, monkeypatch) -> None:
         import cv2

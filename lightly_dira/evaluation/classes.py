@@ -1,0 +1,45 @@
+"""What labels and masks hold: classes, or findings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def check_labels(who: str, labels: Any) -> None:
+    """Raises a ValueError unless labels are whole numbers from 0 on.
+
+    Args:
+        who: Who asks, for the error.
+        labels: A class of each image, (N,), or its findings, 0 or 1, (N, L).
+    """
+    values = np.asarray(labels)
+    if values.dtype.kind not in "biuf":
+        raise ValueError(
+            f"{who}: labels must be numbers, got {values.reshape(-1)[:1]}. "
+            "Number the classes: `names, labels = numpy.unique(words, "
+            "return_inverse=True)`, with label_names=tuple(names)."
+        )
+    most = 1 if values.ndim > 1 else np.iinfo(np.int64).max
+    # NaN is neither.
+    right = (values >= 0) & (values <= most) & (values == np.floor(values))
+    if not right.all():
+        place = np.argwhere(~right)[0]
+        what = "0 or 1 for each finding" if values.ndim > 1 else "classes from 0 on"
+        raise ValueError(
+            f"{who}: labels are {what}, got {values[tuple(place)]} of image "
+            f"{place[0]}. Leave out images whose label is not known (`subset`), or "
+            "decide: probabilities by `labels > 0.5`; CheXpert's -1 by `read_table("
+            "uncertain=...)`."
+        )
+
+
+def whole(classes: NDArray[Any]) -> NDArray[Any]:
+    """Returns classes of a mask without the rounding errors of files that scale them.
+
+    Where values are further from whole numbers, all are left as they are.
+    """
+    rounded = np.round(classes)
+    return rounded if np.allclose(classes, rounded, rtol=0, atol=1e-4) else classes

@@ -1,0 +1,50 @@
+"""Steps of MONAI and torchio that scale values alike in every image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightly_dira.transforms.monai_steps import (
+    has_fixed_numbers,
+    is_random,
+    library_of,
+)
+
+
+def scales_by_fixed_numbers(transform: Any) -> bool:
+    """Whether a step scales values with units by fixed numbers."""
+    names = _names_of(transform)
+    if "RescaleIntensity" in names:
+        return getattr(transform, "in_min_max", None) is not None
+    fixed = "NormalizeIntensity" in names and has_fixed_numbers(transform)
+    return fixed or "ScaleIntensityRange" in names
+
+
+def changes_values_by_rule(transform: Any) -> bool:
+    """Whether a step changes the values of every image, by numbers or by its own."""
+    own = any(
+        ".intensity." in f"{cls.__module__}."
+        for cls in type(transform).__mro__
+        if library_of(cls)
+    )
+    return own and not is_random(transform)
+
+
+def window_of(transform: Any) -> tuple[float, float] | None:
+    """Returns the values that a step turns into 0 and 1, if it does that to any."""
+    names = _names_of(transform)
+    # Steps of dictionaries hold the step that they apply.
+    step = getattr(transform, "scaler", transform)
+    if "ScaleIntensityRange" in names and (step.b_min, step.b_max) == (0, 1):
+        return float(step.a_min), float(step.a_max)
+    if "RescaleIntensity" in names and (step.out_min, step.out_max) == (0, 1):
+        window: tuple[float, float] | None = getattr(step, "in_min_max", None)
+        return window
+    return None
+
+
+def _names_of(transform: Any) -> set[str]:
+    """Returns the classes of MONAI or torchio of a step, those of arrays."""
+    return {
+        cls.__name__.rstrip("dD") for cls in type(transform).__mro__ if library_of(cls)
+    }
