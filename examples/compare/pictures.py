@@ -142,7 +142,9 @@ def draw_dense_features(
     bare = [name for name in own if re.search("-di-", name)]
     others = [name for name in own if name not in bare]
     shown = {"untrained": untrained}
-    shown |= {name: encoders[name][0] for name in [*bare[:1], *others[-1:]]}
+    for name in [*bare[:1], *others[-1:]]:
+        method, stage, _ = name.split("-")
+        shown[f"{method}\n{stage}"] = encoders[name][0]
     val = task.data.split(task.val)
     part = val.subset(np.linspace(0, len(val) - 1, 4).astype(int))
     size = np.multiply(task.size, enlarged).tolist()

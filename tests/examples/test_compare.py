@@ -100,6 +100,7 @@ def test_joining(tmp_path, monkeypatch) -> None:
     """Two seeds that ran apart are one comparison; other settings are an error."""
     monkeypatch.syspath_prepend(EXAMPLES / "compare")
     from join import join_parts
+    from results import as_json
     from settings import Settings
 
     whole = EXAMPLES / "results/hippocampus_unet"
@@ -119,9 +120,7 @@ def test_joining(tmp_path, monkeypatch) -> None:
         assert (tmp_path / "out" / name).read_text() == (whole / name).read_text()
     joined = json.loads((tmp_path / "out/settings.json").read_text())
     # Settings that did not exist yet have their defaults.
-    new = {"head_cost": Settings().head_cost, "window": []}
-    new |= {"restored_share": Settings().restored_share}
-    assert joined == new | settings
+    assert joined == as_json(Settings()) | settings
     other = json.loads((parts[1] / "settings.json").read_text()) | {"lr": 5}
     (parts[1] / "settings.json").write_text(json.dumps(other))
     with pytest.raises(SystemExit, match="part1 holds results of another lr"):
