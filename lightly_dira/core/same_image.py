@@ -52,6 +52,11 @@ def differences_of(images: Tensor, view: Tensor) -> Tensor:
     return difference.flatten(1).mean(dim=1)
 
 
+def correlations_of(images: Tensor, view: Tensor) -> Tensor:
+    """Correlation of the pixels of each pair, (B,)."""
+    return 1 - differences_of(images, view) / 2
+
+
 def _sampled(images: Tensor) -> Tensor:
     """Returns some pixels of the images, the same ones for every copy."""
     for axis in range(2, images.ndim):
@@ -78,7 +83,7 @@ def say_if_unlike(view: Tensor, target: Tensor) -> None:
     if is_waited_for(view) and _looked:
         return
     _looked.add(True)
-    correlation = 1 - differences_of(view, target).mean() / 2
+    correlation = correlations_of(view, target).mean()
     if correlation < HARDLY:
         _warn_of_unlike(f"{float(correlation):.1f}")
 

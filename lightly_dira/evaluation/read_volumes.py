@@ -10,7 +10,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lightly_dira.data.volume_files import from_canonical, load_canonical
+from lightly_dira.data.volume_files import (
+    from_canonical,
+    lie_on_one_grid,
+    load_canonical,
+)
 from lightly_dira.data.white import Window
 from lightly_dira.evaluation.classes import whole
 from lightly_dira.evaluation.data import slice_brain
@@ -93,26 +97,26 @@ def read_nifti(
     if manifest is not None:
         manifest.check([*volumes, *(masks or ())])
 
-    def load(path: str | Path) -> tuple[NDArray[Any], NDArray[Any]]:
-        image, volume = load_canonical(path, reader="read_nifti")
+    def load(path: str | Path) -> NDArray[Any]:
+        _, volume = load_canonical(path, reader="read_nifti")
         if volume.ndim != 3:
             raise ValueError(
                 f"read_nifti: expected a volume of three dimensions, got {path} of "
                 f"shape {volume.shape}."
             )
         if axis is None:
-            return from_canonical(volume), image.affine
-        return np.rot90(np.moveaxis(volume, axis, 0), axes=(1, 2)), image.affine
+            return from_canonical(volume)
+        return np.rot90(np.moveaxis(volume, axis, 0), axes=(1, 2))
 
     images: list[NDArray[Any]] = []
     classes: list[NDArray[Any]] = []
     of_volumes, of_slices, names = _patients_of(volumes, patients), [], []
     for number, (path, patient) in enumerate(zip(volumes, of_volumes, strict=True)):
-        volume, affine = load(path)
+        volume = load(path)
         if masks is not None:
-            mask, grid = load(masks[number])
-            same = mask.shape == volume.shape and np.allclose(grid, affine, atol=1e-3)
-            if not same:
+            mask = load(masks[number])
+            same = mask.shape == volume.shape
+            if not (same and lie_on_one_grid(path, masks[number])):
                 raise ValueError(
                     f"read_nifti: {path} and {masks[number]} lie on different grids, "
                     f"as slices {volume.shape} and {mask.shape}. Resample the mask to "

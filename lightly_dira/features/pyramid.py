@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lightly_dira.core.modes import evaluating
 from lightly_dira.core.private_torch import uncompiled
 from lightly_dira.core.rows import Rows
-from lightly_dira.core.same_image import HARDLY, differences_of, is_waited_for
+from lightly_dira.core.same_image import HARDLY, correlations_of, is_waited_for
 from lightly_dira.core.user_warnings import warn
 from lightly_dira.features.capture import Capture
 from lightly_dira.features.dry_pass import find_levels
@@ -236,7 +236,7 @@ class FeaturePyramid:
         waits = is_waited_for(images) and self._lessons > _MOST_LESSONS
         if alike or waits or self._has_compared:
             return
-        correlation = 1 - differences_of(images, view).mean() / 2
+        correlation = correlations_of(images, view).mean()
         if correlation < HARDLY:
             self._has_compared = True
             warn(

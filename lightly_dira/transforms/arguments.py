@@ -22,7 +22,7 @@ from lightly_dira.transforms.paintings import InPainting, OutPainting
 from lightly_dira.transforms.published_distortions import published_for
 from lightly_dira.transforms.published_pipeline import PublishedPipeline
 from lightly_dira.transforms.shuffling import PatchShuffling, PixelShuffling
-from lightly_dira.transforms.taking_apart import FLIPS, steps_in
+from lightly_dira.transforms.taking_apart import FLIPS
 from lightly_dira.transforms.volume_pipeline import VolumePipeline
 
 
@@ -148,10 +148,10 @@ def check_steps(
     return fixed
 
 
-def treat_channels_alike(replaced: Any, distortion: Distortion | None) -> bool:
+def treat_channels_alike(steps: Iterable[Step], distortion: Distortion | None) -> bool:
     """Whether nothing in a transform tells a grey image from one of three channels."""
-    steps = (treats_channels_alike(s.transform, s.kind) for s in steps_in(replaced))
-    return all(steps) and _is_the_same_for_all_channels(distortion)
+    alike = all(treats_channels_alike(step.transform, step.kind) for step in steps)
+    return alike and _is_the_same_for_all_channels(distortion)
 
 
 def _is_the_same_for_all_channels(distortion: Distortion | None) -> bool:
@@ -164,18 +164,22 @@ def _is_the_same_for_all_channels(distortion: Distortion | None) -> bool:
 _OWN = (InPainting, OutPainting, PatchShuffling, PixelShuffling, NonLinearIntensity)
 
 
-def say_what_is_unknown(replaced: Any) -> str:
-    """Warns of steps of unknown kind, and returns what to do about them."""
-    if Step.is_left_whole(replaced):
+def say_what_is_unknown(steps: Iterable[Step], *, whole: bool) -> str:
+    """Warns of steps of unknown kind, and returns what to do about them.
+
+    Args:
+        steps: The steps.
+        whole: Whether the only one is a base transform that is left whole.
+    """
+    kinds = {name_of(step.transform): step.kind for step in steps}
+    unknown = [name for name, kind in kinds.items() if kind == "unknown"]
+    if whole:
         warn(
-            f"DiRATransform: {name_of(replaced.transform)} is left whole, so that its "
-            "finished views are restored, with any blur and change of colours. To "
-            "restore clean images, give the steps of each view: "
-            "DiRATransform([compose, compose])."
+            f"DiRATransform: {unknown[0]} is left whole, so that its finished views "
+            "are restored, with any blur and change of colours. To restore clean "
+            "images, give the steps of each view: DiRATransform([compose, compose])."
         )
         return ""
-    kinds = {name_of(step.transform): step.kind for step in steps_in(replaced)}
-    unknown = [name for name, kind in kinds.items() if kind == "unknown"]
     if not unknown:
         return ""
     names = ", ".join(unknown)

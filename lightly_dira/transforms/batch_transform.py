@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightly_dira.core.same_image import differences_of, is_waited_for
+from lightly_dira.core.same_image import correlations_of, is_waited_for
 from lightly_dira.core.user_warnings import warn
 from lightly_dira.data.pixels import LUMINANCE
 from lightly_dira.transforms.alignment import name_of
@@ -238,7 +238,7 @@ class DiRABatchTransform(nn.Module):
         if not moves and any(map(is_of_library, type(step.call).__mro__)):
             return
         if not moves and self._may_look(before):
-            correlation = 1 - differences_of(before, after) / 2
+            correlation = correlations_of(before, after)
             moves = correlation.abs().mean().item() < 0.5
         if moves:
             warn(

@@ -75,7 +75,8 @@ class Boundary:
         expand: Whether a grey view becomes one of three channels.
         alike: Whether steps and distortion do the same to a grey image of one channel
             as to one of three, so that one is enough until it is normalised.
-        in_units: Whether steps scale the units of volumes by fixed numbers.
+        of_monai: Whether MONAI's steps are among those of images.
+        in_units: Whether steps scale values with units by fixed numbers.
         hint: What may be wrong if a target lies outside [0, 1].
     """
 
@@ -112,7 +113,7 @@ class Boundary:
         """Returns what the steps of the base transform are given."""
         if self.spatial_dims == 2:
             self._look_for_clipping(image)
-            return self._enter_image(image)
+            return self._for_monai(image) if self.of_monai else self._enter_image(image)
         if self.crops_before_scaling:
             values = values_of(image, 3)
             check_finite(values)
@@ -159,11 +160,9 @@ class Boundary:
         if isinstance(image, Image.Image):
             image = without_alpha(image)
             plain = image.mode in ("L", "RGB") and min(image.size) >= SMALLEST[2]
-            if plain and self.window is None and not self.of_monai:
+            if plain and self.window is None:
                 colour = self.colour and image.mode == "L" and not self.alike
                 return image.convert("RGB") if colour else image
-        if self.of_monai:
-            return self._for_monai(image)
         pixels = to_pixels(image, self.window)
         if self.colour:
             if len(pixels) > 4:

@@ -158,10 +158,10 @@ class DiRATransform:
             spatial_dims,
             normalisation=find_normalisation(self.transform),
             expand=isinstance(self.transform, PublishedPipeline),
-            alike=not own and treat_channels_alike(self._call, self.distortion),
+            alike=not own and treat_channels_alike(self.steps, self.distortion),
             of_monai=any(is_of_monai(step.transform) for step in self.steps),
             in_units=bool(fixed),
-            hint="" if own else say_what_is_unknown(self._call),
+            hint=say_what_is_unknown(self.steps, whole=self._opaque),
         )
 
     def __call__(self, image: Any, *extras: Any) -> DiRAViews:

@@ -26,20 +26,27 @@ def copied(image: Any) -> Any:
 
 def in_range(image: Any) -> bool:
     """Whether all floats of an image lie in [0, 1]; True of what is not floats."""
-    if isinstance(image, np.ndarray) and image.dtype.kind == "f" and image.size:
-        return bool(image.min() >= 0 and image.max() <= 1)
-    if isinstance(image, Tensor) and image.is_floating_point() and image.numel():
-        low, high = image.aminmax()
-        return bool(low >= 0 and high <= 1)
-    return True
+    limits = _limits_of(image)
+    return limits is None or bool(limits[0] >= 0 and limits[1] <= 1)
 
 
 def brightest(image: Any) -> float:
     """Returns the highest of floats in [0, 1], and 0 of anything else."""
     floats = getattr(image, "dtype", None) in (np.float32, np.float64, torch.float32)
-    if not (floats and np.prod(image.shape) and in_range(image)):
+    limits = _limits_of(image) if floats else None
+    if limits is None or not (limits[0] >= 0 and limits[1] <= 1):
         return 0.0
-    return float(image.max())
+    return limits[1]
+
+
+def _limits_of(image: Any) -> tuple[float, float] | None:
+    """Returns the lowest and the highest of an image's floats, if it has any."""
+    if isinstance(image, np.ndarray) and image.dtype.kind == "f" and image.size:
+        return float(image.min()), float(image.max())
+    if isinstance(image, Tensor) and image.is_floating_point() and image.numel():
+        low, high = image.aminmax()
+        return float(low), float(high)
+    return None
 
 
 def with_channels_of(normalisation: Any, view: Any) -> Any:
