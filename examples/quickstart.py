@@ -77,6 +77,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.volumes and options.data is None:
         parser.error("--volumes needs --data FOLDER")
+    if options.data and Path.cwd().is_relative_to(options.data.resolve()):
+        parser.error("run it elsewhere: its pictures would lie among the images")
     options.batch_size = options.batch_size or (8 if options.volumes else 16)
     options.input_size = options.input_size or (32 if options.volumes else 48)
     name = "quickstart_volumes" if options.volumes else "quickstart"

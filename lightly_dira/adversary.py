@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -10,7 +12,7 @@ from lightly_dira.core.tensors import moved
 from lightly_dira.features.restoring_host import RestoringHost
 from lightly_dira.loss import DiRALoss
 from lightly_dira.loss.adversaries import comparable
-from lightly_dira.loss.schedule import Schedule
+from lightly_dira.loss.schedule import Ramp, Schedule
 from lightly_dira.wrapper import Wrapper, check_loss
 
 
@@ -104,6 +106,9 @@ class Adversary(Wrapper):
                 "Adversary: adversarial_start must be a number of steps; without an "
                 "adversary there is nothing to wrap."
             )
+        if schedule is not None:
+            # The host restores, at every step.
+            schedule = dataclasses.replace(schedule, restorative=Ramp())
         super().__init__(
             RestoringHost(host),
             nn.Identity(),
@@ -164,7 +169,7 @@ class Adversary(Wrapper):
             factors = self.schedule(self.steps)._replace(restorative=0.0)
             loss = loss.reshape(())
             return self._weigh(
-                loss, restored, target, condition, restored.dtype, factors
+                loss, restored, target, condition, {restored.dtype}, factors
             )
         self._try_critic(target, condition)
         distance = self.loss.distance(*comparable(restored.detach(), target))

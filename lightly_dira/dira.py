@@ -19,10 +19,10 @@ from lightly_dira.loss import DiRALoss
 from lightly_dira.loss.adversaries import comparable
 from lightly_dira.loss.schedule import Schedule, starts
 from lightly_dira.models.light_head import head_for
-from lightly_dira.training.batches import NO_TARGET, UNSEEN, different_views
+from lightly_dira.training.batches import NO_TARGET, UNSEEN, different_views, join
 from lightly_dira.training.trial import check_same_place
 from lightly_dira.views import DiRAViews
-from lightly_dira.wrapper import Wrapper, check_loss, join
+from lightly_dira.wrapper import Wrapper, check_loss
 
 
 class DiRA(Wrapper):
@@ -216,7 +216,7 @@ class DiRA(Wrapper):
         check_loss(loss)
         self._check_followed(loss)
         self._check_balanced()
-        batches = different_views(batch, single=view is not None)
+        batches = different_views(batch, named=view)
         if self.stage == "di":
             if batches and torch.is_grad_enabled():
                 self._try_all(batches, view)
@@ -230,10 +230,10 @@ class DiRA(Wrapper):
             restored = join([self._decode(taken) for taken, _ in seen])
         target = join([clean(restored.device) for _, clean in seen])
         condition = self._condition([taken.images for taken, _ in seen])
-        precision = seen[0][0].maps[0].dtype
+        precisions = {m.dtype for taken, _ in seen for m in taken.maps}
         factors = self.schedule(self.steps)
         return self._weigh(
-            loss.reshape(()), restored, target, condition, precision, factors
+            loss.reshape(()), restored, target, condition, precisions, factors
         )
 
     def _see(
@@ -296,5 +296,4 @@ class DiRA(Wrapper):
         if not torch.is_autocast_enabled(weight.device.type):
             # The maps may come from an autocast block that has ended since.
             features = [feature.to(weight.dtype) for feature in features]
-        restored: Tensor = self.head(features, taken.images.shape[2:])
-        return restored
+        return self._run_head(features, taken.images.shape[2:])

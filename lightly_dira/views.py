@@ -80,7 +80,8 @@ class DiRAViews(list[Tensor]):
                 "DiRAViews: expected a target. Something rebuilt the list of views "
                 "and lost the target. Lightning does so if the Trainer's precision is "
                 "'64-true', '32-true', '16-true' or 'bf16-true': leave it at 32 or "
-                "choose '16-mixed' or 'bf16-mixed'."
+                "choose '16-mixed' or 'bf16-mixed'. Modules that Fabric has set up do "
+                "so in the latter: leave `dira` out of `fabric.setup_module`."
             )
         super().__init__(views)
         if not isinstance(target, Mapping):

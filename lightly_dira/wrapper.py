@@ -20,6 +20,7 @@ from lightly_dira.features.restoring_host import RestoringHost
 from lightly_dira.loss import DiRALoss, DiRALossComponents
 from lightly_dira.loss.schedule import Factors, Schedule, starts
 from lightly_dira.models.patch_discriminator import PatchDiscriminator
+from lightly_dira.training.batches import join
 from lightly_dira.training.finite_terms import FiniteTerms, needs_scaler
 from lightly_dira.training.optimizer_follower import OptimizerFollower
 from lightly_dira.training.processes import with_zero_gradients
@@ -134,6 +135,12 @@ class Wrapper(OptimizerFollower):
         share = self.restored_share if torch.is_grad_enabled() else 1.0
         return Rows.of_step(size, share, self.steps)
 
+    def _run_head(self, *arguments: Any) -> Tensor:
+        """Runs the head; as it is, where compiled code could not be balanced."""
+        run = _run_eagerly if self.loss.balanced else nn.Module.__call__
+        restored: Tensor = run(self.head, *arguments)
+        return restored
+
     def _condition(self, images: list[Tensor]) -> Tensor | None:
         """Returns what a conditional critic sees beside the images."""
         return join(images).detach() if self.conditional and images else None
@@ -151,7 +158,7 @@ class Wrapper(OptimizerFollower):
         restored: Tensor,
         target: Tensor,
         condition: Tensor | None,
-        precision: torch.dtype,
+        precisions: set[torch.dtype],
         factors: Factors,
     ) -> Tensor:
         """Weights the terms and adds them up to one scalar."""
@@ -173,7 +180,7 @@ class Wrapper(OptimizerFollower):
             self._try_critic(target, condition)
         self._finite.check(
             self.components,
-            lambda: self._discriminator_step.is_scaled or needs_scaler(precision),
+            lambda: self._discriminator_step.is_scaled or needs_scaler(precisions),
         )
         total = components.total
         if total.requires_grad:
@@ -258,6 +265,12 @@ class Wrapper(OptimizerFollower):
         return f"stage={self.stage!r}, steps={self.steps}"
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _run_eagerly(module: nn.Module, *arguments: Any) -> Any:
+    """Runs a module whose outputs are differentiated twice."""
+    return module(*arguments)
+
+
 def _on_device_of(
     features: FeaturePyramid | RestoringHost,
     discriminator: nn.Module | None,
@@ -275,18 +288,6 @@ def _on_device_of(
     # Losses and Adam's step are computed in at least 32 bits.
     precise = torch.promote_types(weight.dtype, torch.float32)
     return discriminator.to(weight.device, precise)
-
-
-def join(parts: list[Tensor]) -> Tensor:
-    """Returns one batch of images of several."""
-    if len({part.shape[1:] for part in parts}) > 1:
-        shapes = " and ".join(str(tuple(part.shape)) for part in parts)
-        raise ValueError(
-            f"DiRA: this batch holds several `DiRAViews`, of shapes {shapes}, which "
-            "cannot be restored together. Give them one size, or call `dira` with each "
-            "of them in a step of its own, `dira(loss, batch[name])`."
-        )
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def check_loss(loss: object) -> None:

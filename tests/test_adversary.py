@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from lightly_dira import Adversary, DiRA, DiRALoss, PatchDiscriminator
 from lightly_dira.lightning import DiRAMixin
 from lightly_dira.models import fill_masked_patches
-from lightly_dira.training import Schedule
+from lightly_dira.training import Ramp, Schedule
 
 
 class MAE(nn.Module):
@@ -348,3 +348,19 @@ def test_the_distance_is_of_one_form_throughout() -> None:
         optimizer.step()
         optimizer.zero_grad()
     assert stages == ["dir", "dira"]
+
+
+def test_schedules_of_its_own_factors() -> None:
+    """Found: a restorative factor, which no host has, held the adversary up."""
+    host = nn.Conv2d(1, 1, 3, padding=1)
+    optimizer = torch.optim.SGD(host.parameters(), lr=0.1)
+    schedule = Schedule(restorative=Ramp(6), adversarial=Ramp(2))
+    adversary = Adversary(host, optimizer, schedule=schedule)
+    stages = []
+    for _ in range(4):
+        images = torch.rand(2, 1, 32, 32)
+        restored = host(images)
+        stages.append(adversary.stage)
+        adversary(F.mse_loss(restored, images), restored, images).backward()
+        optimizer.step()
+    assert stages == ["dir", "dir", "dira", "dira"]

@@ -15,7 +15,7 @@ from recipe import CURVED
 from restorative import HOSTS
 from settings import ENCODERS, ENCODERS_3D, PRESETS, STAGES, Settings
 
-from lightly_dira.data.white import parse_window
+from lightly_dira.data.white import check_window, parse_window
 from lightly_dira.evaluation.protocol import Protocol
 from lightly_dira.loss.adversaries import ADVERSARIES
 
@@ -127,10 +127,10 @@ def find_problem(settings: Settings) -> str | None:
     if parts and (settings.cube or not settings.intensity):
         return f"{min(parts)} needs images and --intensity: choose di+views"
     try:
-        parse_window(settings.window)
+        check_window(parse_window(settings.window))
     except ValueError:
         got = " ".join(settings.window)
-        return f"--window needs two numbers or the word percentiles, got {got}"
+        return f"--window LOW HIGH needs two numbers or the word percentiles, got {got}"
     encoder = settings.encoder
     if settings.cube and encoder not in ENCODERS_3D:
         return f"encoders of volumes are {', '.join(ENCODERS_3D)}; got {encoder}"

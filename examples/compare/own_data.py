@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -24,14 +25,19 @@ EXPECTED = (
     "images and masks, whose files have the same names; or a CSV file with a column "
     "image of paths and columns label or mask, and patient and split if they are known"
 )
-# What names of folders begin with that are images and masks, not classes.
-IMAGES, MASKS = ("image", "img"), ("mask", "label", "annotation", "seg")
-# Columns of a CSV file, under the names that people give them.
+# Words in names of folders and files that are masks, and of folders that are splits.
+MASKS = re.compile(
+    r"mask|annotation|(?<![a-z])(?:labels?|seg|segmentations?|gt)(?![a-z])"
+)
+SPLITS = re.compile(
+    r"(?<![a-z])(?:train|training|val|valid|validation|test|testing)(?![a-z])"
+)
+# Columns of a CSV file, under the names that people give them, with letters only.
 COLUMNS = {
-    "image": ("image", "path", "file", "filename"),
+    "image": ("image", "path", "file", "filename", "imagepath"),
     "labels": ("label", "class"),
-    "mask": ("mask",),
-    "patient": ("patient", "patient_id", "subject"),
+    "mask": ("mask", "maskpath"),
+    "patient": ("patient", "patientid", "subject", "subjectid", "caseid"),
     "split": ("split",),
 }
 
@@ -53,7 +59,7 @@ def load_own(path: Path, settings: Settings) -> tuple[LabelledImages, list[Task]
         sys.exit(f"--data {path}: {error}")
     fractions, steps = settings.fractions, settings.finetuning_steps
     few = tuple(fraction for fraction in fractions if fraction < 1)[:2]
-    size, name = settings.cube or settings.size, path.stem
+    size, name = settings.cube or settings.size, path.resolve().stem
     tasks = []
     by_label, by_mask = get_args(Protocol)[:3], get_args(Protocol)[3:]
     for known, cheap, tuned in (
@@ -74,13 +80,16 @@ def load_own(path: Path, settings: Settings) -> tuple[LabelledImages, list[Task]
 
 def _read_csv(path: Path, settings: Settings) -> LabelledImages:
     header = pd.read_csv(path, nrows=0).columns
-    lower = {str(name).strip().lower(): name for name in header}
+    plain = {re.sub("[^a-z]", "", str(name).lower()): name for name in header}
     columns = {
-        what: next((lower[name] for name in names if name in lower), None)
+        what: next((plain[name] for name in names if name in plain), None)
         for what, names in COLUMNS.items()
     }
     if columns["image"] is None:
         raise ValueError(f"no column {', '.join(COLUMNS['image'])}; {EXPECTED}.")
+    used = [name for name in columns.values() if name is not None]
+    others = [str(name) for name in header if name not in used]
+    print(f"{path}: columns {', '.join(used)}; not used: {', '.join(others) or 'none'}")
     dims = 3 if settings.cube else 2
     window = parse_window(settings.window)
     # The table is the user's own.
@@ -102,6 +111,12 @@ def _read(folder: Path, settings: Settings) -> LabelledImages:
                 f"{by_name['masks']} holds several masks named {twice[0]}: which one "
                 "belongs to the image? Leave the others out, or write a CSV file."
             )
+        own = Counter(map(_stem, images.names))
+        if twice := [stem for stem, number in own.items() if number > 1]:
+            raise ValueError(
+                f"{by_name['images']} holds several images named {twice[0]}, for one "
+                "mask. Rename them, or write a CSV file."
+            )
         lacking = [name for name in images.names if _stem(name) not in of]
         if lacking:
             raise ValueError(
@@ -117,18 +132,27 @@ def _read(folder: Path, settings: Settings) -> LabelledImages:
         )
     if len(inside) < 2:
         raise ValueError(f"{EXPECTED}.")
-    if all(any(n.startswith(begin) for n in by_name) for begin in (IMAGES, MASKS)):
+    if any(map(MASKS.search, by_name)):
         raise ValueError(
             f"{', '.join(by_name)} are images and masks, not classes: call the folders "
             f"so; {EXPECTED}."
         )
-    if {"train", "training"} & by_name.keys():
+    if any(map(SPLITS.search, by_name)):
         raise ValueError(
             f"{', '.join(by_name)} are splits, not classes: say what is in which split "
             f"by a CSV file; {EXPECTED}."
         )
     classes = [files(path) for path in inside]
-    labels = np.repeat(np.arange(len(classes)), [len(each) for each in classes])
+    for path, each in zip(inside, classes, strict=True):
+        if masks := [name for name in each.names if MASKS.search(name.lower())]:
+            raise ValueError(
+                f"{path} holds {masks[0]}, which is a mask by its name, among images "
+                f"of a class. Move masks elsewhere, or write a CSV file; {EXPECTED}."
+            )
+    sizes = [len(each) for each in classes]
+    found = map("{0.name} ({1})".format, inside, sizes)
+    print(f"{folder}: classes {', '.join(found)}")
+    labels = np.repeat(np.arange(len(classes)), sizes)
     return LabelledImages(
         [path for each in classes for path in each.paths],
         labels=labels,
@@ -157,6 +181,11 @@ def _check_splits(path: Path, data: LabelledImages) -> None:
         )
     if data.labels is None:
         return
+    if len(data.label_names) < 2:
+        sys.exit(
+            f"--data {path}: all images are of one class, {data.label_names[0]}; "
+            "expected at least two, or masks."
+        )
     for name in ("train", "val", "test"):
         there = set(data.split(name).labels.tolist())
         if lacking := set(range(len(data.label_names))) - there:

@@ -18,6 +18,7 @@ import torch
 from baselines import BASELINE_PROTOCOLS, BASELINES
 from settings import Run, Settings
 
+from lightly_dira.data.files import files_of
 from lightly_dira.evaluation.labelled import LabelledImages
 from lightly_dira.evaluation.protocol import Row, Task
 
@@ -137,11 +138,24 @@ def keep_settings(
 
 
 def known_of(data: LabelledImages) -> list[Any]:
-    """Returns what tells two tables of the same files apart."""
+    """Returns what tells two tables, or two states of their files, apart."""
     labels = None if data.labels is None else data.labels.tolist()
-    masks = [str(mask) for mask in data.masks] if _of_files(data.masks) else None
     splits = None if data.splits is None else data.splits.tolist()
-    return [list(data.names or ()), labels, masks, splits]
+    files = [
+        [*map(_start_of, each)] if _of_files(each) else None
+        for each in (data.images, data.masks)
+    ]
+    masks = [str(mask) for mask in data.masks] if _of_files(data.masks) else None
+    return [list(data.names or ()), labels, masks, splits, files]
+
+
+def _start_of(path: Path) -> list[int]:
+    """Returns sizes and checksums of the first bytes of a file, or of a series."""
+    found = []
+    for file in files_of(path):
+        with file.open("rb") as opened:
+            found += [file.stat().st_size, zlib.crc32(opened.read(1 << 16))]
+    return found
 
 
 def _of_files(items: Any) -> bool:

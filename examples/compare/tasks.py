@@ -67,7 +67,10 @@ def load_tasks(
             Task(data, images, size, ("fine-tuned",), few, steps=steps),
         ]
     if not list(folder.glob("*.npz")):
-        chest = read_chestxray14(folder)
+        try:
+            chest = read_chestxray14(folder)
+        except (FileNotFoundError, ValueError) as error:
+            sys.exit(f"--data {data}: {error} Volumes need --preset volumes.")
         protocols = ("linear", "knn", "fine-tuned")
         task = Task("ChestX-ray14", chest, size, protocols, fractions, steps=steps)
         return chest.split("train"), [task]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import operator
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from lightly_dira.core.tensors import moved
 from lightly_dira.core.user_warnings import warn
@@ -15,6 +17,8 @@ from lightly_dira.core.user_warnings import warn
 SAME_IMAGE = 1e-3
 # Pixels that correspond correlate by more, whatever a loop does to their values.
 HARDLY = 0.5
+# And views that were made smaller inside a backbone by this, if it did not crop them.
+SHRUNK = 0.9
 # Pixels along each side that are compared with an image on another device.
 _SAMPLED = 32
 
@@ -53,7 +57,16 @@ def differences_of(images: Tensor, view: Tensor) -> Tensor:
 
 
 def correlations_of(images: Tensor, view: Tensor) -> Tensor:
-    """Correlation of the pixels of each pair, (B,)."""
+    """Correlation of the pixels of each pair, (B,).
+
+    Views are shrunk to smaller images; larger ones may be padded, and are taken for
+    the same.
+    """
+    larger = any(map(operator.gt, images.shape[2:], view.shape[2:]))
+    if larger or images.ndim != view.ndim:
+        return view.new_ones(len(view), dtype=torch.float32)
+    if images.shape[2:] != view.shape[2:]:
+        view = F.interpolate(view.detach(), images.shape[2:], mode="area")
     return 1 - differences_of(images, view) / 2
 
 

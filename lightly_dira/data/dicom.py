@@ -111,7 +111,7 @@ def as_displayed(file: Any) -> NDArray[Any]:
         shown = 1 - shown
     if (outside := _padding_of(file, pixels)) is not None:
         shown[outside] = 0
-    return np.asarray(shown, dtype=np.float32)
+    return Stored.of(np.asarray(shown, dtype=np.float32), 1)
 
 
 def _padding_of(file: Any, pixels: NDArray[Any]) -> NDArray[Any] | None:

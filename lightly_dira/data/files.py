@@ -15,7 +15,8 @@ from lightly_dira.data.dicom import is_dicom
 from lightly_dira.data.image_files import read_image
 from lightly_dira.data.volume_files import read_volume
 
-_IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".npy", ".dcm")
+_PHOTOS = (".png", ".jpg", ".jpeg", ".jp2", ".gif", ".bmp", ".webp", ".pgm", ".ppm")
+_IMAGES = (*_PHOTOS, ".tif", ".tiff", ".npy", ".dcm")
 _VOLUMES = (".nii", ".nii.gz", ".npy", ".npz")
 # What macOS adds to folders and archives, and the index of DICOM media.
 _NO_IMAGES = ("__MACOSX", "DICOMDIR")
@@ -230,8 +231,17 @@ def files_of(volume: Path) -> list[Path]:
 
 
 def visible(folder: Path) -> list[Path]:
-    """Returns what lies in a folder, but for hidden files and what macOS adds."""
-    return [path for path in folder.iterdir() if not _is_hidden(path.name)]
+    """Returns what lies in a folder, but for hidden files and what macOS adds.
+
+    Links that lead back to a folder around it are left out as well.
+    """
+    around = folder.resolve()
+    return [
+        path
+        for path in folder.iterdir()
+        if not _is_hidden(path.name)
+        and not (path.is_symlink() and around.is_relative_to(path.resolve()))
+    ]
 
 
 def _is_hidden(name: str) -> bool:

@@ -73,7 +73,10 @@ def read_image(file: str | Path | bytes, *, voi: bool = False) -> NDArray[Any]:
             f"read_image: {name} holds {pages} pages or frames, expected one image. "
             "Separate them first, or save a stack as a volume."
         )
-    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    except cv2.error as error:  # of images that it takes for too large, for example
+        raise ValueError(f"read_image: {name} cannot be read: {error.err}.") from error
     bands, extra = tags.get(_SAMPLES, 1), tags.get(_EXTRA)
     dropped = image is not None and bands > 1 and image.ndim == 2
     photometric = tags.get(_PHOTOMETRIC)
@@ -98,6 +101,11 @@ def read_image(file: str | Path | bytes, *, voi: bool = False) -> NDArray[Any]:
             return np.asarray(without_alpha(opened))
     if photometric == _WHITE_IS_ZERO and image.dtype == np.uint16:
         image = 65535 - image  # as OpenCV does with 8 bits
+    elif photometric == _WHITE_IS_ZERO and image.dtype != np.uint8:
+        raise ValueError(
+            f"read_image: {name} says that white is 0, of {image.dtype} that may have "
+            "no highest value. Invert it, and save it as `.npy`."
+        )
     if tags.get(_BITS) == 12:
         image = Stored.of(image // 16, 4095)  # OpenCV multiplies them
     _warn_if_cut_off(image, name)
@@ -105,8 +113,7 @@ def read_image(file: str | Path | bytes, *, voi: bool = False) -> NDArray[Any]:
         # PNG files say if they are grey beside their alpha.
         if start[:4] == b"\x89PNG" and start[25] == 4:
             return np.ascontiguousarray(image[..., 0])
-        order = cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGB
-        image = cv2.cvtColor(image, order)
+        return np.ascontiguousarray(image[..., 2::-1])  # RGB, without alpha
     return image
 
 

@@ -27,7 +27,8 @@ class Stored(np.ndarray[Any, Any]):
     """Values of a file that says what is white: those of 12 bits, for example.
 
     Attributes:
-        white: The highest value that the file's bits can hold.
+        white: The highest value that the file's bits can hold, or 1 of values that were
+            windowed as the file says.
     """
 
     white: float | None = None
@@ -56,6 +57,11 @@ class Stored(np.ndarray[Any, Any]):
     def __array_wrap__(self, values: Any, *args: Any, **kwargs: Any) -> Any:
         """Results of arithmetic are plain arrays, as white may have changed."""
         return np.asarray(values)[()]
+
+
+def is_displayed(image: Any) -> bool:
+    """Whether values were windowed as their file says, so that 1 is what is white."""
+    return isinstance(image, Stored) and image.dtype.kind == "f" and image.white == 1
 
 
 def scale(values: NDArray[Any], window: Window | None) -> NDArray[Any]:

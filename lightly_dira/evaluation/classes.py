@@ -43,3 +43,23 @@ def whole(classes: NDArray[Any]) -> NDArray[Any]:
     """
     rounded = np.round(classes)
     return rounded if np.allclose(classes, rounded, rtol=0, atol=1e-4) else classes
+
+
+def foreground_of(mask: NDArray[Any], path: object) -> NDArray[Any]:
+    """Returns where the mask of a file is not black.
+
+    Raises:
+        ValueError: If it holds several values beside black: they may be classes, edges
+            that were resized, or the noise of JPEG.
+    """
+    if mask.ndim == 3:  # a number for each colour
+        mask = mask.astype(np.int64) @ [1 << 32, 1 << 16, 1]
+    values = np.unique(mask)
+    if len(values[values != 0]) > 1 or values[0] < 0:
+        raise ValueError(
+            f"LabelledImages: the mask {path} holds {len(values)} values from "
+            f"{values[0]} to {values[-1]}, expected black and one other. Of classes "
+            "give arrays, `masks=[read_image(path) for path in paths]`. Grey edges, or "
+            "the noise of JPEG: threshold the masks, and save them as PNG."
+        )
+    return np.asarray(mask > 0)

@@ -121,7 +121,8 @@ def dense_probe(
 
     Returns:
         The Dice coefficient, ``2 |P & T| / (|P| + |T|)`` in [0, 1], over all test
-        pixels together, for each class of the training set except 0, the background.
+        pixels together, for each class that they show or that is predicted for them,
+        except 0, the background. A class that was not learnt from has 0.
 
     Raises:
         ValueError: If all training pixels are of one class.
@@ -148,7 +149,9 @@ def dense_probe(
         StandardScaler(), LogisticRegression(C=C, tol=1e-3, max_iter=1000)
     )
     predicted = model.fit(x_train, y_train).predict(x_test)
-    classes = [int(label) for label in model.classes_ if label != 0]
+    classes = [int(label) for label in np.union1d(y_test, predicted) if label != 0]
+    if not classes:
+        return {}
     # The Dice coefficient is the F1 score.
-    scores = f1_score(y_test, predicted, labels=classes, average=None, zero_division=0)
+    scores = f1_score(y_test, predicted, labels=classes, average=None)
     return dict(zip(classes, map(float, scores), strict=True))

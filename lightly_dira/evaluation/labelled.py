@@ -20,8 +20,8 @@ from lightly_dira.data.image_files import read_image
 from lightly_dira.data.pixels import to_array, to_pixels, to_tensor
 from lightly_dira.data.resizing import resize_area, resize_mask, resize_volume
 from lightly_dira.data.volume_files import lie_on_one_grid, read_volume
-from lightly_dira.data.white import Window
-from lightly_dira.evaluation.classes import check_labels, whole
+from lightly_dira.data.white import Window, check_window
+from lightly_dira.evaluation.classes import check_labels, foreground_of, whole
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,9 +38,9 @@ class LabelledImages(Dataset[tuple[Any, Any, str]]):
             volumes arrays (D, H, W) or (C, D, H, W), or paths for `read_volume`.
         labels: A class for each image, (N,) integers, or 0 or 1 for each of L findings,
             (N, L); None if unknown.
-        masks: A class for each pixel, arrays (H, W) of integers or paths of files in
-            which everything but black is class 1; of volumes arrays (D, H, W) or paths
-            of files of classes. None if unknown.
+        masks: A class for each pixel, arrays (H, W) of integers or paths of files that
+            are black but for one value, which is class 1; of volumes arrays (D, H, W)
+            or paths of files of classes. None if unknown.
         boxes: The boxes of each image, (K, 4): left, top, width and height in its
             own pixels; None if unknown.
         box_labels: The names, (K,), of what the boxes of each image frame, as in
@@ -78,7 +78,11 @@ class LabelledImages(Dataset[tuple[Any, Any, str]]):
     spatial_dims: int = 2
 
     def __post_init__(self) -> None:
-        """Checks the labels, and that there is as much of all as there are images."""
+        """Checks labels and window, and that there is as much of all as of images."""
+        check_window(self.window)
+        for name in ("labels", "patients", "splits"):
+            if isinstance(known := getattr(self, name), (list, tuple)):
+                object.__setattr__(self, name, np.asarray(known))
         for name in _OF_EACH:
             known = getattr(self, name)
             if known is not None and len(known) != len(self.images):
@@ -112,15 +116,14 @@ class LabelledImages(Dataset[tuple[Any, Any, str]]):
 
         Raises:
             ValueError: If there is no mask, or it holds fractions, negative numbers or
-                255, which would be a class of its own, or is a NIfTI file on another
-                grid than its volume.
+                255, which would be a class of its own, or a file of an image several
+                values beside black, or is a NIfTI file on another grid than its volume.
         """
         if self.masks is None:
             raise ValueError("LabelledImages: these images have no masks.")
         mask = self.masks[index]
         if isinstance(mask, (str, Path)) and self.spatial_dims == 2:
-            white = np.asarray(self._read(mask) > 0)
-            return white if white.ndim == 2 else np.asarray(white.any(axis=2))
+            return foreground_of(self._read(mask), mask)
         classes, image = whole(self._read(mask)), self.images[index]
         files = all(isinstance(each, (str, Path)) for each in (image, mask))
         if files and not lie_on_one_grid(image, mask):
@@ -289,12 +292,4 @@ class Samples(Dataset[tuple[Tensor, Tensor]]):
         return image.as_subclass(Tensor), target.as_subclass(Tensor)
 
 
-_OF_EACH = (
-    "labels",
-    "masks",
-    "boxes",
-    "box_labels",
-    "patients",
-    "splits",
-    "names",
-)
+_OF_EACH = ("labels", "masks", "boxes", "box_labels", "patients", "splits", "names")

@@ -120,9 +120,9 @@ def evaluate(
         ['dice', 'dice of 1', 'dice of 2']
     """
     train, test = task.data.split(task.train), task.data.split(split)
-    by_label = train.labels if train.labels is not None else np.zeros(len(train))
+    strata = _strata_of(train)
     draws = [
-        label_fractions(by_label, task.fractions, patients=train.patients, seed=number)
+        label_fractions(strata, task.fractions, patients=train.patients, seed=number)
         for number in range(task.draws * seed, task.draws * (seed + 1))
     ]
     for protocol in task.protocols:
@@ -142,6 +142,13 @@ def evaluate(
                     "metric": metric,
                     "value": value,
                 }
+
+
+def _strata_of(train: LabelledImages) -> Any:
+    """Returns labels, or whether masks show anything, as those of lesions may not."""
+    if train.labels is not None:
+        return train.labels
+    return np.array([train.mask(number).any() for number in range(len(train))])
 
 
 # Each function below is called once for a protocol and returns a function that scores a
@@ -181,11 +188,18 @@ def _dense(
         for data, number in ((train, seed), (test, 0))
     )
 
+    shown = [int(label) for label in np.unique(others.tensors[1]) if label]
+
     def score(part: Any) -> dict[str, float]:
-        dice = dense_probe(TensorDataset(*encoded[part]), others)
+        learnt_from = TensorDataset(*encoded[part])
+        # Pixels of one class, as where no drawn one lies in a lesion, teach nothing.
+        if len(np.unique(learnt_from.tensors[1])) < 2:
+            dice = dict.fromkeys(shown, 0.0)
+        else:
+            dice = dense_probe(learnt_from, others)
         classes = {f"dice of {label}": value for label, value in dice.items()}
-        mean = {"dice": float(np.mean(list(dice.values())))}
-        return mean | (classes if len(classes) > 1 else {})
+        mean = {"dice": float(np.mean([*dice.values()])) if dice else np.nan}
+        return mean | (classes if len(shown) > 1 else {})
 
     return score
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,8 +51,8 @@ def read_table(
         labels: Column of one label of any kind, or the columns of several findings, 0
             or 1; None for no labels. The classes of one label are numbered in sorted
             order, which is numerical if all of them are numbers.
-        mask: Column of the masks' paths; white (anything but 0) is class 1. Masks of
-            volumes hold a class for each voxel.
+        mask: Column of the masks' paths; white (the one value but 0) is class 1. Masks
+            of volumes hold a class for each voxel.
         patient: Column of the patients.
         split: Column of "train", "val" and "test". Without one, 70, 10 and 20 % of the
             patients (of the images, if patients are unknown) are drawn for them, with
@@ -58,7 +60,8 @@ def read_table(
         uncertain: How to treat findings of -1, with which CheXpert [0] marks uncertain
             reports: "zeros" or "ones" replaces them, "drop" leaves out their rows. Each
             of the three also turns empty cells, which are findings that a report does
-            not mention, into 0. By default -1 and empty cells are errors.
+            not mention, into 0. By default -1 and empty cells are errors. It is for
+            lists of `labels`; one finding is a list of one.
         allow_outside: Whether paths may lead out of the folder.
         window: Values that become black and white, as in `DiRATransform`.
         spatial_dims: 2 for images, 3 for volumes.
@@ -69,10 +72,16 @@ def read_table(
 
     Raises:
         FileNotFoundError: If a file is missing.
-        ValueError: If a column or a cell is missing, a finding is not 0 or 1, a split
-            has another name, or a path leads out of the folder.
+        ValueError: If a column or a cell is missing, a finding is not 0 or 1, words for
+            classes may mean the same or nothing, a split has another name, a patient or
+            a file is in two of them, or a path leads out of the folder.
     """
     rows, folder = pd.read_csv(table, dtype=str, keep_default_na=False), Path(folder)
+    if uncertain is not None and not isinstance(labels, list):
+        raise ValueError(
+            f"read_table: uncertain={uncertain!r} is for columns of findings, in a "
+            f"list: labels=[{labels!r}], got labels={labels!r}, classes."
+        )
     several = [] if labels is None else [labels] if isinstance(labels, str) else labels
     asked = [image, *several, *(c for c in (mask, patient, split) if c is not None)]
     missing = [column for column in asked if column not in rows]
@@ -97,19 +106,24 @@ def read_table(
     names: tuple[str, ...] = ()
     if isinstance(labels, str):
         names = tuple(_in_order(rows[labels].unique().tolist()))
+        _check_classes(names, f"column {labels} of {table}")
         numbers = dict(zip(names, range(len(names)), strict=True))
         values = rows[labels].map(numbers).to_numpy(dtype=np.int64)
     elif labels is not None:
         values, names = rows[labels].to_numpy(dtype=np.int64), tuple(labels)
     patients = None if patient is None else rows[patient].to_numpy()
     # An image that is listed twice is in one split, too.
-    files = rows[image].map(os.path.normpath).to_numpy()
+    files = rows[image].map(lambda name: os.path.abspath(folder / name)).to_numpy()
     groups = files if patients is None else patients
     if split is not None and (other := set(rows[split]) - {"train", "val", "test"}):
         raise ValueError(
             f"read_table: splits must be train, val or test, got {sorted(other)} in "
             f"column {split} of {table}. Rename them."
         )
+    if split is not None:
+        _check_apart("file", files, rows[split].to_numpy(), table)
+        if patients is not None:
+            _check_apart("patient", patients, rows[split].to_numpy(), table)
     splits = (
         draw_splits(groups, seed, labels=values)
         if split is None
@@ -155,6 +169,45 @@ def _with_findings(
             'uncertain="zeros", "ones" or "drop".'
         )
     return rows.assign(**{name: found[name].map(known) for name in columns})
+
+
+def _check_classes(names: Sequence[str], where: str) -> None:
+    """Raises a ValueError if words for classes may mean the same, or none."""
+    known: dict[str, str] = {}
+    for name in names:
+        meant = re.sub(r"\.0*$", "", name.lower())
+        if meant in ("nan", "na", "n/a", "null"):
+            raise ValueError(
+                f"read_table: {name} in {where} is no class. Fill it in, or leave its "
+                "rows out."
+            )
+        if meant in known:
+            raise ValueError(
+                f"read_table: {known[meant]} and {name} in {where} would be two "
+                "classes. Write them alike."
+            )
+        known[meant] = name
+    if {*known} == {"-1", "0", "1"}:
+        raise ValueError(
+            f"read_table: {where} holds -1, 0 and 1. If -1 means uncertain, say how to "
+            "treat it, with the column in a list: labels=[...], uncertain=...; else "
+            "give the three classes names."
+        )
+
+
+def _check_apart(
+    what: str, names: NDArray[Any], splits: NDArray[Any], table: object
+) -> None:
+    """Raises a ValueError if one name is in two splits."""
+    several = pd.Series(splits).groupby(names).nunique()
+    twice = several.index[several > 1]
+    if len(twice):
+        there = sorted({*splits[names == twice[0]]})
+        raise ValueError(
+            f"read_table: the {what} {twice[0]} is in {' and '.join(there)}, as are "
+            f"{len(twice) - 1} others of {table} in several. Move each into one split, "
+            "or leave `split` out, to have splits drawn."
+        )
 
 
 def _in_order(names: list[str]) -> list[str]:

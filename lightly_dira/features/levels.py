@@ -73,6 +73,7 @@ def levels_of(
             maps[output].before,
             maps[output].after,
             counts[output.module] == 1,
+            (tuple(size), maps[output].sides),
         )
         for output in chosen
     ]

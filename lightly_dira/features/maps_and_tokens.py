@@ -38,6 +38,7 @@ class Level(NamedTuple):
         before: Number of class and register tokens before those of the image.
         after: The same, after those of the image.
         once: Whether its module outputs one tensor in a pass.
+        known: Sides of an image, in pixels, and those of its map, in positions.
     """
 
     key: tuple[str, int]
@@ -49,6 +50,7 @@ class Level(NamedTuple):
     before: int
     after: int
     once: bool
+    known: tuple[tuple[int, ...], tuple[int, ...]]
 
     def strides(self, dimensions: int) -> tuple[int, ...]:
         """Returns the stride along each side."""
@@ -66,9 +68,12 @@ class Level(NamedTuple):
             DroppedTokensError: If tokens of the image are missing.
             RuntimeError: If the output is not this map of an image of this size.
         """
+        fits = True
         if self.layout == "tokens" and output.ndim == 3:
             tokens = output[:, self.before : output.shape[1] - self.after]
-            grid = _grid(tokens.shape[1], tuple(size), self.strides(len(size)))
+            strides, count = self.strides(len(size)), tokens.shape[1]
+            grid = _grid(count, tuple(size), strides, self.known)
+            fits, grid = grid is not None, grid or (count, *[1] * (len(size) - 1))
             found = tokens.movedim(-1, 1).reshape(len(tokens), -1, *grid)
         else:
             found = output.movedim(-1, 1) if self.layout == "channels last" else output
@@ -76,10 +81,11 @@ class Level(NamedTuple):
             side / stride
             for side, stride in zip(size, self.strides(len(size)), strict=True)
         ]
-        if found.shape[1:2] != (self.channels,) or any(
-            abs(side - wanted) > max(1.5, 0.25 * wanted)
+        fits &= found.shape[1:2] == (self.channels,) and all(
+            abs(side - wanted) <= max(1.5, 0.25 * wanted)
             for side, wanted in zip(found.shape[2:], expected, strict=True)
-        ):
+        )
+        if not fits:
             positions = " x ".join(str(round(side)) for side in expected)
             dropped = self.layout == "tokens" and found.shape[1] == self.channels
             raise (DroppedTokensError if dropped else RuntimeError)(
@@ -254,18 +260,31 @@ def stride_of(sides: Sequence[int], size: tuple[int, ...]) -> int | tuple[int, .
 
 @functools.lru_cache
 def _grid(
-    count: int, size: tuple[int, ...], strides: tuple[int, ...]
-) -> tuple[int, ...]:
-    """Arranges tokens in a grid, as close to the image's proportion as possible."""
+    count: int,
+    size: tuple[int, ...],
+    strides: tuple[int, ...],
+    known: tuple[tuple[int, ...], tuple[int, ...]],
+) -> tuple[int, ...] | None:
+    """Arranges tokens in a grid, or returns None if they are not all of the image.
+
+    What is left of dropped tokens may fill a grid of other sides. Where the number is
+    not known from an image of the same size, the grid is as close to the image's
+    proportion as possible; that of a square is a square.
+    """
+    full, sides = known
+    if size == full:
+        return sides if count == math.prod(sides) else None
     if len(size) == 2:
         proportion = size[0] / size[1]
         heights = (height for height in range(1, count + 1) if count % height == 0)
         height = min(heights, key=lambda h: abs(math.log(h * h / count / proportion)))
-        return height, count // height
+        grid = height, count // height
+        square = size[0] == size[1] and sides[0] * full[1] == sides[1] * full[0]
+        return None if square and grid[0] != grid[1] else grid
     # Patches may be cut off or padded at the border.
     choices = [
-        sorted({full // stride, -(-full // stride)})
-        for full, stride in zip(size, strides, strict=True)
+        sorted({side // stride, -(-side // stride)})
+        for side, stride in zip(size, strides, strict=True)
     ]
     grids = (grid for grid in itertools.product(*choices) if math.prod(grid) == count)
-    return next(grids, (count, 1, 1))
+    return next(grids, None)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lightly_dira.core.modes import evaluating
 from lightly_dira.core.private_torch import uncompiled
 from lightly_dira.core.rows import Rows
-from lightly_dira.core.same_image import HARDLY, correlations_of, is_waited_for
+from lightly_dira.core.same_image import HARDLY, SHRUNK, correlations_of, is_waited_for
 from lightly_dira.core.user_warnings import warn
 from lightly_dira.features.capture import Capture
 from lightly_dira.features.dry_pass import find_levels
@@ -173,10 +173,11 @@ class FeaturePyramid:
         if called_with is None:
             return self._take_first_of_each(groups)
         (views,) = groups
-        maps = self._take_of(called_with)
+        maps, arrived = self._take_of(called_with)
         number = self._recognition.which_view(called_with, views)
         self._learn(called_with, views[number])
-        self._compare(called_with, views[number])
+        for images in (called_with, arrived):
+            self._compare(images, views[number])
         return [Taken(number, maps, called_with)]
 
     def _look_again(self, views: Sequence[Tensor], called_with: Tensor | None) -> Taken:
@@ -208,8 +209,8 @@ class FeaturePyramid:
             raise unseen
         return found
 
-    def _take_of(self, images: Tensor) -> list[Tensor]:
-        """Returns the maps of the pass that was called with this very tensor."""
+    def _take_of(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Returns the maps of the pass called with this very tensor, and its images."""
         passes = self.capture.take_passes()
         runs = [run for run in passes if run.was_called_with(images)]
         if not runs:
@@ -221,7 +222,7 @@ class FeaturePyramid:
         run = max(runs, key=lambda run: run.training)
         maps = self.capture.maps_of(run, slice(None), images.shape[2:])
         self.capture.has_trained |= run.training
-        return maps
+        return maps, run.images
 
     def _learn(self, images: Tensor, view: Tensor) -> None:
         """Learns what the loop does to its views: on an accelerator only at first."""
@@ -231,13 +232,13 @@ class FeaturePyramid:
             self.change.learn(images, view)
 
     def _compare(self, images: Tensor, view: Tensor) -> None:
-        """Warns, once, if what a loop names hardly resembles the view."""
-        alike = images is view or images.shape[2:] != view.shape[2:]
+        """Warns, once, if what a loop names, or what came of it, is hardly the view."""
         waits = is_waited_for(images) and self._lessons > _MOST_LESSONS
-        if alike or waits or self._has_compared:
+        if images is view or waits or self._has_compared:
             return
+        least = HARDLY if images.shape[2:] == view.shape[2:] else SHRUNK
         correlation = correlations_of(images, view).mean()
-        if correlation < HARDLY:
+        if correlation < least:
             self._has_compared = True
             warn(
                 "DiRA: the tensor given as `view` hardly resembles its view: their "

@@ -216,12 +216,10 @@ def _rows_of(run: Pass, view: Tensor) -> Iterator[slice]:
         return
     parts, rest = divmod(len(images), len(view))
     size = len(view)
-    if rest:  # beside another batch, in front of it or behind it
-        if parts:
-            yield from (slice(size), slice(len(images) - size, len(images)))
-        return
-    yield from (slice(part * size, (part + 1) * size) for part in range(parts))
-    if parts > 1 and size > 1:
+    for start in dict.fromkeys((0, rest)):  # beside others, before or behind them
+        for place in range(start, start + parts * size, size):
+            yield slice(place, place + size)
+    if parts > 1 and size > 1 and not rest:
         yield from (slice(part, None, parts) for part in range(parts))
 
 

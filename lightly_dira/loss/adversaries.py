@@ -75,6 +75,7 @@ def reference_terms(
     return generator.mean(), own
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def terms_differentiated_at_once(
     penalties: Penalties,
     restored: Tensor,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from torch.optim import Adam
 
 from lightly_dira.core.hooks import Hook, HookSet
 from lightly_dira.core.private_torch import after_backward, changes_of
+from lightly_dira.core.user_warnings import warn
 from lightly_dira.training.optimizer_groups import held_by, replace_parameters
 
 # What Adam keeps of each parameter, besides the number of its steps.
@@ -62,6 +64,8 @@ class DiscriminatorStep:
         # Parameters with gradients after the last pass; their addresses and versions.
         self._reached: list[Parameter] = []
         self._left: list[tuple[int, ...] | None] = []
+        # The same of the discriminator's.
+        self._gathered: list[tuple[int, ...] | None] = []
         self._in_backward = self._aborted = False
         self._followed: list[Parameter] = []
         self._trainable = 0
@@ -94,10 +98,12 @@ class DiscriminatorStep:
     def is_scaled(self) -> bool:
         """Whether the last backward pass had a scale that a `GradScaler` would have.
 
-        These are powers of two, and large. It waits for the device.
+        These are powers of two, and large, divided by the steps of an accumulation. It
+        waits for the device.
         """
         scale = 0.0 if self._last_scale is None else float(self._last_scale)
-        return scale >= 16 and math.frexp(scale)[0] == 0.5
+        powers = (math.log2(scale * n) for n in range(1, 65) if scale >= 16)
+        return any(abs(power - round(power)) < 1e-6 for power in powers)
 
     def adopt(self, discriminator: nn.Module, head: nn.Module) -> None:
         """Trains these parameters, also where some have replaced those known so far."""
@@ -154,6 +160,8 @@ class DiscriminatorStep:
         if self.scale is None or not gradients:
             self.forget()
             return
+        if self._gathered and self._gathered != self._marks(self.parameters):
+            _warn_of_changes()
         for gradient in gradients:
             gradient.div_(self.scale)
         finite = torch.stack([g.isfinite().all() for g in gradients]).all()
@@ -166,6 +174,7 @@ class DiscriminatorStep:
         """Drops what has been gathered."""
         self.adam.zero_grad()
         self._zero.grad = None
+        self._gathered = []
         self.was_left = self._passed = False
 
     def follow(self, parameters: Iterable[Parameter]) -> None:
@@ -201,7 +210,7 @@ class DiscriminatorStep:
         if self._aborted:
             # Nothing was noted at its end: judge by what is left of it.
             self._note_reached()
-        if gathered and (self._aborted or self._left != self._marks()):
+        if gathered and (self._aborted or self._left != self._marks(self._reached)):
             self._drop_emptied(gathered)
         self._aborted = False
         # Code that averages or shards gradients may wait for the end, too: come last.
@@ -215,15 +224,16 @@ class DiscriminatorStep:
         groups = self.witnesses() or ()  # None where the wrapper is gone
         trained = (group for group in groups if any(p.requires_grad for p in group))
         self._reached = [p for p in next(trained, ()) if p.grad is not None]
-        self._left = self._marks()
+        self._left = self._marks(self._reached)
+        self._gathered = self._marks(self.parameters)
 
-    def _marks(self) -> list[tuple[int, ...] | None]:
+    def _marks(self, parameters: list[Parameter]) -> list[tuple[int, ...] | None]:
         """Returns what identifies gradients and their changes, without their values."""
         return [
             None
             if p.grad is None
             else (_own_part(p.grad).data_ptr(), *changes_of(p.grad))
-            for p in self._reached
+            for p in parameters
         ]
 
     def _drop_emptied(self, gathered: list[Tensor]) -> None:
@@ -241,6 +251,18 @@ class DiscriminatorStep:
         scale = [] if self.scale is None else [self.scale]
         for gradient in (*gathered, *scale):
             gradient.masked_fill_(emptied, 0)
+
+
+@functools.cache
+def _warn_of_changes() -> None:
+    """Warns, once in a process."""
+    warn(
+        "DiRA: gradients of the discriminator were changed after the backward pass, as "
+        "clip_grad_norm_ of all parameters of a module that holds the wrapper does: "
+        "the discriminator's are much larger, and the method's were clipped by their "
+        "norm. Clip by `dira.clip_grad_norm_(max_norm)` or, with Lightning, by "
+        "Trainer(gradient_clip_val=...)."
+    )
 
 
 def _own_part(tensor: Tensor) -> Tensor:

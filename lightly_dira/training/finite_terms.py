@@ -69,9 +69,9 @@ class FiniteTerms:
         )
 
 
-def needs_scaler(precision: torch.dtype) -> bool:
-    """Whether losses of this precision, or of autocast's, need a scaler."""
-    return precision == torch.float16 or any(
+def needs_scaler(precisions: set[torch.dtype]) -> bool:
+    """Whether losses of these precisions, or of autocast's, need a scaler."""
+    return torch.float16 in precisions or any(
         torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.half
         for kind in ("cuda", "cpu")
     )

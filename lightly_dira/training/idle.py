@@ -33,6 +33,7 @@ class IdleWatch:
     | a trained encoder | no decoded map depends on trained weights                 |
     | a backward pass   | DiRA was called, but its scalar was not differentiated    |
     | gradients         | it was, and no parameter of head or critic has one        |
+    | a trained decoder | no parameter of head or critic is trained                 |
 
     Steps without a call neither count nor interrupt: loops may alternate.
     """
@@ -102,7 +103,9 @@ class IdleWatch:
         self._called = False
         self._count(_FROZEN, self.frozen)
         self._count(_NOT_DIFFERENTIATED, was_left)
+        parts = list(parts)
         self._count(_NO_GRADIENT, not was_left and any(map(_is_left_out, parts)))
+        self._count(_FROZEN_PARTS, any(map(_is_frozen, parts)))
 
     def warn_once(self, message: str) -> None:
         """Warns, unless it has done so before."""
@@ -123,6 +126,12 @@ def _is_left_out(module: nn.Module) -> bool:
     """Whether none of a module's trained parameters has a gradient."""
     trained = [p for p in module.parameters() if p.requires_grad]
     return bool(trained) and all(p.grad is None for p in trained)
+
+
+def _is_frozen(module: nn.Module) -> bool:
+    """Whether a module has parameters, and none of them is trained."""
+    trained = [p.requires_grad for p in module.parameters()]
+    return bool(trained) and not any(trained)
 
 
 _NOT_FOLLOWED = (
@@ -157,4 +166,11 @@ _FROZEN = (
     "DiRA: every parameter of the backbone is frozen (`requires_grad` is False), so "
     "that restoration trains the decoder alone and the encoder learns nothing. "
     "Unfreeze it, `backbone.requires_grad_(True)`, or leave DiRA out."
+)
+
+_FROZEN_PARTS = (
+    "DiRA: every parameter of the head, or of the discriminator, is frozen "
+    "(`requires_grad` is False), so that it stays as it was made. A loop over the "
+    "parameters of a module that holds the wrapper freezes them, too: unfreeze them, "
+    "`dira.requires_grad_(True)`."
 )

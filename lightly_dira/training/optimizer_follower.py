@@ -191,11 +191,10 @@ class OptimizerFollower(nn.Module):
         Not earlier than at a step: sharded modules have others within their passes.
         """
         assert self._optimizer is not None
-        critic = self._discriminator_step.parameters
-        own = (*self.head.parameters(), *self._critic.parameters())
         check_not_replaced(
-            {id(p) for p in (*self._of_head.values(), *critic)},
-            {id(p) for p in own},
+            {id(p) for p in self._of_head.values()},
+            {id(p) for p in self._discriminator_step.parameters},
+            {id(p) for p in (*self.head.parameters(), *self._critic.parameters())},
             (self._of_backbone, {id(p) for p in self.features.backbone.parameters()}),
             held_by(self._optimizer),
         )

@@ -193,27 +193,35 @@ def check_state_knows(
 
 
 def check_not_replaced(
-    known: set[int], own: set[int], backbone: tuple[set[int], set[int]], held: set[int]
+    head: set[int],
+    critic: set[int],
+    own: set[int],
+    backbone: tuple[set[int], set[int]],
+    held: set[int],
 ) -> None:
-    """Checks that optimisers hold parameters of the present.
+    """Checks that optimisers hold parameters of the present, and all of the head's.
 
     Args:
-        known: Ids of the parameters of head and critic that they were given.
+        head: Ids of the parameters of the head that the optimiser was given.
+        critic: The same of the critic and its optimiser.
         own: Those that head and critic have now.
         backbone: Ids of the backbone's when the optimiser was attached, and now.
         held: Those that the optimiser holds.
 
     Raises:
-        RuntimeError: If they hold parameters of the past.
+        RuntimeError: If they hold parameters of the past, or groups were written anew
+            without the head's.
     """
     then, now = backbone
-    if known != own or (then - now and now - then - held):
+    replaced = head | critic != own or (then - now and now - then - held)
+    if replaced or (now & held and not head <= held):
         raise RuntimeError(_REPLACED)
 
 
 _REPLACED = (
     "DiRA: parameters of the backbone, the head or the discriminator have been "
     "replaced since the optimiser was attached, as by load_state_dict(assign=True) or "
-    "a new module: nothing would train them. Attach an optimiser that holds the "
+    "a new module, or left out as its groups were written anew: nothing would train "
+    "them. Attach an optimiser that holds the "
     "backbone as it is now: `dira.attach(optimizer)`."
 )

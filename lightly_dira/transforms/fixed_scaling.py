@@ -1,4 +1,4 @@
-"""Steps of MONAI and torchio that scale values alike in every image."""
+"""Steps that change values alike in every image, of MONAI and torchio most of all."""
 
 from __future__ import annotations
 
@@ -27,7 +27,13 @@ def changes_values_by_rule(transform: Any) -> bool:
         for cls in type(transform).__mro__
         if library_of(cls)
     )
-    return own and not is_random(transform)
+    always = type(transform).__name__ in _CURVES and getattr(transform, "p", 0) >= 1
+    return always or (own and not is_random(transform))
+
+
+# Steps of torchvision and albumentations that draw nothing but whether they act.
+_CURVES = {"RandomAutocontrast", "RandomEqualize", "RandomInvert", "RandomPosterize"}
+_CURVES |= {"RandomSolarize", "CLAHE", "Equalize", "InvertImg", "Posterize", "Solarize"}
 
 
 def window_of(transform: Any) -> tuple[float, float] | None:

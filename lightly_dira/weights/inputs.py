@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightly_dira.data import ToPixels
-from lightly_dira.data.white import Window
+from lightly_dira.data.white import Window, is_displayed
 from lightly_dira.transforms.alignment import name_of
 from lightly_dira.transforms.dira_transform import DiRATransform
 from lightly_dira.transforms.fixed_scaling import changes_values_by_rule, window_of
@@ -21,12 +21,18 @@ from lightly_dira.transforms.taking_apart import Normalisation, find_normalisati
 class Inputs:
     """What an encoder was fed with; called with an image it makes such an input.
 
+    Of what steps do, only a window and a normalisation are kept. An image becomes an
+    input whole, resized to the views' size: crops at the scale of a file, voxels of a
+    given spacing or slices that are always turned are yours to make before.
+
     Attributes:
         channels: Channels of the views.
         size: (H, W) or (D, H, W) of the views.
         window: The values that became black and white, as in `DiRATransform`.
         mean: Of the normalisation, for each channel; none if views were not normalised.
         std: The same.
+        voi: Whether images had been windowed as their DICOM files say: read others with
+            `read_image(file, voi=True)`.
 
     Shape:
         - image: as for `ToPixels`, for example what `read_image` returns.
@@ -49,20 +55,40 @@ class Inputs:
     window: Window | None = None
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    voi: bool = False
+
+    def __post_init__(self) -> None:
+        """Makes numbers of those of NumPy, which JSON does not know."""
+        for name, kind in (
+            ("size", int),
+            ("window", float),
+            ("mean", float),
+            ("std", float),
+        ):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                object.__setattr__(self, name, tuple(map(kind, value)))
 
     @classmethod
     def of(cls, transform: DiRATransform, image: Any) -> Inputs:
         """Looks at what a transform makes of an image.
 
         Raises:
+            TypeError: If `transform` is not a `DiRATransform`.
             ValueError: If views are normalised, or values scaled, in another way than
                 by one window and by one mean and standard deviation of each channel.
         """
+        if not isinstance(transform, DiRATransform):
+            raise TypeError(
+                "Inputs.of: expected the DiRATransform that made the views, got "
+                f"{type(transform).__name__}. Of other transforms say it yourself: "
+                "Inputs(channels, size, window, mean, std)."
+            )
         view = transform(image).view
         known = find_normalisation(transform.transform)
         channels, *size = view.shape
         window = _window_of(transform, known)
-        facts = cls(channels, tuple(size), window)
+        facts = cls(channels, tuple(size), window, voi=is_displayed(image))
         if known is not None and known.fits(view):
             # Some normalisations are of values up to 255.
             scale = 255 if known.mean.max() > 1 else 1
@@ -122,9 +148,6 @@ def _window_of(transform: DiRATransform, known: Normalisation | None) -> Window 
         ValueError: If steps of the transform scale values in other ways as well.
     """
     window, before = transform.window, ""
-    if window is not None and not isinstance(window, str):
-        low, high = map(float, window)
-        window = low, high
     for step in transform.steps:
         kept = True
         if step.kind == "normalisation":

@@ -25,7 +25,8 @@ from lightly_dira.weights import from_pretrained
 
 backbone = ...  # the same architecture
 head, inputs = from_pretrained(FOLDER, backbone, return_inputs=True)
-features = backbone(inputs({read}("{file}"))[None])
+backbone.eval()
+features = backbone(inputs({read}({file}))[None])
 ```
 
 From a hub: `FOLDER = huggingface_hub.snapshot_download("owner/name")`.
@@ -52,13 +53,20 @@ def model_card(config: Mapping[str, Any]) -> str:
     volumes = inputs is not None and len(inputs["size"]) == 3
     return _CARD.format(
         read="read_volume" if volumes else "read_image",
-        file="scan.nii.gz" if volumes else "scan.png",
+        file=_example(inputs, volumes),
         backbone=config["backbone"],
         head=" and of its restoration head" if config["head"] else "",
         method=f" by {config['method']}," if config["method"] else "",
         inputs=_table(inputs) if inputs else "Not kept: `save_pretrained(inputs=...)`.",
         recipe=_table(recipe),
     )
+
+
+def _example(inputs: Mapping[str, Any] | None, volumes: bool) -> str:
+    """Returns how a file is named that is read as those of the training were."""
+    if inputs is not None and inputs["voi"]:
+        return f'"{"series" if volumes else "scan.dcm"}", voi=True'
+    return '"scan.nii.gz"' if volumes else '"scan.png"'
 
 
 def _table(facts: Mapping[str, Any]) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Collection, Iterable, Mapping
 
 from torch import Tensor
 
 # Only training needs these, and counts or fills them in again.
 _DISPENSABLE = ("num_batches_tracked", "mask_token")
+# What compiling and checkpointing a part of a network put into names.
+_WRAPPED = re.compile(r"(?<![^.])(?:_orig_mod|_checkpoint_wrapped_module)\.")
 
 
 def pair_names(
@@ -19,7 +22,8 @@ def pair_names(
     Names must be equal, or equal after a prefix of the source or of the target. Or they
     differ in their first part only and layers come in the same order, as in
     `nn.Sequential(*resnet.children())`. On either side a classifier may be left over: a
-    module of vectors and matrices in which nothing is paired.
+    module of vectors and matrices in which nothing is paired, before or behind all that
+    is. Where parts were compiled does not matter.
 
     Args:
         source: Where the weights come from.
@@ -32,6 +36,20 @@ def pair_names(
     Raises:
         ValueError: If anything else is left over, or several prefixes fit.
     """
+    ours, theirs = (
+        {_WRAPPED.sub("", name): name for name in state} for state in (source, target)
+    )
+    pairs = _pair(
+        {plain: source[name] for plain, name in ours.items()},
+        {plain: target[name] for plain, name in theirs.items()},
+        into=into,
+    )
+    return {theirs[new]: ours[old] for new, old in pairs.items()}
+
+
+def _pair(
+    source: Mapping[str, Tensor], target: Mapping[str, Tensor], *, into: str
+) -> dict[str, str]:
     prefixes = [(prefix, "") for prefix in _prefixes(source)]
     prefixes += [("", prefix) for prefix in _prefixes(target)]
     candidates = {
@@ -106,11 +124,25 @@ def _left_over(
     old: str,
     new: str,
 ) -> tuple[list[str], list[str]]:
-    """Lists the names in source and target without a pair, except classifiers."""
-    return _unpaired(source, set(pairs.values()), old), _unpaired(target, {*pairs}, new)
+    """Lists the names in source and target without a pair, except classifiers.
+
+    What the target has between paired layers is no classifier: it may be all of its
+    blocks. (Files may hold names in another order, such as the alphabet's.)
+    """
+    places = [place for place, name in enumerate(target) if name in pairs]
+    between = [*target][places[0] : places[-1]] if places else []
+    return (
+        _unpaired(source, set(pairs.values()), old),
+        _unpaired(target, {*pairs}, new, between=between),
+    )
 
 
-def _unpaired(state: Mapping[str, Tensor], paired: set[str], prefix: str) -> list[str]:
+def _unpaired(
+    state: Mapping[str, Tensor],
+    paired: set[str],
+    prefix: str,
+    between: Iterable[str] = (),
+) -> list[str]:
     def first(name: str) -> str:
         return name.removeprefix(prefix).partition(".")[0]
 
@@ -129,7 +161,7 @@ def _unpaired(state: Mapping[str, Tensor], paired: set[str], prefix: str) -> lis
     ]
     classifiers = {module(name) for name in left if state[name].ndim == 2}
     classifiers -= {module(name) for name in left if state[name].ndim > 2}
-    classifiers -= {module(name) for name in paired}
+    classifiers -= {module(name) for name in (*paired, *between)}
     return [name for name in left if module(name) not in classifiers]
 
 

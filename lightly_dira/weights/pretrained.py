@@ -70,7 +70,7 @@ def save_pretrained(
         >>> save_pretrained(folder, backbone, dira, inputs=inputs, method="MoCo v2")
         >>> fresh = torchvision.models.resnet18()
         >>> head, inputs = from_pretrained(folder, fresh, return_inputs=True)
-        >>> fresh(inputs(scan)[None]).shape
+        >>> fresh.eval()(inputs(scan)[None]).shape
         torch.Size([1, 1000])
     """
     with extra("safetensors"):
@@ -128,7 +128,8 @@ def from_pretrained(
     Args:
         folder: Where it was written.
         backbone: An encoder of the saved architecture, to load the weights into; names
-            may differ as in `export_encoder`.
+            may differ as in `export_encoder`. It stays in its mode: call
+            ``backbone.eval()`` to encode images.
         return_inputs: Whether to return what the encoder was fed with, too.
 
     Returns:

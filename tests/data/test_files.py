@@ -169,3 +169,11 @@ class TestVolumeFiles:
         (tmp_path / "a.nrrd").write_bytes(b"x")
         with pytest.raises(ValueError, match=r"\.nii\.gz.*only \.nrrd"):
             VolumeFiles(tmp_path)
+
+
+def test_links_that_lead_back(tmp_path) -> None:
+    """Found: an error of the system, about too many levels."""
+    cv2.imwrite(str(tmp_path / "a.pgm"), np.zeros((8, 8), np.uint8))
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/back").symlink_to(tmp_path)
+    assert ImageFiles(tmp_path).names == ["a.pgm"]

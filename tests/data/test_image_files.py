@@ -252,3 +252,36 @@ class TestReadImage:
     def test_missing_file(self) -> None:
         with pytest.raises(FileNotFoundError):
             read_image("nowhere.png")
+
+
+def test_images_that_opencv_refuses(tmp_path, monkeypatch) -> None:
+    """Found: its own error, without the file's name, ended a whole run."""
+    path = tmp_path / "huge.png"
+    cv2.imwrite(str(path), np.zeros((8, 8), np.uint8))
+
+    def refuse(*_: object) -> None:
+        raise cv2.error("too many pixels")
+
+    monkeypatch.setattr(cv2, "imdecode", refuse)
+    with pytest.raises(ValueError, match=r"huge\.png cannot be read"):
+        read_image(path)
+
+
+def test_signed_colours_of_tiff(tmp_path) -> None:
+    """Found: an error of OpenCV about depths."""
+    colours = np.arange(-32, 16 * 3 - 32).reshape(4, 4, 3).astype(np.int16)
+    tifffile.imwrite(tmp_path / "a.tif", colours, photometric="rgb")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), colours)
+
+
+@pytest.mark.parametrize("kind", ["float32", "uint8", "uint16"])
+def test_white_is_zero(kind: str, tmp_path) -> None:
+    """Found: floats stayed inverted, in silence."""
+    values = np.arange(16).reshape(4, 4).astype(kind)
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="miniswhite")
+    if kind == "float32":
+        with pytest.raises(ValueError, match=r"a\.tif says that white is 0"):
+            read_image(tmp_path / "a.tif")
+    else:
+        image = read_image(tmp_path / "a.tif")
+        np.testing.assert_array_equal(image, np.iinfo(kind).max - values)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from lightly_dira.evaluation.classes import check_labels, whole
+from lightly_dira.evaluation.classes import check_labels, foreground_of, whole
 from lightly_dira.evaluation.labelled import LabelledImages
 from lightly_dira.evaluation.probes import knn_probe, linear_probe
 
@@ -63,3 +63,25 @@ def test_whole() -> None:
     assert whole(scaled).tolist() == [0, 1, 2]
     fractions = np.array([0.0, 1.0, 0.5])
     assert whole(fractions) is fractions
+
+
+class TestMasksOfFiles:
+    def test_black_and_one_other(self) -> None:
+        mask = np.zeros((4, 4, 3), np.uint8)
+        mask[1:3] = 255, 0, 0
+        for each in (mask, mask[..., 0], mask[..., 0] > 0):
+            assert foreground_of(each, "a.png").sum() == 8
+        assert not foreground_of(mask[:1, :, 0], "a.png").any()
+
+    @pytest.mark.parametrize("values", [[0, 1, 2], [0, 3, 250, 255], [-1, 0]])
+    def test_several_are_not_guessed(self, values) -> None:
+        """Found: classes, and the noise of JPEG, became one class in silence."""
+        mask = np.resize(np.array(values), (6, 6))
+        with pytest.raises(ValueError, match=r"the mask a\.png holds .*threshold"):
+            foreground_of(mask, "a.png")
+
+    def test_two_colours(self) -> None:
+        mask = np.zeros((4, 4, 3), np.uint8)
+        mask[0], mask[1] = (255, 0, 0), (0, 255, 0)
+        with pytest.raises(ValueError, match="holds 3 values"):
+            foreground_of(mask, "a.png")

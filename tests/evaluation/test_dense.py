@@ -50,6 +50,18 @@ class TestDenseProbe:
         with pytest.raises(ValueError, match=r"need masks \(16, 16, 16\)"):
             encode_pixels(lambda x: [x], TensorDataset(images, masks[:, :8]))
 
+    def test_classes_of_the_test_images_count(self, data) -> None:
+        """Found: a class that few labels lack made the mean better."""
+        images, masks = data.tensors
+        maps = lambda x: [torch.cat([x, x**2, x**3], 1)]  # noqa: E731
+        pixels = encode_pixels(maps, data)
+        fewer = encode_pixels(maps, TensorDataset(images, masks.clamp(max=1)))
+        assert dense_probe(fewer, pixels)[2] == 0
+        # One that is neither there nor predicted does not.
+        x, y = pixels.tensors
+        dark = TensorDataset(x[:, :, :1] * 0, y * 0)
+        assert dense_probe(TensorDataset(x[:, :, :1], y), dark) == {}
+
     def test_one_class(self, data) -> None:
         images, masks = data.tensors
         pixels = encode_pixels(lambda x: [x], TensorDataset(images, 0 * masks))

@@ -188,3 +188,13 @@ class TestLabelledVolumes:
         volume, mask = Samples(bright, SIZE, "mask", augment=augment)[1]
         assert not torch.equal(mask, torch.from_numpy(data.masks[1]))
         assert torch.equal(volume[0].round().long(), mask), "in all slices alike"
+
+
+def test_lists_and_windows() -> None:
+    """Found: 'list' object has no attribute 'tolist', and images that were inverted."""
+    images = np.zeros((2, 8, 8), np.uint8)
+    data = LabelledImages(images, labels=[0, 1], splits=["train", "val"])
+    assert data.split("val").labels.tolist() == [1]
+    for window in ((400, 0), "percentile"):
+        with pytest.raises(ValueError, match="window must be"):
+            LabelledImages(images, window=window)

@@ -45,3 +45,23 @@ class TestEvaluate:
     def test_unknown_protocol(self) -> None:
         with pytest.raises(ValueError, match=r"protocols are linear, knn.*'magic'"):
             Task("bars", bars(8), 32, ("magic",))
+
+
+def test_masks_that_show_nothing_most_of_the_time() -> None:
+    """Found: a part without lesions ended the comparison, after hours."""
+    data = bars(64)
+    masks = np.stack([data.mask(i) * (i % 3 == 0) for i in range(64)])
+    task = Task(
+        "lesions",
+        dataclasses.replace(data, labels=None, masks=masks),
+        32,
+        ("dense",),
+        (0.05, 1.0),
+    )
+    rows = list(evaluate(task, small_encoder(channels=3), seed=1))
+    assert [row["images"] for row in rows if row["metric"] == "dice"] == [3, 32]
+    # Pixels that are drawn may all lie beside a small one.
+    task = dataclasses.replace(task, pixels=8, fractions=(0.05,))
+    for seed in range(6):
+        (row,) = evaluate(task, small_encoder(channels=3), seed=seed)
+        assert 0 <= row["value"] <= 1

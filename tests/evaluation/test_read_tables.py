@@ -71,6 +71,40 @@ class TestTables:
                 folder, {"patient": [1, None, 2, 3]}, labels=None, patient="patient"
             )
 
+    @pytest.mark.parametrize(
+        ("labels", "wrong"),
+        [
+            (["yes", "no", "Yes", "no"], "Yes and yes .* Write them alike"),
+            (["0", "1", "0.0", "1"], r"0 and 0\.0 .* Write them alike"),
+            (["a", "NaN", "b", "b"], "NaN in column label .* is no class"),
+            (["0", "1", "-1", "1"], "holds -1, 0 and 1. If -1 means uncertain"),
+        ],
+    )
+    def test_words_that_may_mean_the_same(self, folder, labels, wrong) -> None:
+        """Found: each became a class of its own, in silence."""
+        with pytest.raises(ValueError, match=wrong):
+            self.read(folder, {"label": labels})
+
+    def test_uncertain_classes(self, folder: Path) -> None:
+        """Found: `uncertain` was ignored, and -1 became a class."""
+        labels = {"label": ["0", "1", "-1", "1"]}
+        with pytest.raises(ValueError, match=r"labels=\['label'\]"):
+            self.read(folder, labels, uncertain="zeros")
+        data = self.read(folder, labels, labels=["label"], uncertain="zeros")
+        assert data.labels.tolist() == [[0], [1], [0], [1]]
+
+    def test_splits_that_share(self, folder: Path) -> None:
+        """Found: patients and files in training and test splits, in silence."""
+        options = dict(labels=None, split="split")
+        columns = {"split": ["train", "val", "test", "train"]}
+        patients = {**columns, "patient": ["p", "q", "p", "p"]}
+        with pytest.raises(ValueError, match="patient p is in test and train"):
+            self.read(folder, patients, patient="patient", **options)
+        files = {**columns, "image": ["0.png", "1.png", "./0.png", "2.png"]}
+        with pytest.raises(ValueError, match=r"file .*0\.png is in test and train"):
+            self.read(folder, files, **options)
+        assert self.read(folder, columns, **options).splits.tolist() == columns["split"]
+
     def test_names_stay_as_they_are(self, folder: Path) -> None:
         """Found: "001" was read as 1."""
         columns = {

@@ -229,3 +229,56 @@ def test_five_minutes_from_a_folder_to_a_table(classes, tmp_path) -> None:
     assert {"di", "dir", "dira", "random"} <= {*summary["stage"]}
     assert summary["mean"].between(0, 1).all()
     assert (tmp_path / "results/restored.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["benign/b (1).png", "benign/b (1)_mask.png", "ill/i.png"], r"b \(1\)_mask"),
+        (["a/images/1.png", "a/masks/1.png", "b/images/1.png"], r"masks/1\.png"),
+        (["CXR_png/1.png", "ManualMask/1.png"], "are images and masks"),
+        (["train_set/1.png", "test_set/1.png"], "are splits, not classes"),
+    ],
+)
+def test_layouts_of_public_sets(tmp_path, load, files, message) -> None:
+    """Found: masks were taken for images, and folders of splits for classes."""
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / name), scan(0, 0))
+    with pytest.raises(SystemExit, match=message):
+        load(tmp_path)
+
+
+def test_what_is_read_is_said(classes, load, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(classes)
+    _, tasks = load(Path("."))
+    assert "classes healthy (30), ill (30)" in capsys.readouterr().out
+    # Found: the task had no name, and its rows were lost.
+    assert tasks[0].name == "scans"
+
+
+def test_columns_under_other_names(tmp_path, classes, load, capsys) -> None:
+    """Found: "Patient ID" was ignored without a word, so that images were split."""
+    paths = sorted(path.relative_to(classes) for path in classes.rglob("*.*"))
+    table = pd.DataFrame({"File Name": paths, "Class": np.arange(60) // 2 % 2})
+    table = table.assign(**{"Patient ID": np.arange(60) // 2, "age": 50})
+    table.to_csv(classes / "scans.csv", index=False)
+    data = load(classes / "scans.csv")[1][0].data
+    assert data.patients.tolist() == [str(number) for number in np.arange(60) // 2]
+    assert "not used: age" in capsys.readouterr().out
+
+
+def test_one_class(tmp_path, classes, load) -> None:
+    """Found: all of it was trained and evaluated before an error of pandas."""
+    path = TestTables().write(classes, label=60 * ["a"])
+    with pytest.raises(SystemExit, match="all images are of one class, a"):
+        load(path)
+
+
+def test_files_that_change_are_other_data(classes, load) -> None:
+    """Found: tables of the old images were shown again."""
+    from results import known_of
+
+    one = known_of(load(classes)[1][0].data)
+    cv2.imwrite(str(classes / "ill/4.png"), 4095 - scan(1, 4))
+    assert known_of(load(classes)[1][0].data) != one

@@ -48,6 +48,21 @@ class TestDiscovery:
         with pytest.raises(RuntimeError, match=r"\(3, 9, 8\).*about 4 x 4.*drops"):
             pyramid.take(x)
 
+    @pytest.mark.parametrize(
+        ("size", "kept"), [(128, 54), (128, 48), (64, 12), (64, 15)]
+    )
+    def test_dropped_tokens_that_fill_another_grid(self, size: int, kept: int) -> None:
+        """Found: 54 of 64 tokens were taken for 9 x 6 positions, in silence."""
+        vit = timm.create_model(
+            "vit_tiny_patch16_224", embed_dim=8, depth=2, num_heads=1, img_size=size
+        )
+        backbone = MaskedVisionTransformerTIMM(vit)
+        pyramid = FeaturePyramid(backbone)
+        x = images(size=size)
+        backbone(x, idx_keep=torch.arange(kept + 1).expand(len(x), kept + 1))
+        with pytest.raises(RuntimeError, match="drops tokens"):
+            pyramid.take(x)
+
     @pytest.mark.parametrize("registers_first", [True, False])
     @pytest.mark.parametrize("registers", [0, 1, 4, 5, 8])
     @pytest.mark.parametrize("convolution", [True, False])

@@ -262,3 +262,31 @@ class TestNamed:
     def test_values_may_change(self, change, recwarn) -> None:
         self.step(change)
         assert not [w for w in recwarn if "hardly" in str(w.message)]
+
+    @pytest.mark.parametrize("kind", ["flip", "crop", "resize", "normalise"])
+    def test_what_a_backbone_does_before_its_layers(self, kind, recwarn) -> None:
+        """Found: one that flips or crops inside was believed, if `view=` was given."""
+        change = {
+            "flip": lambda x: x.flip(-1),
+            "crop": lambda x: x[..., 4:, 4:],
+            "resize": lambda x: nn.functional.interpolate(x, size=(28, 28)),
+            "normalise": lambda x: (x - 0.4) / 0.2,
+        }[kind]
+
+        class Inside(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.net = tiny_backbone()
+
+            def forward(self, x):
+                return self.net(change(x) if self.training else x)
+
+        torch.manual_seed(0)
+        backbone = Inside()
+        optimizer = torch.optim.SGD(backbone.parameters(), lr=0.0)
+        dira = DiRA(backbone, optimizer, adversarial_start=None)
+        smooth = torch.nn.functional.interpolate(torch.rand(4, 3, 4, 4), size=(32, 32))
+        views = DiRAViews([smooth], smooth.mean(dim=1, keepdim=True))
+        dira(backbone(views[0]).mean(), views, view=views[0])
+        warned = any("hardly" in str(w.message) for w in recwarn)
+        assert warned == (kind in ("flip", "crop"))

@@ -21,6 +21,14 @@ from lightly_dira.features.pyramid import FeaturePyramid
 
 
 class TestTheRightView:
+    @pytest.mark.parametrize("place", [0, 4, 12])
+    def test_between_batches_of_other_sizes(self, place: int) -> None:
+        """Found: of 4 + 8 + 8 joined rows only the first and the last 8 were tried."""
+        watched = Watched(tiny_backbone())
+        views, others = torch.rand(2, 8, 3, 32, 32), torch.rand(12, 3, 32, 32)
+        watched.backbone(torch.cat([others[:place], views[0], others[place:]]))
+        watched.check(list(views), 0)
+
     def test_order_that_changes(self) -> None:
         """Found: after the first step, copies were taken to come in its order."""
         watched = Watched(tiny_backbone())

@@ -193,3 +193,25 @@ def test_other_losses_between(set_to_none: bool) -> None:
     backbone(views[1]).square().mean().backward()
     optimizer.step()
     assert all(map(torch.equal, before, dira.head.parameters()))
+
+
+def test_clipped_by_the_norm_of_the_discriminator() -> None:
+    """Found: `clip_grad_norm_` of a module that holds DiRA took the critic's norm."""
+    from lightly_dira.training import discriminator_step
+
+    discriminator_step._warn_of_changes.cache_clear()
+    model = nn.ModuleDict({"backbone": tiny_backbone()})
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    dira = model["dira"] = DiRA(model["backbone"], optimizer)
+
+    def step(clip) -> None:
+        views = make_views(2)
+        dira(model["backbone"](views[0]).mean(), views).backward()
+        clip()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    for _ in range(2):
+        step(lambda: dira.clip_grad_norm_(0.1))
+    with pytest.warns(UserWarning, match=r"dira\.clip_grad_norm_"):
+        step(lambda: nn.utils.clip_grad_norm_(model.parameters(), 0.1))

@@ -43,6 +43,26 @@ def test_an_overflow_under_a_scaler(when: str, adversary: str) -> None:
         step(overflow=True)
 
 
+def test_an_overflow_under_a_scaler_that_accumulates() -> None:
+    """Found: a third of a power of two was no scale of a scaler."""
+    backbone, optimizer, dira = made()
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    for number in range(9):
+        views = make_views(2)
+        loss = backbone(views[0]).mean() * (torch.inf if number == 4 else 1)
+        if number == 4:
+            with pytest.warns(UserWarning, match="not finite"):
+                total = dira(loss, views)
+        else:
+            total = dira(loss, views)
+        scaler.scale(total / 3).backward()
+        if number % 3 == 2:
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+    assert dira.steps == 2
+
+
 @pytest.mark.parametrize("factor", [1.0, 4.0, 100.0])
 def test_an_overflow_without_a_scaler(factor: float) -> None:
     backbone, optimizer, dira = made()

@@ -78,6 +78,14 @@ class TestIdle:
         (message,) = warned_of(lambda _: run.step(run.total(make_views(2))))
         assert "every parameter of the backbone is frozen" in message
 
+    def test_a_frozen_decoder(self) -> None:
+        """Found: a loop over names froze head and critic, too, in silence."""
+        run = Loop()
+        run.dira.requires_grad_(False)
+        run.model.requires_grad_(True)
+        (message,) = warned_of(lambda _: run.step(run.total(make_views(2))))
+        assert "of the head, or of the discriminator, is frozen" in message
+
     def test_no_optimiser(self) -> None:
         model = SimSiam(tiny_backbone(), 16)
         dira = DiRA(model.backbone)

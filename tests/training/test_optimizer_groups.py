@@ -111,6 +111,18 @@ class TestOptimisers:
             setattr(dira, part, copy.deepcopy(getattr(dira, part)))
         setattr(dira, part, nn.Sequential(getattr(dira, part)))
 
+    def test_groups_written_anew_in_mid_run(self) -> None:
+        """Found: the head, which the new groups lacked, stood still in silence."""
+        model = SimSiam(tiny_backbone(), 16)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        dira = DiRA(model.backbone, optimizer)
+        train(model.backbone, optimizer, dira)
+        optimizer.param_groups[0]["params"] = [*model.parameters()]
+        with pytest.raises(RuntimeError, match=r"written anew.*dira\.attach"):
+            train(model.backbone, optimizer, dira)
+        dira.attach(optimizer)
+        train(model.backbone, optimizer, dira)
+
     def test_lbfgs_that_held_the_critic(self) -> None:
         """Found: it keeps the list of its parameters, and went on training them."""
         model = SimSiam(tiny_backbone(), 16)

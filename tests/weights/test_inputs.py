@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from dicom_files import save_slice
 from lightly.transforms import MoCoV2Transform
 from pictures import ramp
 from torchvision.models import resnet18
 
 from lightly_dira import DiRATransform
+from lightly_dira.data import ImageFiles, ToPixels
 from lightly_dira.transforms import Sequential
 from lightly_dira.weights import Inputs, from_pretrained, save_pretrained
 
@@ -131,3 +133,58 @@ class TestInputs:
     def test_other_channels(self) -> None:
         with pytest.raises(ValueError, match="grey image or one of 3 channels, got 2"):
             Inputs(3, (32, 32))(np.zeros((40, 40, 2), np.uint8))
+
+
+class TestWhatCannotBeKept:
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda _, v2: v2.Compose([v2.RandomInvert(p=1.0), v2.ToTensor()]),
+            lambda _, v2: v2.Compose([v2.RandomEqualize(p=1.0), v2.ToTensor()]),
+            lambda a, _: a.Compose([a.InvertImg(p=1.0), a.ToFloat(255)]),
+            lambda a, _: a.Compose([a.CLAHE(p=1.0), a.ToFloat(255)]),
+        ],
+    )
+    def test_changes_of_all_images(self, make) -> None:
+        """Found: they were left out, so that inputs were other images in silence."""
+        import albumentations as A
+        from torchvision.transforms import v2
+
+        transform = DiRATransform(make(A, v2), distortion=Sequential([]))
+        with pytest.raises(ValueError, match="cannot be kept"):
+            Inputs.of(transform, (SCAN // 256).astype(np.uint8))
+
+    def test_of_some_images(self) -> None:
+        from torchvision.transforms import v2
+
+        steps = [v2.RandomInvert(p=0.1), v2.RandomSolarize(0.5, p=0.2), v2.ToTensor()]
+        transform = DiRATransform(v2.Compose(steps), distortion=Sequential([]))
+        assert Inputs.of(transform, (SCAN // 256).astype(np.uint8)).channels == 1
+
+    def test_other_transforms(self) -> None:
+        """Found: 'ToPixels' object has no attribute 'transform'."""
+        with pytest.raises(TypeError, match=r"expected the DiRATransform .* ToPixels"):
+            Inputs.of(ToPixels(32), SCAN)
+
+
+def test_numbers_of_numpy(tmp_path) -> None:
+    """Found: they were saved as words, and failed only at the colleague's."""
+    made = Inputs(3, (np.int64(32),) * 2, (np.float32(0), np.float32(1)))
+    save_pretrained(tmp_path, resnet18(), inputs=made)
+    _, inputs = from_pretrained(tmp_path, resnet18(), return_inputs=True)
+    assert inputs == Inputs(3, (32, 32), (0.0, 1.0))
+
+
+def test_windows_for_displays_are_remembered(tmp_path) -> None:
+    """Found: the card read files without the window that they state."""
+    tags = dict(BitsStored=12, HighBit=11, WindowCenter=600, WindowWidth=400)
+    path = save_slice(tmp_path / "scan.dcm", SCAN // 16, **tags)
+    transform = DiRATransform(input_size=32)
+    inputs = Inputs.of(transform, ImageFiles([path], voi=True)[0][0])
+    assert inputs.voi
+    assert not Inputs.of(transform, ImageFiles([path])[0][0]).voi
+    save_pretrained(tmp_path / "w", resnet18(), inputs=inputs)
+    card = (tmp_path / "w/README.md").read_text()
+    assert 'inputs(read_image("scan.dcm", voi=True))' in card
+    _, again = from_pretrained(tmp_path / "w", resnet18(), return_inputs=True)
+    assert again == inputs

@@ -59,6 +59,8 @@ class TestCard:
         names = {"FOLDER": "weights", "resnet18": resnet18}
         exec(lines.replace("backbone = ...", "backbone = resnet18()"), names)
         assert names["features"].shape == (1, 1000)
+        # Found: statistics of this one image were used, and kept.
+        assert not names["backbone"].training
 
     def test_pulled_from_a_hub(self, tmp_path) -> None:
         """A cache as `snapshot_download` leaves it, without network."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import timm
+import torch
 import torchvision
 from backbones import headless
 from torch import Tensor, nn
 from trained import trained
 
 from lightly_dira.weights.encoders import export_encoder
+from lightly_dira.weights.names import pair_names
 
 
 class TestExportEncoder:
@@ -102,3 +104,32 @@ class TestExportEncoder:
         ]
         with pytest.raises(ValueError, match="pos_embedding"):
             export_encoder(sizes[0], like=sizes[1])
+
+
+def small_vit() -> nn.Module:
+    torch.manual_seed(0)
+    return timm.models.VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=24, depth=3, num_heads=2, num_classes=0
+    )
+
+
+def test_blocks_that_were_compiled_one_by_one() -> None:
+    """Found: all of them counted as a classifier, and stayed random in silence."""
+    wrapped = small_vit()
+    for number, block in enumerate(wrapped.blocks):
+        wrapped.blocks[number] = torch.compile(block, backend="eager")
+    names = [*small_vit().state_dict()]
+    pairs = pair_names(wrapped.state_dict(), small_vit().state_dict(), into="ViT")
+    assert [*pairs] == names
+    back = pair_names(small_vit().state_dict(), wrapped.state_dict(), into="ViT")
+    assert [*back.values()] == names
+    weights = export_encoder(trained(wrapped), like=small_vit())
+    assert [*weights] == names
+
+
+def test_blocks_under_other_names() -> None:
+    """Found: the same of blocks in chunks, as DINOv2 names them."""
+    chunked = small_vit()
+    chunked.blocks = nn.Sequential(chunked.blocks[:2], chunked.blocks[2:])
+    with pytest.raises(ValueError, match=r"do not fit.*blocks\.0"):
+        pair_names(chunked.state_dict(), small_vit().state_dict(), into="ViT")
