@@ -15,7 +15,7 @@ from settings import Settings
 from lightly_dira.data import ImageFiles, VolumeFiles
 from lightly_dira.data.files import visible
 from lightly_dira.data.white import parse_window
-from lightly_dira.evaluation.labelled import LabelledImages
+from lightly_dira.evaluation.labelled import LabelledImages, Samples
 from lightly_dira.evaluation.protocol import Protocol, Task
 from lightly_dira.evaluation.read_tables import read_table
 from lightly_dira.evaluation.splits import draw_splits
@@ -75,6 +75,8 @@ def load_own(path: Path, settings: Settings) -> tuple[LabelledImages, list[Task]
     if not tasks:
         sys.exit(f"--data {path}: it has neither labels nor masks; {EXPECTED}.")
     _check_splits(path, data)
+    if data.masks is not None:
+        _check_masks(path, Samples(data, size, "mask"))
     return data.split("train"), tasks
 
 
@@ -170,6 +172,16 @@ def _read(folder: Path, settings: Settings) -> LabelledImages:
 def _stem(name: str) -> str:
     """Returns a name without its suffix; names such as 1.2.840.7.png have one."""
     return str(Path(name.lower().removesuffix(".gz")).with_suffix(""))
+
+
+def _check_masks(path: Path, samples: Samples) -> None:
+    """Reads every image and mask once: later would be after hours of training."""
+    for number in range(len(samples)):
+        try:
+            samples[number]
+        except ValueError as error:
+            name = samples.data.names[number]
+            sys.exit(f"--data {path}: {name} and its mask cannot be used: {error}")
 
 
 def _check_splits(path: Path, data: LabelledImages) -> None:

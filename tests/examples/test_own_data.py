@@ -146,8 +146,9 @@ class TestTables:
         assert data.patients.tolist() == patients.astype(str).tolist()
 
     def test_masks_beside_labels(self, classes, load) -> None:
-        paths = sorted(path.relative_to(classes) for path in classes.rglob("*.*"))
-        path = self.write(classes, label=np.arange(60) % 2, mask=paths)
+        mask = cv2.imencode(".png", np.eye(64, dtype=np.uint8))[1].tobytes()
+        (classes.parent / "mask").write_bytes(mask)
+        path = self.write(classes, label=np.arange(60) % 2, mask=60 * ["../mask"])
         _, tasks = load(path)
         asked = [protocol for task in tasks for protocol in task.protocols]
         assert asked[:4] == ["linear", "knn", "fine-tuned", "dense"]
@@ -282,3 +283,17 @@ def test_files_that_change_are_other_data(classes, load) -> None:
     one = known_of(load(classes)[1][0].data)
     cv2.imwrite(str(classes / "ill/4.png"), 4095 - scan(1, 4))
     assert known_of(load(classes)[1][0].data) != one
+
+
+def test_masks_are_looked_at_before_hours_of_training(tmp_path, load) -> None:
+    """Found: one of another size, or of several values, ended a run after training."""
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+        for number in range(20):
+            white = np.full((20, 20), 255 * (number % 2), np.uint8)
+            cv2.imwrite(str(tmp_path / name / f"{number}.png"), white)
+    load(tmp_path)
+    for wrong in (np.zeros((10, 10), np.uint8), np.arange(400, dtype=np.uint8)):
+        cv2.imwrite(str(tmp_path / "masks/7.png"), wrong.reshape(-1, 10))
+        with pytest.raises(SystemExit, match=r"7\.png and its mask cannot be used"):
+            load(tmp_path)
