@@ -118,7 +118,9 @@ axis.legend()
 
 # %% [markdown]
 # Which encoder is best depends on the question. The direction shows in the outline
-# alone, and grey levels give the outline without any training.
+# alone, and grey levels give the outline without any training. It depends on chance
+# as well: here more labels make the DiRA encoder worse on other slices, in an earlier
+# run of this notebook it was the bare one.
 #
 # ## Segmentation
 #

@@ -177,7 +177,7 @@ only_cropped = VolumePipeline((32, 32, 32), scale=(1.0, 1.0), flip=0.0, curve=0.
 held_out = MNI152Cubes(
     "test", DiRATransform(only_cropped, distortion=distortion, spatial_dims=3)
 )
-views = default_collate([held_out[index][0] for index in 4 * list(range(15))])
+views = default_collate([held_out[index][0] for index in 16 * list(range(15))])
 rows = {
     "clean": views.target,
     "distorted": views[0],
