@@ -107,18 +107,14 @@ def _read(folder: Path, settings: Settings) -> LabelledImages:
     if {"images", "masks"} <= by_name.keys():
         images, masks = files(by_name["images"]), files(by_name["masks"])
         of = dict(zip(map(_stem, masks.names), masks.paths, strict=True))
-        stems = Counter(map(_stem, masks.names))
-        if twice := [stem for stem, number in stems.items() if number > 1]:
-            raise ValueError(
-                f"{by_name['masks']} holds several masks named {twice[0]}: which one "
-                "belongs to the image? Leave the others out, or write a CSV file."
-            )
-        own = Counter(map(_stem, images.names))
-        if twice := [stem for stem, number in own.items() if number > 1]:
-            raise ValueError(
-                f"{by_name['images']} holds several images named {twice[0]}, for one "
-                "mask. Rename them, or write a CSV file."
-            )
+        for what, each in (("masks", masks), ("images", images)):
+            stems = Counter(map(_stem, each.names))
+            if twice := [stem for stem, number in stems.items() if number > 1]:
+                raise ValueError(
+                    f"{by_name[what]} holds several {what} named {twice[0]}: which "
+                    "image has which mask? Leave the others out, rename them, or write "
+                    "a CSV file."
+                )
         lacking = [name for name in images.names if _stem(name) not in of]
         if lacking:
             raise ValueError(

@@ -68,24 +68,24 @@ class Level(NamedTuple):
             DroppedTokensError: If tokens of the image are missing.
             RuntimeError: If the output is not this map of an image of this size.
         """
-        fits = True
         if self.layout == "tokens" and output.ndim == 3:
             tokens = output[:, self.before : output.shape[1] - self.after]
-            strides, count = self.strides(len(size)), tokens.shape[1]
-            grid = _grid(count, tuple(size), strides, self.known)
-            fits, grid = grid is not None, grid or (count, *[1] * (len(size) - 1))
-            found = tokens.movedim(-1, 1).reshape(len(tokens), -1, *grid)
+            strides = self.strides(len(size))
+            grid = _grid(tokens.shape[1], tuple(size), strides, self.known)
+            found = tokens.movedim(-1, 1)
+            if grid is not None:
+                found = found.reshape(len(tokens), -1, *grid)
         else:
             found = output.movedim(-1, 1) if self.layout == "channels last" else output
         expected = [
             side / stride
             for side, stride in zip(size, self.strides(len(size)), strict=True)
         ]
-        fits &= found.shape[1:2] == (self.channels,) and all(
-            abs(side - wanted) <= max(1.5, 0.25 * wanted)
-            for side, wanted in zip(found.shape[2:], expected, strict=True)
-        )
-        if not fits:
+        sides = found.shape[2:]
+        if (found.shape[1:2], len(sides)) != ((self.channels,), len(size)) or any(
+            abs(side - wanted) > max(1.5, 0.25 * wanted)
+            for side, wanted in zip(sides, expected, strict=True)
+        ):
             positions = " x ".join(str(round(side)) for side in expected)
             dropped = self.layout == "tokens" and found.shape[1] == self.channels
             raise (DroppedTokensError if dropped else RuntimeError)(

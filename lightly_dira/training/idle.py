@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -84,7 +84,7 @@ class IdleWatch:
         *,
         was_run: bool,
         was_left: bool,
-        parts: Iterable[nn.Module],
+        parts: Sequence[nn.Module],
     ) -> None:
         """Notes a step of the attached optimiser.
 
@@ -103,7 +103,6 @@ class IdleWatch:
         self._called = False
         self._count(_FROZEN, self.frozen)
         self._count(_NOT_DIFFERENTIATED, was_left)
-        parts = list(parts)
         self._count(_NO_GRADIENT, not was_left and any(map(_is_left_out, parts)))
         self._count(_FROZEN_PARTS, any(map(_is_frozen, parts)))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -58,7 +57,7 @@ class Inputs:
     voi: bool = False
 
     def __post_init__(self) -> None:
-        """Makes numbers of those of NumPy, which JSON does not know."""
+        """Makes plain tuples of NumPy's numbers and of JSON's lists."""
         for name, kind in (
             ("size", int),
             ("window", float),
@@ -105,15 +104,6 @@ class Inputs:
                 f"normalisation that can be kept. {_CURE}"
             )
         return facts
-
-    @classmethod
-    def from_json(cls, kept: Mapping[str, Any]) -> Inputs:
-        """Reads what `dataclasses.asdict` wrote as JSON, which has lists for tuples."""
-        own: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in kept.items()
-        }
-        return cls(**own)
 
     def __call__(self, image: Any) -> Tensor:
         """Makes an input of an image or a volume, whole and without distortion.

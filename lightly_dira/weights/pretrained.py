@@ -161,7 +161,7 @@ def from_pretrained(
         arguments = None if arguments is None else dict(arguments)
         # Folders of earlier versions have none.
         kept = settings.get("inputs")
-        inputs = None if kept is None else Inputs.from_json(kept)
+        inputs = None if kept is None else Inputs(**kept)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"from_pretrained: {folder / _SETTINGS} is not what save_pretrained "
