@@ -17,8 +17,11 @@ Window = tuple[float, float] | Literal["percentiles"]
 
 "percentiles" stands for 0.5 and 99.5 of each image.
 """
-# The highest value of 12 bits, which use a sixteenth of the range of 16 bits.
-_SIXTEENTH = 4095
+# The highest values of 12 and of 14 bits, and the parts of the range of 16 they use.
+_FEW_BITS = {
+    4095: "a sixteenth of their range (0 to 4095) and becomes almost black",
+    16383: "a quarter of their range (0 to 16383) and becomes dark",
+}
 # Values that percentiles are taken of.
 _VALUES = 2**19
 
@@ -164,16 +167,16 @@ def white_of(values: NDArray[Any]) -> float:
             'image, window="percentiles"; DICOM files may state theirs, '
             "read_image(file, voi=True)."
         )
-    if top > 1 and 0 < high <= _SIXTEENTH:
-        _warn_of_few_bits()
+    if top > 1 and 0 < high <= max(_FEW_BITS):
+        _warn_of_few_bits(next(most for most in _FEW_BITS if high <= most))
     return top
 
 
 @functools.cache
-def _warn_of_few_bits() -> None:
-    """Warns, once in a process."""
+def _warn_of_few_bits(most: int) -> None:
+    """Warns, once in a process of each."""
     warn(
-        "DiRATransform: an image of 16 bits uses at most a sixteenth of their range "
-        "(0 to 4095) and becomes almost black. If all images do, as those of 12 bits, "
-        "give their range: DiRATransform(..., window=(0, 4095))."
+        f"DiRATransform: an image of 16 bits uses at most {_FEW_BITS[most]}. If all "
+        f"images do, as those of {most.bit_length()} bits, give their range: "
+        f"DiRATransform(..., window=(0, {most}))."
     )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -185,7 +186,8 @@ class DiRAMixin(metaclass=MadeAfterInit):
         configured = super().configure_optimizers()  # type: ignore[misc]
         backbone = self.dira.features.backbone
         weights = {id(parameter) for parameter in backbone.parameters()}
-        optimizers = list(_optimizers_in(configured))
+        optimizers: list[Optimizer] = []
+        apply_to_collection(configured, Optimizer, optimizers.append)
         holding = [o for o in optimizers if weights & held_by(o)]
         if not holding:
             raise RuntimeError(
@@ -207,7 +209,10 @@ class DiRAMixin(metaclass=MadeAfterInit):
             )
         if all(p.kind is not p.VAR_POSITIONAL for p in parameters.values()):
             args = args[: max(len(parameters) - 1 - len(kwargs), 0)]
+        before = self.dira.components
         output = step(batch, *args, **kwargs)
+        if self.dira.components is not before:
+            raise RuntimeError(_TWICE)
         loss = output.get("loss") if isinstance(output, Mapping) else output
         if loss is None:
             self.dira.features.forget()
@@ -283,18 +288,12 @@ class DiRAMixin(metaclass=MadeAfterInit):
                 raise
 
 
+_TWICE = (
+    "DiRA: the training step calls `self.dira` itself, and DiRAMixin would add "
+    "restoration and adversary once more. Return the method's own loss from "
+    "`training_step`, and leave the call to the mixin."
+)
 _HOST = (
     "DiRA: with an `Adversary` the training step returns what the host restored and "
     'the clean images: {"loss": loss, "restored": images, "target": clean}.'
 )
-
-
-def _optimizers_in(configured: Any) -> Iterator[Optimizer]:
-    """Yields the optimisers in what `configure_optimizers` returned, in any form."""
-    if isinstance(configured, Optimizer):
-        yield configured
-    elif isinstance(configured, Mapping):
-        yield from _optimizers_in(configured.get("optimizer"))
-    elif isinstance(configured, (list, tuple)):
-        for item in configured:
-            yield from _optimizers_in(item)

@@ -38,9 +38,12 @@ class TestIntegers:
         assert not recwarn.list
         assert not to_pixels(np.zeros((32, 32), dtype)).any()
 
-    def test_twelve_bits_are_warned_of_once(self) -> None:
-        image = np.linspace(0, 4095, 1024).astype("uint16").reshape(32, 32)
-        with pytest.warns(UserWarning, match=r"window=\(0, 4095\)"):
+    @pytest.mark.parametrize("most", [4095, 16383])
+    def test_few_bits_are_warned_of_once(self, most: int) -> None:
+        image = np.linspace(0, most, 1024).astype("uint16").reshape(32, 32)
+        bits = most.bit_length()
+        said = rf"those of {bits} bits, .* window=\(0, {most}\)"
+        with pytest.warns(UserWarning, match=said):
             to_pixels(image)
         with warnings.catch_warnings():
             warnings.simplefilter("error")

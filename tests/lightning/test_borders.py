@@ -161,6 +161,17 @@ class TestOverridden:
         with pytest.warns(UserWarning, match="is not differentiated"):
             trainer(tmp_path, max_epochs=1).fit(Mine(), loader())
 
+    def test_a_step_that_calls_dira_itself(self, tmp_path) -> None:
+        """Found: restoration was added twice, without a word."""
+
+        class Twice(SimSiam):
+            def training_step(self, batch, index):
+                return self.dira(SimSiam.training_step(self, batch, index), batch)
+
+        model = type("DiRATwice", (DiRAMixin, Twice), {})()
+        with pytest.raises(RuntimeError, match=r"calls `self\.dira` itself"):
+            trainer(tmp_path, max_epochs=1).fit(model, loader())
+
 
 class TestBothPackages:
     """Found: with `lightning.pytorch`, a class in the wrong order trained bare."""
