@@ -20,7 +20,7 @@ from lightly_dira.loss.adversaries import comparable
 from lightly_dira.loss.schedule import Schedule, starts
 from lightly_dira.models.light_head import head_for
 from lightly_dira.training.batches import NO_TARGET, UNSEEN, different_views, join
-from lightly_dira.training.trial import check_same_place
+from lightly_dira.training.trial import check_same_place, reached
 from lightly_dira.views import DiRAViews
 from lightly_dira.wrapper import Wrapper, check_loss
 
@@ -228,7 +228,7 @@ class DiRA(Wrapper):
         seen = self._see(batches, view)
         with evaluating(*self._held_out):
             restored = join([self._decode(taken) for taken, _ in seen])
-        target = join([clean(restored.device) for _, clean in seen])
+        target = reached(self.head, join([clean(restored.device) for _, clean in seen]))
         condition = self._condition([taken.images for taken, _ in seen])
         precisions = {m.dtype for taken, _ in seen for m in taken.maps}
         factors = self.schedule(self.steps)
@@ -263,7 +263,7 @@ class DiRA(Wrapper):
             return
         seen = self._see(batches, called_with)
         images = join([taken.images for taken, _ in seen])
-        target = join([clean(images.device) for _, clean in seen])
+        target = reached(self.head, join([clean(images.device) for _, clean in seen]))
         with torch.no_grad(), evaluating(self.head), same_randomness(images.device):
             for (number, maps, own), _ in seen:
                 # Of these maps only the shapes were kept.

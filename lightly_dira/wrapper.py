@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from lightly_dira.core.modes import evaluating
 from lightly_dira.core.randomness import same_randomness
-from lightly_dira.core.rows import Rows
+from lightly_dira.core.rows import Rows, Turns
 from lightly_dira.core.tensors import moved
 from lightly_dira.features.pyramid import FeaturePyramid
 from lightly_dira.features.restoring_host import RestoringHost
@@ -63,10 +63,8 @@ class Wrapper(OptimizerFollower):
         optimizer: Optimizer | None,
     ) -> None:
         """Makes the critic, unless there is none."""
-        for name, value in (
-            ("target_channels", target_channels),
-            ("discriminator_lr", discriminator_lr),
-        ):
+        above = dict(target_channels=target_channels, discriminator_lr=discriminator_lr)
+        for name, value in above.items():
             if not value > 0:
                 raise ValueError(f"DiRA: {name} must be above 0, got {value}.")
         if not 0 < restored_share <= 1:
@@ -93,11 +91,9 @@ class Wrapper(OptimizerFollower):
         )
         # The tuple keeps PyTorch from registering it as a submodule.
         self._criterion = (criterion,)
-        self.loss = loss or DiRALoss()
-        self.target_channels = target_channels
-        self.conditional = conditional
-        self.restored_share = restored_share
-        self._finite = FiniteTerms()
+        self.loss, self.target_channels = loss or DiRALoss(), target_channels
+        self.conditional, self.restored_share = conditional, restored_share
+        self._finite, self._turns = FiniteTerms(), Turns()
         # Shapes of images that the critic has judged before.
         self._judged: set[tuple[torch.Size, ...]] = set()
         chosen = schedule or Schedule.starting(restorative, adversarial)
@@ -132,8 +128,9 @@ class Wrapper(OptimizerFollower):
 
     def _rows(self, size: int) -> Rows:
         """Returns the rows that this step restores: all without gradients."""
-        share = self.restored_share if torch.is_grad_enabled() else 1.0
-        return Rows.of_step(size, share, self.steps)
+        if not torch.is_grad_enabled():
+            return Rows(0, size, size)
+        return self._turns.rows(size, self.restored_share, self.steps)
 
     def _run_head(self, *arguments: Any) -> Tensor:
         """Runs the head; as it is, where compiled code could not be balanced."""
@@ -245,6 +242,7 @@ class Wrapper(OptimizerFollower):
                 own = self.schedule.adversarial
                 schedule = dataclasses.replace(schedule, adversarial=own)
             self.schedule = schedule
+        self._turns = Turns(int(saved.get("turns", saved["steps"] - 1)))
         self._count(int(saved["steps"]))
 
     def _progress(self) -> dict[str, Any]:
@@ -253,6 +251,7 @@ class Wrapper(OptimizerFollower):
         if not self._schedule_was_set:
             ramps = torch.full_like(ramps, math.nan)
         state: dict[str, Any] = {"steps": torch.tensor(self.steps), "ramps": ramps}
+        state["turns"] = torch.tensor(self._turns.taken)
         if isinstance(self.features, FeaturePyramid):
             state["view_change"] = self.features.change.state()
         (criterion,) = self._criterion

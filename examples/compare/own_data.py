@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
-import pandas as pd
 from settings import Settings
 
 from lightly_dira.data import ImageFiles, VolumeFiles
@@ -17,7 +16,7 @@ from lightly_dira.data.files import visible
 from lightly_dira.data.white import parse_window
 from lightly_dira.evaluation.labelled import LabelledImages, Samples
 from lightly_dira.evaluation.protocol import Protocol, Task
-from lightly_dira.evaluation.read_tables import read_table
+from lightly_dira.evaluation.read_tables import read_rows, read_table
 from lightly_dira.evaluation.splits import draw_splits
 
 EXPECTED = (
@@ -32,7 +31,9 @@ MASKS = re.compile(
 SPLITS = re.compile(
     r"(?<![a-z])(?:train|training|val|valid|validation|test|testing)(?![a-z])"
 )
-# Columns of a CSV file, under the names that people give them, with letters only.
+# So many folders inside a folder are no parts or machines, but patients.
+MANY = 10
+# Columns of a CSV file, by names that people give them: letters and digits only.
 COLUMNS = {
     "image": ("image", "path", "file", "filename", "imagepath"),
     "labels": ("label", "class"),
@@ -81,8 +82,14 @@ def load_own(path: Path, settings: Settings) -> tuple[LabelledImages, list[Task]
 
 
 def _read_csv(path: Path, settings: Settings) -> LabelledImages:
-    header = pd.read_csv(path, nrows=0).columns
-    plain = {re.sub("[^a-z]", "", str(name).lower()): name for name in header}
+    plain: dict[str, str] = {}
+    for name in (header := [*read_rows(path, 0).columns]):
+        word = re.sub("[^a-z0-9]", "", name.lower())
+        if word in plain and any(word in known for known in COLUMNS.values()):
+            raise ValueError(
+                f"which column is meant, {plain[word]!r} or {name!r}? Rename the other."
+            )
+        plain[word] = name
     columns = {
         what: next((plain[name] for name in names if name in plain), None)
         for what, names in COLUMNS.items()
@@ -90,7 +97,7 @@ def _read_csv(path: Path, settings: Settings) -> LabelledImages:
     if columns["image"] is None:
         raise ValueError(f"no column {', '.join(COLUMNS['image'])}; {EXPECTED}.")
     used = [name for name in columns.values() if name is not None]
-    others = [str(name) for name in header if name not in used]
+    others = [name for name in header if name not in used]
     print(f"{path}: columns {', '.join(used)}; not used: {', '.join(others) or 'none'}")
     dims = 3 if settings.cube else 2
     window = parse_window(settings.window)
@@ -124,7 +131,8 @@ def _read(folder: Path, settings: Settings) -> LabelledImages:
         return LabelledImages(
             images.paths,
             masks=[of[_stem(name)] for name in images.names],
-            splits=draw_splits(np.arange(len(images)), 0),
+            splits=draw_splits(groups := _groups(images.names), 0),
+            patients=groups,
             names=images.names,
             **known,
         )
@@ -151,10 +159,12 @@ def _read(folder: Path, settings: Settings) -> LabelledImages:
     found = map("{0.name} ({1})".format, inside, sizes)
     print(f"{folder}: classes {', '.join(found)}")
     labels = np.repeat(np.arange(len(classes)), sizes)
+    groups = _groups([name for each in classes for name in each.names])
     return LabelledImages(
         [path for each in classes for path in each.paths],
         labels=labels,
-        splits=draw_splits(np.arange(len(labels)), 0, labels=labels),
+        splits=draw_splits(groups, 0, labels=labels),
+        patients=groups,
         names=[
             f"{path.name}/{name}"
             for path, each in zip(inside, classes, strict=True)
@@ -163,6 +173,22 @@ def _read(folder: Path, settings: Settings) -> LabelledImages:
         label_names=tuple(path.name for path in inside),
         **known,
     )
+
+
+def _groups(names: list[str]) -> np.ndarray:
+    """Returns what must not be in two splits: folders below, or else single files.
+
+    Where there are many of them, a folder is that of a patient.
+    """
+    folders = [Path(name).parent.as_posix() for name in names]
+    several = len({*folders} - {"."})
+    if several >= MANY:
+        print(f"the {several} folders inside are taken for patients")
+    else:
+        print("patients are not known, and may be in several splits; a CSV file says")
+    files = [f"{number:09}" for number in range(len(names))]
+    known = zip(files, folders, strict=True)
+    return np.array([n if several < MANY or f == "." else f for n, f in known])
 
 
 def _stem(name: str) -> str:

@@ -43,3 +43,20 @@ class Rows(NamedTuple):
         if stop <= self.size:
             return batch[self.start : stop]
         return torch.cat([batch[self.start :], batch[: stop - self.size]])
+
+
+class Turns:
+    """Counts the steps in which rows were asked for, which need not be all steps.
+
+    Attributes:
+        taken: How many there were before the last one.
+    """
+
+    def __init__(self, taken: int = -1) -> None:
+        """Has seen no step since that one."""
+        self.taken, self._last = taken, -1
+
+    def rows(self, size: int, share: float, step: int) -> Rows:
+        """Returns the rows of a step, the same ones however often it asks."""
+        self.taken, self._last = self.taken + (step != self._last), step
+        return Rows.of_step(size, share, self.taken)

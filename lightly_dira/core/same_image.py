@@ -17,6 +17,8 @@ from lightly_dira.core.user_warnings import warn
 SAME_IMAGE = 1e-3
 # Pixels that correspond correlate by more, whatever a loop does to their values.
 HARDLY = 0.5
+# They correlate by this with another one, and by so much more, if they are that one.
+_ALIKE, _MORE = 0.8, 0.1
 # And views that were made smaller inside a backbone by this, if it did not crop them.
 SHRUNK = 0.9
 # Pixels along each side that are compared with an image on another device.
@@ -47,6 +49,8 @@ def differences_of(images: Tensor, view: Tensor) -> Tensor:
     images, view = images.detach(), view.detach()
     if images.device != view.device:
         images, view = _sampled(images), moved(_sampled(view), images.device)
+    if images.dtype != view.dtype and images.is_floating_point():
+        images, view = _as_precise(images, view)
     if images.shape[1] != view.shape[1]:
         if images.shape[1] == 1:
             view = view.mean(dim=1, keepdim=True)
@@ -68,6 +72,45 @@ def correlations_of(images: Tensor, view: Tensor) -> Tensor:
     if images.shape[2:] != view.shape[2:]:
         view = F.interpolate(view.detach(), images.shape[2:], mode="area")
     return 1 - differences_of(images, view) / 2
+
+
+def how_unlike(images: Tensor, view: Tensor) -> float | None:
+    """Returns how pixels correlate, if images hardly show what the view does."""
+    least = HARDLY if images.shape[2:] == view.shape[2:] else SHRUNK
+    correlation = correlations_of(images, view).mean()
+    unlike = correlation < least or _are_misplaced(images, view)
+    return float(correlation) if unlike else None
+
+
+def _are_misplaced(images: Tensor, view: Tensor) -> Tensor:
+    """Whether some image is clearly more like a mirrored view, or another one's.
+
+    What loops do to values makes an image less like its view, not more like these.
+    """
+    images, view = images.detach(), moved(view.detach(), images.device)
+    if images.shape[:1] + images.shape[2:] != view.shape[:1] + view.shape[2:]:
+        return torch.zeros((), dtype=torch.bool, device=images.device)
+    axes = range(2, images.ndim)
+    flips = [[axis] for axis in axes] + [[*axes[-2:]]]
+    looks = [view, *(view.flip(flip) for flip in flips)]
+    ours, *theirs = (_standardise(_grey(each)).flatten(1) for each in (images, *looks))
+    own, *mirrored = ((ours * each).mean(dim=1) for each in theirs)
+    others = ours @ theirs[0].T / ours.shape[1]
+    others.fill_diagonal_(-1)
+    best = torch.stack([others.amax(dim=1), *mirrored]).amax(dim=0)
+    return ((best > _ALIKE) & (best > own + _MORE)).any()
+
+
+def _grey(images: Tensor) -> Tensor:
+    return _sampled(images.float().mean(dim=1, keepdim=True))
+
+
+def _as_precise(images: Tensor, view: Tensor) -> tuple[Tensor, Tensor]:
+    """Rounds the more precise of two tensors as the other has been."""
+    if not view.is_floating_point():
+        return images, view
+    coarse = max(images.dtype, view.dtype, key=lambda dtype: torch.finfo(dtype).eps)
+    return images.to(coarse), view.to(coarse)
 
 
 def _sampled(images: Tensor) -> Tensor:
@@ -96,9 +139,8 @@ def say_if_unlike(view: Tensor, target: Tensor) -> None:
     if is_waited_for(view) and _looked:
         return
     _looked.add(True)
-    correlation = correlations_of(view, target).mean()
-    if correlation < HARDLY:
-        _warn_of_unlike(f"{float(correlation):.1f}")
+    if (correlation := how_unlike(view, target)) is not None:
+        _warn_of_unlike(f"{correlation:.1f}")
 
 
 _looked: set[bool] = set()
@@ -107,7 +149,8 @@ _looked: set[bool] = set()
 @functools.cache
 def _warn_of_unlike(correlation: str) -> None:
     warn(
-        "DiRA: a view was changed in place, and now hardly resembles its target: their "
+        "DiRA: a view was changed in place, and now hardly resembles its target, or a "
+        "mirrored or another one more: "
         f"pixels correlate by {correlation}. If the loop crops or turns views, targets "
         "do not move with them. Move them in the same way, and make new views: "
         "DiRAViews(views, targets)."

@@ -20,12 +20,19 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 def image_in(values: Any, dimensions: int) -> Tensor | None:
     """Returns the images among nested values, the first if there are several."""
-    found = (
-        value
-        for value in tensors_in(values)
-        if value.ndim == dimensions and value.is_floating_point()
-    )
-    return next(found, None)
+    return next(_images_in(values, dimensions), None)
+
+
+def only_image_in(values: Any, dimensions: int) -> Tensor | None:
+    """Returns the images among nested values, or None if there are several."""
+    images = [*_images_in(values, dimensions)]
+    return images[0] if len(images) == 1 else None
+
+
+def _images_in(values: Any, dimensions: int) -> Iterator[Tensor]:
+    for value in tensors_in(values):
+        if value.ndim == dimensions and value.is_floating_point():
+            yield value
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:

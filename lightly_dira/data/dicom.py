@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightly_dira.core.extras import extra
+from lightly_dira.core.user_warnings import warn
 from lightly_dira.data.white import Stored
 
 
@@ -38,9 +39,9 @@ def read_dicom(data: bytes, name: str, *, voi: bool = False) -> NDArray[Any]:
         frames = int(file.get("NumberOfFrames") or 1)
         if "PixelData" not in file or frames != 1:
             held = frames if "PixelData" in file else 0
+            cure = "separate its frames with pydicom" if held else "leave it out"
             raise ValueError(
-                f"expected a DICOM file with one image, got {name} with {held}: "
-                "separate its frames with pydicom"
+                f"expected a DICOM file with one image, got {name} with {held}: {cure}"
             )
         return as_displayed(file) if voi else values_of(file)
     except Exception as error:
@@ -71,6 +72,8 @@ def values_of(file: Any) -> NDArray[Any]:
     unsigned = pixels.dtype.kind == "u"
     white = (1 << file.BitsStored) - 1
     if inverted:
+        if unsigned and white == 65535 and pixels.max() <= 4095:
+            warn(_FEW_BITS_INVERTED)
         pixels = pixels.dtype.type(white) - pixels if unsigned else ~pixels
     pixels = _blackened(pixels, outside)
     slope, intercept = _rescaling_of(file)
@@ -79,6 +82,13 @@ def values_of(file: Any) -> NDArray[Any]:
     if unsigned and pixels.ndim == 2 and white < np.iinfo(pixels.dtype).max:
         return Stored.of(pixels, white)
     return pixels
+
+
+_FEW_BITS_INVERTED = (
+    "read_image: a DICOM file in which 0 is white (MONOCHROME1) says that it has 16 "
+    "bits, and uses at most 0 to 4095: inverted, it is almost white. If all files do, "
+    "take DiRATransform(..., window=(61440, 65535))."
+)
 
 
 def as_displayed(file: Any) -> NDArray[Any]:
@@ -125,13 +135,16 @@ def _padding_of(file: Any, pixels: NDArray[Any]) -> NDArray[Any] | None:
 
 
 def _blackened(values: NDArray[Any], outside: NDArray[Any] | None) -> NDArray[Any]:
-    """Makes padding black, if it is brighter than half of the image."""
+    """Makes padding black, if it is brighter than half of the image.
+
+    Padding that is darker than the image, as beside CT, would rule its percentiles.
+    """
     if outside is None or outside.all() or not outside.any():
         return values
-    inside = values[~outside]
-    if values[outside].max() <= np.median(inside):
-        return values
+    inside, padding = values[~outside], values[outside]
     black = 0 if values.dtype.kind == "u" else inside.min()
+    if black <= padding.min() and padding.max() <= np.median(inside):
+        return values
     return np.where(outside, values.dtype.type(black), values)
 
 

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from lightly_dira.core.extras import extra
 from lightly_dira.data.dicom import as_displayed, is_dicom, values_of
-from lightly_dira.data.white import Stored
 
 # What the place of a slice in its volume is known by.
 _PLACES = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
@@ -22,8 +21,56 @@ _UNEVEN = 0.1
 
 def read_series(
     folder: Path, *, voi: bool = False
-) -> tuple[NDArray[Any], tuple[float, ...]]:
-    """Returns the volume of a series, and its spacing; see `read_volume`."""
+) -> tuple[NDArray[Any], NDArray[np.float64], float | None]:
+    """Returns a series as a volume, its affine, and what is white, if it is known.
+
+    The axes of the volume are the slices' normal, their columns and their rows. See
+    `read_volume`.
+    """
+    placed = _placed(folder)
+    windows = {str([file.get(name) for name in _WINDOW]) for _, _, file in placed}
+    if voi and len(windows) > 1:
+        raise ValueError(
+            f"read_volume: the slices in {folder} state {len(windows)} windows, and a "
+            'volume has one. Leave voi at False and choose it: window="percentiles".'
+        )
+    slices = [_slice_of(file, path, voi) for _, path, file in placed]
+    whites = {getattr(part, "white", None) for part in slices}
+    white = whites.pop() if len(whites) == 1 else None
+    return np.stack(slices), _affine_of(placed), white
+
+
+def place_series(folder: Path) -> tuple[tuple[int, ...], NDArray[np.float64]]:
+    """Returns shape and affine of a series."""
+    placed = _placed(folder)
+    first = placed[0][2]
+    return (len(placed), first.Rows, first.Columns), _affine_of(placed)
+
+
+def _affine_of(placed: list[tuple[float, Path, Any]]) -> NDArray[np.float64]:
+    """Returns what maps indices of voxels to millimetres, as affines of NIfTI do.
+
+    They are counted to the right, the front and the head.
+    """
+    (low, _, first), (high, _, _) = placed[0], placed[-1]
+    across, down, normal = _directions_of(first)
+    between = (high - low) / (len(placed) - 1)
+    rows, columns = (float(side) for side in first.PixelSpacing)
+    affine = np.eye(4)
+    affine[:3, :3] = np.stack([normal * between, down * rows, across * columns], axis=1)
+    affine[:3, 3] = np.float64(first.ImagePositionPatient)
+    affine[:2] *= -1  # DICOM's point to the left and the back
+    return affine
+
+
+def _directions_of(file: Any) -> tuple[NDArray[Any], ...]:
+    """Returns the directions of a slice's rows and columns, and their normal."""
+    across, down = np.reshape(np.float64(file.ImageOrientationPatient), (2, 3))
+    return across, down, np.cross(across, down)
+
+
+def _placed(folder: Path) -> list[tuple[float, Path, Any]]:
+    """Returns the checked slices of a series in their order along the normal."""
     with extra("medical"):
         import pydicom
     slices = []
@@ -54,9 +101,7 @@ def read_series(
                 f"read_volume: {path} has no {' or '.join(missing) or 'single image'}, "
                 "so that its place in the volume is not known."
             )
-    first = slices[0][0]
-    across, down = np.reshape(np.float64(first.ImageOrientationPatient), (2, 3))
-    normal = np.cross(across, down)
+    _, _, normal = _directions_of(slices[0][0])
     placed = sorted(
         (
             (float(normal @ np.float64(file.ImagePositionPatient)), path, file)
@@ -65,23 +110,8 @@ def read_series(
         key=lambda item: (item[0], str(item[1])),
     )
     _check_series(placed, folder)
-    places = np.array([place for place, _, _ in placed])
-    between = float(np.median(np.diff(places)))
     _check_straight(placed, normal, folder)
-    windows = {str([file.get(name) for name in _WINDOW]) for _, _, file in placed}
-    if voi and len(windows) > 1:
-        raise ValueError(
-            f"read_volume: the slices in {folder} state {len(windows)} windows, and a "
-            'volume has one. Leave voi at False and choose it: window="percentiles".'
-        )
-    slices_of = [_slice_of(file, path, voi) for _, path, file in placed]
-    rows, columns = (float(side) for side in first.PixelSpacing)
-    volume, spacing = _oriented(
-        np.stack(slices_of), (normal, down, across), (between, rows, columns)
-    )
-    whites = {getattr(part, "white", None) for part in slices_of}
-    white = whites.pop() if len(whites) == 1 else None
-    return volume if white is None else Stored.of(volume, white), spacing
+    return placed
 
 
 def _slice_of(file: Any, path: Path, voi: bool) -> NDArray[Any]:
@@ -153,27 +183,3 @@ def _check_series(placed: list[tuple[float, Path, Any]], folder: Path) -> None:
             f"{steps[number]:.4g} mm apart: {missing} missing there. Copy the whole "
             "series."
         )
-
-
-def _oriented(
-    volume: NDArray[Any],
-    axes: tuple[NDArray[Any], ...],
-    spacing: tuple[float, float, float],
-) -> tuple[NDArray[Any], tuple[float, ...]]:
-    """Turns a volume so that its axes point to the head, the back and the left.
-
-    Args:
-        volume: The volume.
-        axes: Directions of its axes, in DICOM's coordinates: left, back, head.
-        spacing: Millimetres between voxels along them.
-    """
-    directions = np.stack(axes)[:, ::-1]  # now: head, back, left
-    order: list[int] = []
-    for wanted in range(3):
-        left = [axis for axis in range(3) if axis not in order]
-        order.append(max(left, key=lambda axis: abs(directions[axis, wanted])))
-    turned = volume.transpose(order)
-    for wanted, axis in enumerate(order):
-        if directions[axis, wanted] < 0:
-            turned = np.flip(turned, wanted)
-    return np.ascontiguousarray(turned), tuple(spacing[axis] for axis in order)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from lightly_dira.data.image_files import read_image
 from lightly_dira.data.volume_files import read_volume
 
 _PHOTOS = (".png", ".jpg", ".jpeg", ".jp2", ".gif", ".bmp", ".webp", ".pgm", ".ppm")
-_IMAGES = (*_PHOTOS, ".tif", ".tiff", ".npy", ".dcm")
+_IMAGES = (*_PHOTOS, ".jfif", ".jpe", ".pbm", ".pnm", ".tif", ".tiff", ".npy", ".dcm")
 _VOLUMES = (".nii", ".nii.gz", ".npy", ".npz")
+# Of other libraries; they are left out, with a warning.
+_OTHERS = (".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".svs", ".ndpi", ".czi")
 # What macOS adds to folders and archives, and the index of DICOM media.
 _NO_IMAGES = ("__MACOSX", "DICOMDIR")
 
@@ -194,6 +197,13 @@ def _listed(
             f"{who}: found none of {', '.join(known)} and no DICOM "
             f"{'files' if search is _images_in else 'series'} below {folder}"
             f"{', only ' + ', '.join(there[:9]) if there else ', which is empty'}."
+        )
+    others = Counter(path.suffix.lower() for path in folder.rglob("*"))
+    if left := {suffix: others[suffix] for suffix in _OTHERS if others[suffix]}:
+        found = ", ".join(f"{number} of {suffix}" for suffix, number in left.items())
+        warn(
+            f"{who}: {len(paths)} files below {folder} are taken, and left out are "
+            f"{found}, which are not read. Convert them, for example with SimpleITK."
         )
     return paths, [path.relative_to(folder).as_posix() for path in paths]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,11 @@ def read_image(file: str | Path | bytes, *, voi: bool = False) -> NDArray[Any]:
 
     Returns:
         (H, W) for grey and (H, W, 3) for colour, RGB, of the file's own type; alpha is
-        dropped, palettes are resolved. DICOM values are those of the file. With units,
-        such as those of CT, they are float32 (Hounsfield units: `DiRATransform(...,
-        window=(-1000, 400))`); without, the array knows what is white, 4095 for 12
-        bits. MONOCHROME1 is inverted (signed values become -1 - value).
+        dropped, palettes are resolved, photographs are upright (EXIF). DICOM values are
+        those of the file. With units, such as those of CT, they are float32 (Hounsfield
+        units: `DiRATransform(..., window=(-1000, 400))`); without, the array knows what
+        is white, 4095 for 12 bits. MONOCHROME1 is inverted (signed values become -1 -
+        value).
 
     Warns:
         UserWarning: If the lower half of an image is constant and the upper half is
@@ -108,13 +110,35 @@ def read_image(file: str | Path | bytes, *, voi: bool = False) -> NDArray[Any]:
         )
     if tags.get(_BITS) == 12:
         image = Stored.of(image // 16, 4095)  # OpenCV multiplies them
+    if not tags:
+        image = _upright(image, data)
     _warn_if_cut_off(image, name)
+    if image.ndim == 3 and image.shape[2] == 4:
+        _check_drawn(image, name)
     if image.ndim == 3 and image.shape[2] in (3, 4):
         # PNG files say if they are grey beside their alpha.
         if start[:4] == b"\x89PNG" and start[25] == 4:
             return np.ascontiguousarray(image[..., 0])
         return np.ascontiguousarray(image[..., 2::-1])  # RGB, without alpha
     return image
+
+
+# How JPEG, PNG and WebP files mark that a camera has noted something.
+_NOTED, _ORIENTATION = (b"Exif\0", b"eXIf", b"EXIF"), 274
+
+
+def _upright(image: NDArray[Any], data: NDArray[Any]) -> NDArray[Any]:
+    """Turns a photograph as its camera says, as viewers and tools for masks do."""
+    whole = data.tobytes()
+    if not any(mark in whole for mark in _NOTED):
+        return image
+    with Image.open(io.BytesIO(whole)) as opened:
+        turned = opened.getexif().get(_ORIENTATION, 1)
+    if turned in (5, 6, 7, 8):
+        image = image.swapaxes(0, 1)
+    if turned in (3, 4, 7, 8):
+        image = image[::-1]
+    return image[:, ::-1] if turned in (2, 3, 6, 7) else image
 
 
 # What `.npy` files start with.
@@ -134,6 +158,8 @@ _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Tags of TIFF files, and values of theirs.
 _SAMPLES, _EXTRA, _PHOTOMETRIC, _BITS, _PLANES, _DEPTH = 277, 338, 262, 258, 284, 32997
 _ALPHA, _WHITE_IS_ZERO, _CMYK, _APART = (1, 2), 0, 5, 2
+# How ImageJ says that pixels of several images follow the tags of one.
+_STACK = re.compile(rb"ImageJ=[^\0]{0,400}?images=(\d+)")
 # Types of values, by their numbers in TIFF files.
 _TYPES = {1: "u1", 3: "u2", 4: "u4", 16: "u8"}
 
@@ -172,7 +198,9 @@ def _tags_of_tiff(data: NDArray[Any]) -> dict[int, int]:
 def _pages_of(data: NDArray[Any], start: bytes, tags: dict[int, int]) -> int:
     """Returns how many images a file holds, or 2 if there are several."""
     if tags:
-        return max(1 + bool(tags[0]), tags.get(_DEPTH, 1))
+        stack = _STACK.search(data[:4096].tobytes())
+        images = int(stack[1]) if stack else 1
+        return max(1 + bool(tags[0]), tags.get(_DEPTH, 1), images)
     animated = start[:3] == b"GIF" or start[8:12] == b"WEBP" or b"acTL" in start
     if not animated:
         return 1
@@ -183,8 +211,21 @@ def _pages_of(data: NDArray[Any], start: bytes, tags: dict[int, int]) -> int:
         return 1  # OpenCV says what is wrong
 
 
+def _check_drawn(image: NDArray[Any], name: str) -> None:
+    """Raises a ValueError if only the alpha of an image shows anything."""
+    colours, alpha = image[..., :3].reshape(-1, 3), image[..., 3]
+    if (colours == colours[0]).all() and alpha.min() != alpha.max():
+        raise ValueError(
+            f"read_image: {name} is of one colour, and what is drawn is in its alpha, "
+            "which is dropped. Save the alpha as the image: "
+            "`PIL.Image.open(file).getchannel('A')`."
+        )
+
+
 def _warn_if_cut_off(image: NDArray[Any], name: str) -> None:
     middle = len(image) // 2
     upper, lower = image[:middle], image[middle:]
-    if middle and lower.min() == lower.max() and upper.min() != upper.max():
+    if not middle or lower.min() != lower.max():
+        return
+    if len(np.unique(upper)) > 2:  # otherwise it is a mask, or empty
         warn(f"read_image: the lower half of {name} is constant: it may be damaged.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import zipfile
 import zlib
 from pathlib import Path
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 
 from lightly_dira.core.extras import extra
 from lightly_dira.data.dicom import is_dicom
-from lightly_dira.data.dicom_series import read_series
+from lightly_dira.data.dicom_series import place_series, read_series
 from lightly_dira.data.resizing import resample_volume
+from lightly_dira.data.white import Stored
 
 # What NumPy and nibabel raise on files that are damaged or of another kind.
 DAMAGED = (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
@@ -64,7 +66,7 @@ def read_volume(
     if not path.exists():
         raise FileNotFoundError(f"read_volume: there is no {path}.")
     if path.is_dir():
-        volume, own = read_series(path, voi=voi)
+        volume, own = _read_series(path, voi)
     elif voi:
         raise ValueError(f"read_volume: voi=True is for DICOM series, got {path}.")
     elif path.suffix.lower() in _NUMPY:
@@ -150,22 +152,47 @@ def load_canonical(path: str | Path, *, reader: str) -> tuple[Any, NDArray[Any]]
 
 
 def lie_on_one_grid(*paths: str | Path) -> bool:
-    """Whether the voxels of NIfTI files lie at the same places, by their affines.
+    """Whether voxels of NIfTI files and DICOM series lie at the same places.
 
-    Of other files, which do not tell, it is True. Values are not read.
+    Of NumPy files, which do not tell, it is True. Values are not compared.
     """
-    if any(Path(p).is_dir() or Path(p).suffix.lower() in _NUMPY for p in paths):
+    if any(Path(path).suffix.lower() in _NUMPY for path in paths):
         return True
     with extra("medical"):
         import nibabel
-        from nibabel.spatialimages import SpatialImage
-    affines = []
+    corners, series = [], any(Path(path).is_dir() for path in paths)
     for path in paths:
-        loaded: Any = nibabel.load(path)
-        blank = SpatialImage(np.broadcast_to(np.uint8(0), loaded.shape), loaded.affine)
-        turned = nibabel.as_closest_canonical(blank)  # type: ignore[no-untyped-call]
-        affines.append(turned.affine)
-    return all(np.allclose(affines[0], affine, atol=1e-3) for affine in affines)
+        if Path(path).is_dir():
+            shape, affine = place_series(Path(path))
+        else:
+            loaded: Any = nibabel.load(path)
+            shape, affine = loaded.shape, loaded.affine
+        image = _canonical(np.broadcast_to(np.uint8(0), shape), affine)
+        ends = [(0, side - 1) for side in image.shape[:3]]
+        corners.append([image.affine @ [*c, 1] for c in itertools.product(*ends)])
+    # In parts of a voxel; places in headers of DICOM are rounded.
+    near = (0.25 if series else 0.05) * min(np.linalg.norm(affine[:3, :3], axis=0))
+    return all(np.allclose(corners[0], each, rtol=0, atol=near) for each in corners)
+
+
+def _canonical(volume: NDArray[Any], affine: NDArray[Any]) -> Any:
+    """Turns a volume so that its axes point right, to the front and up."""
+    import nibabel
+    from nibabel.spatialimages import SpatialImage
+
+    image = SpatialImage(volume, affine)
+    return nibabel.as_closest_canonical(image)  # type: ignore[no-untyped-call]
+
+
+def _read_series(folder: Path, voi: bool) -> tuple[NDArray[Any], tuple[float, ...]]:
+    with extra("medical"):
+        import nibabel  # noqa: F401
+    volume, affine, white = read_series(folder, voi=voi)
+    image = _canonical(volume, affine)
+    turned = from_canonical(np.asarray(image.dataobj))
+    spacing = np.linalg.norm(image.affine[:3, :3], axis=0)[::-1]
+    known = turned if white is None else Stored.of(turned, white)
+    return known, tuple(map(float, spacing))
 
 
 def _read_nifti(path: Path) -> tuple[NDArray[Any], tuple[float, ...]]:

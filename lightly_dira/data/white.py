@@ -128,6 +128,12 @@ def limits_of(values: NDArray[Any], window: Window | None) -> tuple[float, float
     if window is None:
         return 0.0, white_of(values)
     if not isinstance(window, str):
+        if is_displayed(values) and not 0 <= window[0] < window[1] <= 1:
+            raise ValueError(
+                "DiRATransform: the image was windowed as its file says (voi=True), "
+                f"and has values in [0, 1], not the units of window={window}. Leave "
+                "one of the two out."
+            )
         return window
     flat = np.asarray(values).reshape(-1)
     # Some hundred thousand values tell the percentiles of large volumes. Their step has

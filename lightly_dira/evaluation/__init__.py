@@ -3,6 +3,9 @@
 - `readers`, `read_tables`, `chestxray14`, `read_volumes`: MedMNIST, `.npz`, CSV and
   folders, ChestX-ray14 with its official lists and boxes, NIfTI, the MNI152 brain; 16
   bits, DICOM and CT numbers keep their values; volumes or their slices
+- `labelled`: images and what is known of them; `Samples` are pixels in [0, 1]. An
+  encoder of normalised views gets them through the same numbers, in all that follows:
+  ``nn.Sequential(v2.Normalize(mean, std), backbone)``
 - `label_fractions`: which images keep their labels: nested, stratified, by patient
 - `probes`, `dense`: logistic regression and nearest neighbours on frozen features, of
   images and of pixels

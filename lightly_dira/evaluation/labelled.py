@@ -81,8 +81,12 @@ class LabelledImages(Dataset[tuple[Any, Any, str]]):
         """Checks labels and window, and that there is as much of all as of images."""
         check_window(self.window)
         for name in ("labels", "patients", "splits"):
-            if isinstance(known := getattr(self, name), (list, tuple)):
+            if (known := getattr(self, name)) is not None:
                 object.__setattr__(self, name, np.asarray(known))
+        for name in ("images", *_OF_EACH):
+            # Columns of pandas look items up by their index, not by their place.
+            if hasattr(known := getattr(self, name), "iloc"):
+                object.__setattr__(self, name, list(known))
         for name in _OF_EACH:
             known = getattr(self, name)
             if known is not None and len(known) != len(self.images):
@@ -263,8 +267,9 @@ class Samples(Dataset[tuple[Tensor, Tensor]]):
         else:
             voxels = np.ascontiguousarray(to_pixels(pixels, self.data.window, 3))
             image = resize_volume(to_tensor(torch.from_numpy(voxels)), self.size)
-        alpha = self.data.spatial_dims == 2 and len(image) in (2, 4)
-        if alpha and len(image) != self.channels:
+        # Of bytes; bands of other types are sequences, or modalities.
+        alpha = self.data.spatial_dims == 2 and pixels.dtype == np.uint8
+        if alpha and len(image) in (2, 4) and len(image) != self.channels:
             image = image[:-1]
         if len(image) != self.channels:
             grey = image.mean(dim=0, keepdim=True)

@@ -158,7 +158,7 @@ def score_localisation(
     Raises:
         ValueError: If no image has a box of a finding that the labels name.
     """
-    kinds = [np.asarray(own) for own in data.box_labels or ()]
+    kinds = [np.asarray(own).astype(str) for own in data.box_labels or ()]
     device = next(model.parameters()).device
     maps, boxes = [], []
     for label, name in enumerate(data.label_names):

@@ -43,8 +43,9 @@ def encode(
     Args:
         backbone: Any network of images, run in evaluation mode. Maps, with their
             channels first or last, and tokens are averaged over positions. If there
-            are several outputs, the last one is used.
-        data: Items `(image, target, ...)`, such as `Samples`.
+            are several outputs, the last one is used. If its views were normalised:
+            ``nn.Sequential(v2.Normalize(mean, std), backbone)``.
+        data: Items `(image, target, ...)`, such as `Samples`, in [0, 1].
         batch_size: Images in a pass.
         num_workers: Processes that load images.
 

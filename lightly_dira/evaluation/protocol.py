@@ -100,7 +100,8 @@ def evaluate(
 
     Args:
         task: The task.
-        backbone: Any network of images; it is not changed.
+        backbone: Any network of images in [0, 1]; it is not changed. If its views were
+            normalised: ``nn.Sequential(v2.Normalize(mean, std), backbone)``.
         head: Its restoration head, for the decoder of the U-Nets.
         split: The split to score on: a validation split while you choose settings, the
             test split once.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,7 +76,7 @@ def read_table(
             classes may mean the same or nothing, a split has another name, a patient or
             a file is in two of them, or a path leads out of the folder.
     """
-    rows, folder = pd.read_csv(table, dtype=str, keep_default_na=False), Path(folder)
+    rows, folder = read_rows(table), Path(folder)
     if uncertain is not None and not isinstance(labels, list):
         raise ValueError(
             f"read_table: uncertain={uncertain!r} is for columns of findings, in a "
@@ -112,9 +112,13 @@ def read_table(
     elif labels is not None:
         values, names = rows[labels].to_numpy(dtype=np.int64), tuple(labels)
     patients = None if patient is None else rows[patient].to_numpy()
+    if patient is not None:
+        _check_twins(rows[patient].unique(), f"column {patient} of {table}", "patients")
     # An image that is listed twice is in one split, too.
     files = rows[image].map(lambda name: os.path.abspath(folder / name)).to_numpy()
     groups = files if patients is None else patients
+    if patients is not None:
+        _check_apart("file", files, patients, table, "patients")
     if split is not None and (other := set(rows[split]) - {"train", "val", "test"}):
         raise ValueError(
             f"read_table: splits must be train, val or test, got {sorted(other)} in "
@@ -151,6 +155,21 @@ def read_table(
     )
 
 
+def read_rows(table: str | Path, rows: int | None = None) -> pd.DataFrame:
+    """Reads a CSV file, or its first rows, as text.
+
+    Raises:
+        ValueError: If it is not UTF-8.
+    """
+    try:
+        return pd.read_csv(table, dtype=str, keep_default_na=False, nrows=rows)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"read_table: {table} is not text in UTF-8 ({error.reason}). Save it so; "
+            "spreadsheets call this CSV UTF-8."
+        ) from error
+
+
 def _with_findings(
     rows: pd.DataFrame, columns: list[str], uncertain: str | None
 ) -> pd.DataFrame:
@@ -173,21 +192,12 @@ def _with_findings(
 
 def _check_classes(names: Sequence[str], where: str) -> None:
     """Raises a ValueError if words for classes may mean the same, or none."""
-    known: dict[str, str] = {}
-    for name in names:
-        meant = re.sub(r"\.0*$", "", name.lower())
-        if meant in ("nan", "na", "n/a", "null"):
-            raise ValueError(
-                f"read_table: {name} in {where} is no class. Fill it in, or leave its "
-                "rows out."
-            )
-        if meant in known:
-            raise ValueError(
-                f"read_table: {known[meant]} and {name} in {where} would be two "
-                "classes. Write them alike."
-            )
-        known[meant] = name
-    if {*known} == {"-1", "0", "1"}:
+    if missing := [n for n in names if n.lower() in ("nan", "na", "n/a", "null")]:
+        raise ValueError(
+            f"read_table: {missing[0]} in {where} is no class. Fill it in, or leave "
+            "its rows out."
+        )
+    if _check_twins(names, where, "classes") == {"-1", "0", "1"}:
         raise ValueError(
             f"read_table: {where} holds -1, 0 and 1. If -1 means uncertain, say how to "
             "treat it, with the column in a list: labels=[...], uncertain=...; else "
@@ -195,19 +205,41 @@ def _check_classes(names: Sequence[str], where: str) -> None:
         )
 
 
+def _check_twins(names: Iterable[str], where: str, kinds: str) -> set[str]:
+    """Raises a ValueError if two words may mean the same; returns what they mean."""
+    known: dict[str, str] = {}
+    for name in names:
+        meant = re.sub(r"\.0*$", "", name.lower())
+        if meant in known:
+            raise ValueError(
+                f"read_table: {known[meant]} and {name} in {where} would be two "
+                f"{kinds}. Write them alike."
+            )
+        known[meant] = name
+    return {*known}
+
+
 def _check_apart(
-    what: str, names: NDArray[Any], splits: NDArray[Any], table: object
+    what: str,
+    names: NDArray[Any],
+    groups: NDArray[Any],
+    table: object,
+    kind: str = "splits",
 ) -> None:
-    """Raises a ValueError if one name is in two splits."""
-    several = pd.Series(splits).groupby(names).nunique()
+    """Raises a ValueError if one name is in two groups: splits, or patients."""
+    several = pd.Series(groups).groupby(names).nunique()
     twice = several.index[several > 1]
-    if len(twice):
-        there = sorted({*splits[names == twice[0]]})
-        raise ValueError(
-            f"read_table: the {what} {twice[0]} is in {' and '.join(there)}, as are "
-            f"{len(twice) - 1} others of {table} in several. Move each into one split, "
-            "or leave `split` out, to have splits drawn."
-        )
+    if not len(twice):
+        return
+    there = " and ".join(sorted({*groups[names == twice[0]]}))
+    cure = "Move each into one split, or leave `split` out, to have splits drawn."
+    raise ValueError(
+        f"read_table: the {what} {twice[0]} is in {there}, as are {len(twice) - 1} "
+        f"others of {table} in several. {cure if kind == 'splits' else _ONE_PATIENT}"
+    )
+
+
+_ONE_PATIENT = "Each image is of one patient: correct the table."
 
 
 def _in_order(names: list[str]) -> list[str]:

@@ -90,6 +90,7 @@ def read_nifti(
             is on another grid or holds fractions, or if a patient's name is missing. By
             default also if two volumes have the same name.
     """
+    volumes, masks = [*volumes], None if masks is None else [*masks]
     if masks is not None and len(masks) != len(volumes):
         raise ValueError(
             f"read_nifti: {len(volumes)} volumes need as many masks, got {len(masks)}."

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lightly_dira.core.hooks import Hook, HookSet
 from lightly_dira.core.private_torch import in_backward
-from lightly_dira.core.tensors import image_in, tensors_in
+from lightly_dira.core.tensors import image_in, only_image_in, tensors_in
 from lightly_dira.features.compiled_passes import (
     CompiledPasses,
     Written,
@@ -177,7 +177,7 @@ class Capture:
         self._running = self._compiled.current = None
         self._called = (
             torch.is_grad_enabled(),
-            image_in([args, kwargs], self._dimensions),
+            only_image_in([args, kwargs], self._dimensions),
         )
 
     def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -235,7 +235,7 @@ class Capture:
         """Adds a pass that ran compiled."""
         called, self._called = self._called, None
         if wrote.called is not None:
-            called = wrote.called[0], image_in(wrote.called[1], self._dimensions)
+            called = wrote.called[0], only_image_in(wrote.called[1], self._dimensions)
         images = image_in(wrote.given, self._dimensions)
         self._running = None
         run = self._start(called, images, wrote.gradients, wrote.training)

@@ -70,8 +70,7 @@ class Level(NamedTuple):
         """
         if self.layout == "tokens" and output.ndim == 3:
             tokens = output[:, self.before : output.shape[1] - self.after]
-            strides = self.strides(len(size))
-            grid = _grid(tokens.shape[1], tuple(size), strides, self.known)
+            grid = _grid(tokens.shape[1], tuple(size), self.known)
             found = tokens.movedim(-1, 1)
             if grid is not None:
                 found = found.reshape(len(tokens), -1, *grid)
@@ -93,8 +92,8 @@ class Level(NamedTuple):
                 f"{tuple(size)} pixels, expected {self.channels} channels "
                 f"({self.layout}) at about {positions} positions. In training the "
                 "backbone must do what it does in evaluation. A pass that drops tokens "
-                "cannot be restored: pass one view whole, and name it as `target_view` "
-                "or let DiRATransform(target_view=None) choose."
+                "cannot be restored: pass one view whole, target_view=None. "
+                "If none drops any, say their size: FeaturePyramid(input_size=...)."
             )
         return found
 
@@ -262,29 +261,30 @@ def stride_of(sides: Sequence[int], size: tuple[int, ...]) -> int | tuple[int, .
 def _grid(
     count: int,
     size: tuple[int, ...],
-    strides: tuple[int, ...],
     known: tuple[tuple[int, ...], tuple[int, ...]],
 ) -> tuple[int, ...] | None:
     """Arranges tokens in a grid, or returns None if they are not all of the image.
 
     What is left of dropped tokens may fill a grid of other sides. Where the number is
-    not known from an image of the same size, the grid is as close to the image's
-    proportion as possible; that of a square is a square.
+    not known from an image of the same size, the sides are those that the stride of the
+    known ones allows; those of a square are equal.
     """
     full, sides = known
     if size == full:
         return sides if count == math.prod(sides) else None
-    if len(size) == 2:
-        proportion = size[0] / size[1]
-        heights = (height for height in range(1, count + 1) if count % height == 0)
-        height = min(heights, key=lambda h: abs(math.log(h * h / count / proportion)))
-        grid = height, count // height
-        square = size[0] == size[1] and sides[0] * full[1] == sides[1] * full[0]
-        return None if square and grid[0] != grid[1] else grid
-    # Patches may be cut off or padded at the border.
-    choices = [
-        sorted({side // stride, -(-side // stride)})
-        for side, stride in zip(size, strides, strict=True)
-    ]
+    choices = map(_sides_of, size, sides, full)
     grids = (grid for grid in itertools.product(*choices) if math.prod(grid) == count)
-    return next(grids, None)
+    square = len({*size}) == len({*sides}) == len({*full}) == 1
+    return next((g for g in grids if len({*g}) == 1 or not square), None)
+
+
+def _sides_of(side: int, known: int, full: int) -> range:
+    """Returns how many positions a side may have, if another one's are known.
+
+    Patches that did not fill that one were cut off or padded, or overlap, so that their
+    stride is not known exactly.
+    """
+    off = 1 if full % known else 0
+    return range(
+        max(1, side * known // full - off), -(-side * (known + 2 * off) // full) + 1
+    )

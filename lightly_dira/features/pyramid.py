@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lightly_dira.core.modes import evaluating
 from lightly_dira.core.private_torch import uncompiled
 from lightly_dira.core.rows import Rows
-from lightly_dira.core.same_image import HARDLY, SHRUNK, correlations_of, is_waited_for
+from lightly_dira.core.same_image import how_unlike, is_waited_for
 from lightly_dira.core.user_warnings import warn
 from lightly_dira.features.capture import Capture
 from lightly_dira.features.dry_pass import find_levels
@@ -220,7 +220,7 @@ class FeaturePyramid:
                 "it was changed in place since. Pass the very tensor that the backbone "
                 "is called with: not a copy, and not what the model made it from."
             )
-        run = max(runs, key=lambda run: run.training)
+        run = max(runs, key=lambda run: (run.training, run.images is images))
         maps = self.capture.maps_of(run, slice(None), images.shape[2:])
         self.capture.has_trained |= run.training
         return maps, run.images
@@ -237,13 +237,12 @@ class FeaturePyramid:
         waits = is_waited_for(images) and self._lessons > _MOST_LESSONS
         if images is view or waits or self._has_compared:
             return
-        least = HARDLY if images.shape[2:] == view.shape[2:] else SHRUNK
-        correlation = correlations_of(images, view).mean()
-        if correlation < least:
+        if (correlation := how_unlike(images, view)) is not None:
             self._has_compared = True
             warn(
-                "DiRA: the tensor given as `view` hardly resembles its view: their "
-                f"pixels correlate by {float(correlation):.2f}. If the loop crops or "
+                "DiRA: the tensor given as `view` hardly resembles its view, or that "
+                "of another image or a mirrored one more: their pixels correlate by "
+                f"{correlation:.2f}. If the loop, or the backbone, crops or "
                 "turns views, targets do not move with them, and what is restored does "
                 "not correspond. Move the targets in the same way, and make new views: "
                 "DiRAViews(views, targets)."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import torch
 from torch import Tensor, nn
 
@@ -48,6 +50,29 @@ def try_critic(
         ) from error
     if not logits.numel():
         raise ValueError("DiRA: the discriminator returned no logits.")
+
+
+def reached(head: nn.Module, target: Tensor) -> Tensor:
+    """Returns the targets, and checks once that a head's sigmoid can reach them.
+
+    Raises:
+        ValueError: If they leave [0, 1].
+    """
+    ends = getattr(head, "activation", None)
+    if head in _reaching or not isinstance(ends, nn.Sigmoid) or not target.numel():
+        return target
+    low, high = (float(value) for value in target.aminmax())
+    if not -1e-3 <= low <= high <= 1 + 1e-3:
+        raise ValueError(
+            f"DiRA: targets reach from {low:.4g} to {high:.4g}, and the head's sigmoid "
+            "makes values in [0, 1]. Scale the targets, before any normalisation, or "
+            "give a head without it: RestorationHead(..., activation=None)."
+        )
+    _reaching.add(head)
+    return target
+
+
+_reaching: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
 def check_last_layer(last_layer: Tensor | None) -> None:

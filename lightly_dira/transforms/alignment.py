@@ -16,7 +16,6 @@ from torchvision.transforms import v2
 
 from lightly_dira.core.randomness import set_states_on_cpu, states_on_cpu
 from lightly_dira.core.tensors import tensors_in
-from lightly_dira.core.user_warnings import warn
 from lightly_dira.transforms.albumentations_steps import Draws, is_albumentation
 from lightly_dira.transforms.kinds import (
     THROUGH_BOTH,
@@ -33,19 +32,19 @@ from lightly_dira.transforms.monai_steps import (
 )
 from lightly_dira.transforms.step_images import (
     FOR_TENSORS,
+    OF_BYTES,
     as_array,
     as_torchvision,
     brightest,
     copied,
     from_array,
     in_range,
+    say_if_dark,
     with_channels_of,
 )
 
 # Images on which the user's steps show that copies of them draw the same.
 _PROOFS = 8
-# Times that a step may darken an image.
-_DARK = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,8 +98,8 @@ class Step(nn.Module):
         self.stated = stated or {}
         self.after_geometry = False
         self.after_distortion = False
-        # Whether it moves pixels in [0, 1].
-        self.clamps = False
+        # Whether it moves pixels in [0, 1], and whether its numbers are those of bytes.
+        self.clamps = self.of_bytes = False
         self._proofs = 0
 
     @staticmethod
@@ -124,6 +123,8 @@ class Step(nn.Module):
             sample = sample.distorted()
         if sample.deep and type(self.transform) in (v1.ToPILImage, v2.ToPILImage):
             return sample  # which steps take as tensors, too
+        if sample.deep and self.of_bytes and brightest(sample.view):
+            raise ValueError(f"DiRATransform: {name_of(self.transform)} {OF_BYTES}")
         if self.kind == "normalisation":
             view = with_channels_of(self.transform, sample.view)
             sample = dataclasses.replace(sample, view=view)
@@ -145,8 +146,8 @@ class Step(nn.Module):
             out, other = self._run(extras, sample.draws, *images)
             view, rest = _split(out)
             target, _ = _split(other)
-        if self._may_change and 0 < brightest(view) < bright / _DARK:
-            _warn_of_darkness(name_of(self.transform))
+        if self._may_change:
+            say_if_dark(name_of(self.transform), bright, brightest(view))
         sample = dataclasses.replace(sample, view=view, target=target)
         return (sample, *rest) if rest else sample
 
@@ -281,16 +282,6 @@ def _not_repeatable(call: Any, why: str) -> str:
         f"DiRATransform: {name_of(call)} has to move view and target alike, and {why}. "
         "Draw from the global generators of PyTorch, NumPy or Python, make it a class "
         "that can be copied, or put it before the steps that change pixels."
-    )
-
-
-@functools.cache
-def _warn_of_darkness(name: str) -> None:
-    """Warns, once in a process."""
-    warn(
-        f"DiRATransform: {name} made pixels in [0, 1] almost black. Images of 16 bits "
-        "and of files that say what is white come as floats in [0, 1]: leave out its "
-        "division, or say what is white by DiRATransform(window=(low, high))."
     )
 
 

@@ -15,7 +15,10 @@ from lightly_dira.data.white import Window
 from lightly_dira.transforms.albumentations_steps import Albumentation, is_albumentation
 from lightly_dira.transforms.alignment import Step, name_of
 from lightly_dira.transforms.distortion import Distortion, OneOf, Sequential
-from lightly_dira.transforms.fixed_scaling import scales_by_fixed_numbers
+from lightly_dira.transforms.fixed_scaling import (
+    counts_in_bytes,
+    scales_by_fixed_numbers,
+)
 from lightly_dira.transforms.grey_curves import NonLinearIntensity
 from lightly_dira.transforms.kinds import KINDS, treats_channels_alike
 from lightly_dira.transforms.paintings import InPainting, OutPainting
@@ -145,6 +148,7 @@ def check_steps(
         # Of volumes only where it may interpolate: looking at them takes a while.
         module = f"{type(part.transform).__module__}."
         part.clamps = moves and (spatial_dims == 2 or ".spatial." in module)
+        part.of_bytes = spatial_dims == 2 and counts_in_bytes(part.transform)
     return fixed
 
 

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from lightly_dira.transforms.alignment import name_of
+from lightly_dira.transforms.fixed_scaling import counts_in_bytes
 from lightly_dira.transforms.kinds import is_of_library, kind_of, parts_in_order
+from lightly_dira.transforms.step_images import OF_BYTES
 
 # Kinds of steps that views and targets go through together.
 MOVE_BOTH = ("geometric", "conversion")
@@ -39,10 +41,15 @@ def steps_of(transform: Any, stated: Mapping[Any, str]) -> list[BatchStep]:
     return [BatchStep(transform, kind)]
 
 
-def check_fill(steps: Sequence[BatchStep]) -> None:
-    """Raises a ValueError if a colour would have to fill views and targets together."""
+def check_numbers_of(steps: Sequence[BatchStep]) -> None:
+    """Raises a ValueError if a step's colours are of bytes, or of each channel.
+
+    A colour would have to fill views and targets together.
+    """
     is_apart = False
     for step in steps:
+        if counts_in_bytes(step.call):
+            raise ValueError(f"DiRABatchTransform: {name_of(step.call)} {OF_BYTES}")
         fill = getattr(step.call, "fill", None)
         if is_apart and not isinstance(fill, (int, float, type(None))):
             raise ValueError(

@@ -17,7 +17,7 @@ from lightly_dira.transforms.batch_distortion import BatchDistortion
 from lightly_dira.transforms.batch_steps import (
     MOVE_BOTH,
     BatchStep,
-    check_fill,
+    check_numbers_of,
     steps_of,
 )
 from lightly_dira.transforms.kinds import is_of_library, may_change
@@ -109,7 +109,7 @@ class DiRABatchTransform(nn.Module):
         self.distortion: Any = distortion
         self._steps = [steps_of(each, stated) for each in transforms]
         for steps in self._steps:
-            check_fill(steps)
+            check_numbers_of(steps)
         # So that they are moved together with this module.
         parts = (step.call for steps in self._steps for step in steps)
         self._modules_of_steps = nn.ModuleList(

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+import torch
+
+from lightly_dira.transforms.kinds import is_of_library
 from lightly_dira.transforms.monai_steps import (
     has_fixed_numbers,
     is_random,
@@ -31,9 +36,38 @@ def changes_values_by_rule(transform: Any) -> bool:
     return always or (own and not is_random(transform))
 
 
+def makes_grey(transform: Any) -> bool:
+    """Whether a step takes the colours of every image."""
+    return type(transform).__name__ in _GREY and getattr(transform, "p", 1) >= 1
+
+
 # Steps of torchvision and albumentations that draw nothing but whether they act.
 _CURVES = {"RandomAutocontrast", "RandomEqualize", "RandomInvert", "RandomPosterize"}
 _CURVES |= {"RandomSolarize", "CLAHE", "Equalize", "InvertImg", "Posterize", "Solarize"}
+_GREY = {"Grayscale", "RandomGrayscale", "ToGray"}
+
+
+def counts_in_bytes(transform: Any) -> bool:
+    """Whether means or colours of a step of a library are numbers up to 255."""
+    if not any(map(is_of_library, type(transform).__mro__)):
+        return False
+    normalises = "Normalize" in type(transform).__name__
+    numbers = [getattr(transform, n, None) for n in _COLOURS[normalises]]
+    return any(number > 1 for number in _numbers_in(numbers))
+
+
+# Attributes of steps that fill with a colour, and of those that normalise.
+_COLOURS = (("fill", "fill_value", "value"), ("mean",))
+
+
+def _numbers_in(value: Any) -> Iterator[float]:
+    if isinstance(value, (np.ndarray, torch.Tensor)):
+        value = value.tolist()
+    if isinstance(value, (int, float)):
+        yield value
+    elif isinstance(value, (list, tuple, Mapping)):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from _numbers_in(each)
 
 
 def window_of(transform: Any) -> tuple[float, float] | None:

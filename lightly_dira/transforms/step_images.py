@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sized
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
+from lightly_dira.core.user_warnings import warn
 from lightly_dira.data.pixels import to_tensor
 
 
@@ -37,6 +39,32 @@ def brightest(image: Any) -> float:
     if limits is None or not (limits[0] >= 0 and limits[1] <= 1):
         return 0.0
     return limits[1]
+
+
+def say_if_dark(name: str, before: float, after: float) -> None:
+    """Warns if a step has made pixels in [0, 1] many times darker."""
+    if 0 < after < before / _DARK:
+        _warn_of_darkness(name)
+
+
+# Times that a step may darken an image.
+_DARK = 200
+
+
+@functools.cache
+def _warn_of_darkness(name: str) -> None:
+    """Warns, once in a process."""
+    warn(
+        f"DiRATransform: {name} made pixels in [0, 1] almost black. Images of 16 bits "
+        "and of files that say what is white come as floats in [0, 1]: leave out its "
+        "division, or say what is white by DiRATransform(window=(low, high))."
+    )
+
+
+OF_BYTES = (
+    "has numbers that count from 0 to 255, and here pixels are floats in [0, 1]. "
+    "Divide its numbers by 255."
+)
 
 
 def _limits_of(image: Any) -> tuple[float, float] | None:

@@ -9,10 +9,15 @@ import torch
 from torch import Tensor
 
 from lightly_dira.data import ToPixels
+from lightly_dira.data.pixels import values_of
 from lightly_dira.data.white import Window, is_displayed
 from lightly_dira.transforms.alignment import name_of
 from lightly_dira.transforms.dira_transform import DiRATransform
-from lightly_dira.transforms.fixed_scaling import changes_values_by_rule, window_of
+from lightly_dira.transforms.fixed_scaling import (
+    changes_values_by_rule,
+    makes_grey,
+    window_of,
+)
 from lightly_dira.transforms.taking_apart import Normalisation, find_normalisation
 
 
@@ -86,7 +91,8 @@ class Inputs:
         view = transform(image).view
         known = find_normalisation(transform.transform)
         channels, *size = view.shape
-        window = _window_of(transform, known)
+        coloured = len(size) == 2 and len(values_of(image)) == 3
+        window = _window_of(transform, known, coloured)
         facts = cls(channels, tuple(size), window, voi=is_displayed(image))
         if known is not None and known.fits(view):
             # Some normalisations are of values up to 255.
@@ -109,9 +115,18 @@ class Inputs:
         """Makes an input of an image or a volume, whole and without distortion.
 
         Raises:
-            ValueError: If the image has other channels; grey becomes as many as needed.
+            ValueError: If the image has other channels, but for grey, which becomes as
+                many as needed, or was read with another `voi`.
         """
         dims = len(self.size)
+        shown = is_displayed(image)
+        if self.voi != shown and (shown or getattr(image, "white", None) is not None):
+            raise ValueError(
+                "Inputs: the encoder saw images "
+                f"{'windowed as their DICOM files say' if self.voi else 'unwindowed'}, "
+                f"and this one is {'' if shown else 'not '}so. Read it alike: "
+                f"read_image(file, voi={self.voi})."
+            )
         pixels = ToPixels(self.size, window=self.window, spatial_dims=dims)(image)
         if len(pixels) not in (1, self.channels):
             raise ValueError(
@@ -131,7 +146,9 @@ class Inputs:
         return normalised
 
 
-def _window_of(transform: DiRATransform, known: Normalisation | None) -> Window | None:
+def _window_of(
+    transform: DiRATransform, known: Normalisation | None, coloured: bool
+) -> Window | None:
     """Returns what becomes black and white.
 
     Raises:
@@ -148,6 +165,8 @@ def _window_of(transform: DiRATransform, known: Normalisation | None) -> Window 
             found = window_of(step.transform)
             kept = found is not None and window in (None, found)
             window = found
+        elif coloured and makes_grey(step.transform):
+            kept = False
         if not kept:
             raise ValueError(
                 f"Inputs: what {name_of(step.transform)} does to values cannot be "

@@ -5,21 +5,26 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import math
 import os
 from collections.abc import Mapping
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any, Literal, overload
 
+import torch
 from torch import Tensor, nn
 
 from lightly_dira import __version__
 from lightly_dira.core.extras import extra
+from lightly_dira.core.modes import evaluating
 from lightly_dira.core.private_torch import uncompiled
+from lightly_dira.core.user_warnings import warn
 from lightly_dira.dira import DiRA
+from lightly_dira.features.pyramid import FeaturePyramid
 from lightly_dira.models.restoration_head import RestorationHead
 from lightly_dira.weights.checks import check_values, load_weights, reading
-from lightly_dira.weights.encoders import copied
+from lightly_dira.weights.encoders import copied, image_for
 from lightly_dira.weights.inputs import Inputs
 from lightly_dira.weights.model_card import model_card
 
@@ -84,6 +89,7 @@ def save_pretrained(
         "method": method,
         "recipe": None,
         "versions": {name: version_of(name) for name in _PACKAGES},
+        "shown": _shown_by(backbone),
     }
     if isinstance(head, DiRA):
         settings["recipe"] = _recipe_of(head)
@@ -144,7 +150,8 @@ def from_pretrained(
             or of a newer version.
 
     Warns:
-        UserWarning: If the weights were stored in lower precision than the model's.
+        UserWarning: If the weights were stored in lower precision than the model's, or
+            the backbone makes other feature maps of them than the saved one.
     """
     with extra("safetensors"):
         from safetensors import safe_open
@@ -186,9 +193,45 @@ def from_pretrained(
         check_values(below("head.", weights), head.state_dict())
         head.load_state_dict(below("head.", weights))
     load_weights(backbone, below("backbone.", weights))
+    if (saved := settings.get("shown")) and not _alike(saved, _shown_by(backbone)):
+        warn(
+            f"from_pretrained: the weights fit, but {type(backbone).__name__} makes "
+            f"other feature maps of them than the {settings['backbone']} that was "
+            "saved: its layers come in another order, or compute something else, such "
+            "as a stem without pooling. Build it as it was trained."
+        )
     if head is not None:
         head.to(next(backbone.parameters()))
     return (head, inputs) if return_inputs else head
+
+
+@torch.no_grad()
+def _shown_by(backbone: nn.Module) -> dict[str, Any] | None:
+    """Returns what tells a network's maps apart: of the coarsest one of a ramp.
+
+    None if it has no such maps.
+    """
+    try:
+        pyramid = FeaturePyramid(backbone)
+    except ValueError:
+        return None
+    with evaluating(pyramid.backbone):
+        # In one of two networks a later layer may have rectified it in place.
+        coarsest = pyramid(image_for(pyramid))[-1].float().relu()
+    return {
+        "image": list(pyramid.image_shape),
+        "map": list(coarsest.shape[1:]),
+        "mean": coarsest.mean().item(),
+        "std": coarsest.std().item(),
+    }
+
+
+def _alike(saved: Mapping[str, Any], shown: Mapping[str, Any] | None) -> bool:
+    """Whether two networks show the same, up to precision, if they can be compared."""
+    if shown is None or saved["image"] != shown["image"]:
+        return True
+    near = all(math.isclose(saved[n], shown[n], rel_tol=0.02) for n in ("mean", "std"))
+    return saved["map"] == shown["map"] and near
 
 
 def _recipe_of(dira: DiRA) -> dict[str, Any]:

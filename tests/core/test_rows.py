@@ -12,7 +12,7 @@ from methods import tiny_backbone
 from torch import nn
 
 from lightly_dira import Adversary, DiRA, DiRALoss, DiRAViews
-from lightly_dira.core.rows import Rows
+from lightly_dira.core.rows import Rows, Turns
 
 
 @given(size=st.integers(1, 40), share=st.floats(0.01, 1), first=st.integers(0, 10**6))
@@ -173,3 +173,37 @@ def test_of_an_adversary() -> None:
 def test_bad_shares(share: float) -> None:
     with pytest.raises(ValueError, match=r"restored_share must be in \(0, 1\]"):
         DiRA(tiny_backbone(), restored_share=share)
+
+
+@pytest.mark.parametrize("between", [0, 1, 3])
+@pytest.mark.parametrize("share", [0.25, 0.5])
+def test_other_steps_between_those_of_dira(share: float, between: int) -> None:
+    """Found: with one other step between two calls, half of the rows never came."""
+    backbone, optimizer, dira = made(restored_share=share, adversarial_start=None)
+    counts = torch.zeros(8)
+
+    views = batch_of(8)
+    expected = backbone[0](views[0]).detach().flatten(1)
+
+    def count(module, given) -> None:
+        rows = given[0][0].detach().flatten(1)
+        for row in rows:
+            counts[(expected - row).abs().sum(dim=1).argmin()] += 1
+
+    optimizer.param_groups[0]["lr"] = 0.0
+    dira.head.register_forward_pre_hook(count)
+    for _ in range(8):
+        dira(backbone(views[0]).mean(), views).backward()
+        optimizer.step()
+        for _ in range(between):
+            optimizer.step()
+    assert counts.tolist() == 8 * [8 * share]
+
+
+def test_turns_are_resumed() -> None:
+    turns = Turns()
+    for step in (0, 0, 2, 5):
+        rows = turns.rows(8, 0.25, step)
+    again = Turns(turns.taken).rows(8, 0.25, 9)
+    assert rows.start == 4
+    assert again == turns.rows(8, 0.25, 9)

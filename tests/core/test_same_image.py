@@ -64,3 +64,39 @@ class TestAccelerator:
         assert sampled.shape == (2, 3, 32, 32)
         difference = same_image.difference_of(sampled, same_image._sampled(images / 2))
         assert difference < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rounding_of_pale_images(dtype: torch.dtype) -> None:
+    """Found: runs in bf16 ended at the first batch with little contrast."""
+    view = 0.9 + 0.01 * torch.rand(4, 1, 32, 32)
+    assert same_image.difference_of(view.to(dtype), view) == 0
+    assert same_image.difference_of(view, view.to(dtype)) == 0
+    other = 0.9 + 0.01 * torch.rand(4, 1, 32, 32)
+    assert same_image.difference_of(other.to(dtype), view) > SAME_IMAGE
+
+
+def bodies(number: int, dims: int = 2) -> torch.Tensor:
+    """Returns images that resemble each other, as films of one part of the body do."""
+    torch.manual_seed(0)
+    axes = torch.meshgrid(*[torch.linspace(-1, 1, 32)] * dims, indexing="ij")
+    common = 1.5 - sum(axis**2 for axis in axes) + 0.3 * axes[-1]
+    own = torch.nn.functional.interpolate(
+        torch.rand(number, 1, *[6] * dims), size=(32,) * dims
+    )
+    return common + own
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_images_of_others_and_mirrored_ones(dims: int) -> None:
+    """Found: images of one part of the body correlate by more than one half."""
+    view = bodies(8, dims)
+    half = torch.cat([view[:4].flip(-1), view[4:]])
+    assert same_image.correlations_of(half, view).mean() > same_image.HARDLY
+    assert same_image.correlations_of(view.roll(1, 0), view).mean() > same_image.HARDLY
+    for moved in (half, view.roll(1, 0), view.flip(-2), view.flip(-1, -2)):
+        assert same_image.how_unlike(moved, view) is not None
+        assert same_image.how_unlike((moved - 0.4) / 0.2, view) is not None
+    noisy = view + 0.3 * torch.randn_like(view)
+    for same in (view.clone(), view**2, (view - 0.4) / 0.2, noisy, view[:, :, ::2]):
+        assert same_image.how_unlike(same, view) is None

@@ -7,7 +7,7 @@ from collections import OrderedDict, namedtuple
 import torch
 from torch.utils._pytree import tree_leaves
 
-from lightly_dira.core.tensors import image_in, tensors_in
+from lightly_dira.core.tensors import image_in, only_image_in, tensors_in
 
 Output = namedtuple("Output", "logits states")
 
@@ -30,3 +30,11 @@ def test_the_image_is_the_first_of_floats() -> None:
     assert image_in(given, 4) is image
     assert image_in(given, 5) is volume
     assert image_in([mask, tokens], 4) is None
+
+
+def test_one_image_of_a_call_is_none_of_several() -> None:
+    image, other = torch.rand(2, 1, 3, 4, 4)
+    mask = torch.zeros(1, 1, 4, 4, dtype=torch.int64)
+    assert only_image_in([image, {"mask": mask}], 4) is image
+    assert only_image_in([image, other], 4) is None
+    assert only_image_in([], 4) is None

@@ -283,3 +283,43 @@ class TestOddDicom:
         assert (found[0, 0] > found[0, 1]) == inverted
         if signed:
             assert np.array_equal(found, ~values if inverted else values)
+
+
+def test_padding_darker_than_air(tmp_path: Path) -> None:
+    """Found: percentiles of CT were those of -3024, beside the circle."""
+    pixels = np.random.default_rng(0).integers(-1000, 300, (64, 64)).astype(np.int16)
+    pixels[:, :20] = -2000
+    tags = dict(BitsStored=16, HighBit=15, RescaleSlope=1, RescaleIntercept=-24)
+    path = save_slice(tmp_path / "a.dcm", pixels, **tags)
+    file = pydicom.dcmread(path)
+    file.add_new("PixelPaddingValue", "SS", -2000)
+    file.save_as(path)
+    values = read_image(path)
+    assert values.min() == values[:, 0].max() == pixels[:, 20:].min() - 24.0
+
+
+def test_few_bits_that_are_inverted(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 4096, (32, 32)).astype(np.uint16)
+    path = save_xray(tmp_path / "a.dcm", pixels, 16, "MONOCHROME1")
+    with pytest.warns(UserWarning, match=r"almost white.*window=\(61440, 65535\)"):
+        values = read_image(path)
+    assert to_pixels(values, (61440, 65535)).min() < 0.1
+
+
+def test_windows_of_what_is_windowed(tmp_path: Path) -> None:
+    """Found: targets of at most 0.0002."""
+    pixels = np.random.default_rng(0).integers(0, 4096, (32, 32)).astype(np.uint16)
+    tags = dict(BitsStored=12, HighBit=11, WindowCenter=600, WindowWidth=400)
+    path = save_slice(tmp_path / "a.dcm", pixels, **tags)
+    shown = read_image(path, voi=True)
+    with pytest.raises(ValueError, match="Leave one of the two out"):
+        to_pixels(shown, (0, 4095))
+    assert to_pixels(shown, (0, 0.5)).max() == 1
+
+
+def test_objects_without_an_image(tmp_path: Path) -> None:
+    file = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
+    del file.PixelData
+    file.save_as(tmp_path / "report.dcm")
+    with pytest.raises(ValueError, match=r"with 0: leave it out"):
+        read_image(tmp_path / "report.dcm")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pydicom
 import pytest
@@ -11,6 +12,7 @@ from dicom_files import save_series, save_slice
 from pictures import volume
 from pydicom.pixels.utils import set_pixel_data
 
+from lightly_dira.data.volume_files import lie_on_one_grid
 from lightly_dira.transforms import read_volume
 
 
@@ -114,3 +116,34 @@ class TestDicom:
         same = self.series(tmp_path / "b", lambda _, tags: change(0, tags))
         volume = read_volume(same, voi=True)
         assert 0 <= volume.min() < volume.max() <= 1
+
+
+def turned_at_random(seed: int) -> np.ndarray:
+    """Returns three directions at right angles."""
+    random = np.random.default_rng(seed).normal(size=(3, 3))
+    across, down, normal = np.linalg.qr(random)[0]
+    return np.stack([across, down, np.cross(across, down) + 0 * normal])
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_oblique_series_lie_as_nifti_does(seed: int, tmp_path: Path) -> None:
+    """Found: axes more than 45 degrees off were turned in another way than NIfTI's."""
+    across, down, normal = turned_at_random(seed).round(6)
+    saved = volume(np.uint16)
+    folder = save_series(tmp_path / "series", saved, across=across, down=down, slope=1)
+    # The same in NIfTI: (columns, rows, slices), to the right, the front and the head.
+    affine = np.eye(4)
+    normal = np.cross(across, down)
+    affine[:3, :3] = np.stack([0.5 * across, 1.5 * down, 2.5 * normal], axis=1)
+    affine[:3, 3] = -40
+    affine[:2] *= -1
+    image = nibabel.Nifti1Image(saved.T, affine)
+    nibabel.save(image, tmp_path / "same.nii.gz")
+    read = read_volume(folder)
+    np.testing.assert_array_equal(read, read_volume(tmp_path / "same.nii.gz"))
+    assert lie_on_one_grid(folder, tmp_path / "same.nii.gz")
+    affine[:3, 3] += 2
+    nibabel.save(nibabel.Nifti1Image(saved.T, affine), tmp_path / "else.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(saved.T, np.eye(4)), tmp_path / "eye.nii.gz")
+    assert not lie_on_one_grid(folder, tmp_path / "else.nii.gz")
+    assert not lie_on_one_grid(folder, tmp_path / "eye.nii.gz")

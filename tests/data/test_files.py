@@ -177,3 +177,20 @@ def test_links_that_lead_back(tmp_path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub/back").symlink_to(tmp_path)
     assert ImageFiles(tmp_path).names == ["a.pgm"]
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
+def test_files_of_other_libraries_are_said(suffix: str, tmp_path) -> None:
+    """Found: ten of fifteen volumes were left out without a word."""
+    np.save(tmp_path / "a.npy", np.zeros((8, 8, 8), np.uint8))
+    for number in range(3):
+        (tmp_path / f"{number}{suffix}").write_bytes(b"NRRD")
+    with pytest.warns(UserWarning, match=rf"1 files .* left out are 3 of \{suffix}"):
+        assert len(VolumeFiles(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".pbm", ".JPE"])
+def test_other_suffixes_of_photographs(suffix: str, tmp_path) -> None:
+    image = Image.new("1" if suffix == ".pbm" else "L", (32, 32))
+    image.save(tmp_path / f"a{suffix}", "PPM" if suffix == ".pbm" else "JPEG")
+    assert ImageFiles(tmp_path)[0][0].size == (32, 32)

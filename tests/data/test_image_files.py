@@ -16,7 +16,7 @@ from bounded import BOUNDED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import pixels, ramp
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision.datasets import ImageFolder
 
 from lightly_dira import DiRATransform
@@ -285,3 +285,49 @@ def test_white_is_zero(kind: str, tmp_path) -> None:
     else:
         image = read_image(tmp_path / "a.tif")
         np.testing.assert_array_equal(image, np.iinfo(kind).max - values)
+
+
+@pytest.mark.parametrize("turned", range(1, 9))
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+def test_photographs_are_upright(suffix: str, turned: int, tmp_path: Path) -> None:
+    """Found: masks that were drawn on what viewers show lay elsewhere."""
+    y, x = np.mgrid[:48, :64]
+    image = Image.fromarray((2 * y + x).astype(np.uint8).repeat(1, axis=0))
+    exif = Image.Exif()
+    exif[274] = turned
+    path = tmp_path / f"a{suffix}"
+    image.save(path, exif=exif, **({"lossless": True} if suffix == ".webp" else {}))
+    with Image.open(path) as opened:
+        shown = np.asarray(ImageOps.exif_transpose(opened).convert("L"))
+    read = read_image(path)
+    read = read if read.ndim == 2 else read[..., 0]
+    assert read.shape == shown.shape
+    assert np.abs(read.astype(int) - shown).max() <= 4
+
+
+def test_what_is_drawn_in_alpha_alone(tmp_path: Path) -> None:
+    """Found: as a mask it was all foreground, or empty."""
+    drawn = np.zeros((32, 32, 4), np.uint8)
+    drawn[:8, :8, 3] = 255
+    path = tmp_path / "mask.png"
+    cv2.imwrite(str(path), drawn)
+    with pytest.raises(ValueError, match=r"is of one colour.*alpha"):
+        read_image(path)
+
+
+def test_masks_of_an_upper_half_are_not_damaged(tmp_path: Path, recwarn) -> None:
+    mask = np.zeros((32, 32), np.uint8)
+    mask[4:12, 4:12] = 255
+    cv2.imwrite(str(tmp_path / "mask.png"), mask)
+    read_image(tmp_path / "mask.png")
+    assert not recwarn.list
+
+
+def test_stacks_of_imagej(tmp_path: Path) -> None:
+    """Found: the first of five images was returned without a word."""
+    stack = np.zeros((5, 32, 32), np.uint16)
+    tifffile.imwrite(tmp_path / "stack.tif", stack, imagej=True)
+    with pytest.raises(ValueError, match=r"holds 5 pages.*volume"):
+        read_image(tmp_path / "stack.tif")
+    tifffile.imwrite(tmp_path / "one.tif", stack[0], imagej=True)
+    assert read_image(tmp_path / "one.tif").shape == (32, 32)

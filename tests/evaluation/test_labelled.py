@@ -6,6 +6,7 @@ import dataclasses
 
 import nibabel
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torchvision
@@ -198,3 +199,40 @@ def test_lists_and_windows() -> None:
     for window in ((400, 0), "percentile"):
         with pytest.raises(ValueError, match="window must be"):
             LabelledImages(images, window=window)
+
+
+class TestColumnsOfPandas:
+    """Found: they were read by their index, so that what belongs together did not."""
+
+    def test_after_a_shuffle(self) -> None:
+        greys = np.arange(10, 250, 30)
+        frame = pd.DataFrame(
+            {
+                "image": [np.full((16, 16), grey, np.uint8) for grey in greys],
+                "mask": [np.full((16, 16), grey > 125, np.uint8) for grey in greys],
+                "label": (greys > 125).astype(int),
+                "patient": [f"p{grey}" for grey in greys],
+            }
+        ).sample(frac=1, random_state=0)
+        data = LabelledImages(
+            frame["image"],
+            labels=frame["label"],
+            masks=frame["mask"],
+            patients=frame["patient"],
+            names=frame["patient"],
+        )
+        for part in (data, data.subset([4, 1, 6])):
+            for index in range(len(part)):
+                image, label, name = part[index]
+                grey = image.getpixel((0, 0))
+                assert label == (grey > 125) == part.mask(index).all()
+                assert name == part.patients[index] == f"p{grey}"
+
+
+@pytest.mark.parametrize("bands", [2, 4])
+def test_bands_of_floats_are_no_alpha(bands: int) -> None:
+    """Found: the last of four sequences was left out."""
+    image = np.zeros((32, 32, bands), np.float32)
+    image[..., -1] = 1
+    data = LabelledImages([image], labels=np.zeros(1))
+    assert Samples(data, 32)[0][0].mean() == pytest.approx(1 / bands)

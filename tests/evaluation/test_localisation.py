@@ -14,6 +14,7 @@ from lightly_dira.evaluation.localisation import (
     localisation_scores,
     score_localisation,
 )
+from lightly_dira.evaluation.networks import Classifier
 
 
 class TestLocalisation:
@@ -93,3 +94,16 @@ class TestLocalisation:
         assert model.training
         assert not any(p.requires_grad for p in model.parameters())
         assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_numbers_as_names_of_boxes() -> None:
+    """Found: an error after the fine-tuning."""
+    data = LabelledImages(
+        np.zeros((2, 32, 32), np.uint8),
+        labels=np.array([0, 1]),
+        boxes=[np.array([[2, 2, 8, 8]]), np.array([[4, 4, 8, 8]])],
+        box_labels=[np.array([0]), np.array([1])],
+        label_names=("0", "1"),
+    )
+    model = Classifier(torchvision.models.resnet18(), 1000, 2)
+    assert score_localisation(model, data, 32)["boxed"] == 2

@@ -287,3 +287,28 @@ class TestOddLayouts:
             data = read_table(tmp_path / "a.csv", tmp_path, seed=seed)
             splits = data.splits.reshape(20, 2)
             assert (splits[:, 0] == splits[:, 1]).all()
+
+
+class TestPatientsAndEncodings:
+    read = TestTables.read
+
+    def test_one_image_of_two_patients(self, folder: Path) -> None:
+        """Found: it came into several of the splits that were drawn."""
+        images = ["0.png", "0.png", "1.png", "2.png"]
+        columns = {"image": images, "label": [0, 0, 1, 1], "who": [*"abcd"]}
+        said = r"file .*0\.png is in a and b.*one patient"
+        with pytest.raises(ValueError, match=said):
+            self.read(folder, columns, patient="who")
+
+    @pytest.mark.parametrize("twin", ["P0", "0.0"])
+    def test_patients_that_may_be_the_same(self, folder: Path, twin: str) -> None:
+        who = [twin, "p0", "0", "4"]
+        with pytest.raises(ValueError, match=r"would be two patients\. Write them"):
+            self.read(folder, {"label": [0, 0, 1, 1], "who": who}, patient="who")
+
+    def test_other_encodings(self, folder: Path) -> None:
+        """Found: 'utf-8' codec can't decode byte."""
+        path = folder / "table.csv"
+        path.write_text("image,label\n0.png,gesch\u00e4digt\n", encoding="latin-1")
+        with pytest.raises(ValueError, match=r"is not text in UTF-8 .*Save it so"):
+            read_table(path, folder)

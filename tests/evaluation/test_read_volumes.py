@@ -7,6 +7,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pandas as pd
 import pytest
 
 from lightly_dira.evaluation.labelled import LabelledImages, Samples
@@ -148,3 +149,20 @@ class TestReaders:
         lazy = LabelledImages(paths[0], masks=paths[1], spatial_dims=3)
         assert np.array_equal(lazy.pixels(0), data.pixels(0))
         assert np.array_equal(lazy.mask(0), data.mask(0))
+
+
+def test_columns_of_pandas(tmp_path) -> None:
+    """Found: masks of a shuffled table lay on other volumes."""
+    rows = []
+    for number in range(4):
+        volume = np.zeros((16, 16, 16), np.uint8)
+        volume[number : number + 3, 4:8, 4:8] = 1
+        row = {}
+        for name, values in (("v", 100 * volume), ("m", volume)):
+            row[name] = tmp_path / f"{name}{number}.nii.gz"
+            nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), row[name])
+        rows.append(row)
+    table = pd.DataFrame(rows).sample(frac=1, random_state=1)
+    data = read_nifti(table["v"], masks=table["m"], axis=None)
+    for index in range(4):
+        assert np.array_equal(data.pixels(index) > 0, data.mask(index) > 0)

@@ -297,3 +297,35 @@ def test_masks_are_looked_at_before_hours_of_training(tmp_path, load) -> None:
         cv2.imwrite(str(tmp_path / "masks/7.png"), wrong.reshape(-1, 10))
         with pytest.raises(SystemExit, match=r"7\.png and its mask cannot be used"):
             load(tmp_path)
+
+
+class TestPatientsAndColumns:
+    def test_many_folders_inside_are_patients(self, tmp_path, load, capsys) -> None:
+        """Found: 17 of 20 patients were in training and in test."""
+        for label, name in enumerate(("healthy", "ill")):
+            for patient in range(15):
+                inside = tmp_path / name / f"{name}{patient}"
+                inside.mkdir(parents=True)
+                for number in range(3):
+                    pixels = scan(label, 3 * patient + number)
+                    cv2.imwrite(str(inside / f"{number}.png"), pixels)
+        data = load(tmp_path)[1][0].data
+        assert "30 folders inside are taken for patients" in capsys.readouterr().out
+        splits = pd.Series(data.splits).groupby(data.patients).nunique()
+        assert (splits == 1).all()
+        assert len(splits) == 30
+
+    def test_columns_that_look_alike(self, classes, load, tmp_path) -> None:
+        """Found: `label_2` was trained on in place of `label`."""
+        rows = pd.DataFrame(
+            {
+                "image": [f"{p}" for p in sorted(classes.rglob("*.*"))],
+                "label": 30 * ["a"] + 30 * ["b"],
+            }
+        )
+        path = tmp_path / "table.csv"
+        rows.assign(label_2=rows["label"].map({"a": "x", "b": "y"})).to_csv(path)
+        assert load(path)[1][0].data.label_names == ("a", "b")
+        rows.assign(**{"label (%)": 0.5}).to_csv(path)
+        with pytest.raises(SystemExit, match=r"which column is meant, 'label' or"):
+            load(path)

@@ -10,6 +10,7 @@ from lightly.models.modules import MaskedVisionTransformerTIMM
 from maps_by_hand import images
 from torch import Tensor, nn
 
+from lightly_dira.features.maps_and_tokens import DroppedTokensError
 from lightly_dira.features.pyramid import FeaturePyramid
 
 
@@ -123,3 +124,28 @@ class TestDiscovery:
             [4, 4], 36, [1] * 3, [3] * 3, [3, 3], num_classes=4
         )
         assert FeaturePyramid(swin).strides == [4, 8, 16]
+
+
+@pytest.mark.parametrize(
+    ("size", "rate"),
+    [((96, 128), 0.25), ((224, 320), 0.25), ((224, 320), 0.05), ((96, 160), 0.2)],
+)
+def test_what_is_left_of_dropped_tokens_is_no_other_grid(size, rate: float) -> None:
+    """Found: 36 of 6 x 8 tokens were taken for 6 x 6, and decoded as the image."""
+    vit = timm.create_model(
+        "vit_tiny_patch16_224",
+        embed_dim=24,
+        num_heads=2,
+        depth=4,
+        dynamic_img_size=True,
+        patch_drop_rate=rate,
+    )
+    pyramid = FeaturePyramid(vit)
+    images = torch.rand(2, 3, *size)
+    vit(images)
+    with pytest.raises(DroppedTokensError, match="tokens cannot be restored"):
+        pyramid.take(images)
+    vit.eval()
+    vit(images)
+    grid = size[0] // 16, size[1] // 16
+    assert pyramid.take(images)[-1].shape[2:] == grid

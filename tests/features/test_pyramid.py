@@ -290,3 +290,38 @@ class TestNamed:
         dira(backbone(views[0]).mean(), views, view=views[0])
         warned = any("hardly" in str(w.message) for w in recwarn)
         assert warned == (kind in ("flip", "crop"))
+
+
+class Siamese(nn.Module):
+    """Takes two images, and runs the second one first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(
+            *[
+                nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.ReLU())
+                for a, b in ((3, 4), (4, 8), (8, 16))
+            ]
+        )
+
+    def forward(self, x0, x1=None):
+        if x1 is None:
+            return self.encoder(x0)
+        other = self.encoder(x1)
+        return (self.encoder(x0) - other).square().mean()
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_module_of_two_images(named: bool) -> None:
+    """Found: the first image of the call was taken for what ran first."""
+    x0, x1 = torch.rand(2, 4, 3, 32, 32)
+    model = Siamese()
+    pyramid = FeaturePyramid(model)
+    model(x0, x1)
+    (taken,) = pyramid.see([[x0, x1]], x0 if named else None)
+    assert torch.equal(taken.images, x0)
+    torch.testing.assert_close(taken.maps[-1], model.encoder(x0))
+    model(x0, x1)
+    (taken,) = pyramid.see([[x1]])
+    assert torch.equal(taken.images, x1)
+    torch.testing.assert_close(taken.maps[-1], model.encoder(x1))

@@ -11,7 +11,15 @@ from monai.networks.nets import PatchDiscriminator as MonaiCritic
 from torch import nn
 from torch.nn import functional as F
 
-from lightly_dira import Adversary, DiRA, DiRALoss, DiRAViews, PatchDiscriminator
+from lightly_dira import (
+    Adversary,
+    DiRA,
+    DiRALoss,
+    DiRAViews,
+    PatchDiscriminator,
+    RestorationHead,
+)
+from lightly_dira.features import FeaturePyramid
 
 LATER = [
     dict(adversarial_start=5),
@@ -327,3 +335,20 @@ def test_tokens_that_are_dropped_are_seen_in_stage_di() -> None:
     kept = torch.arange(8).expand(4, -1)
     with pytest.raises(RuntimeError, match="drops tokens"):
         dira(backbone(views[0], idx_keep=kept).mean(), views)
+
+
+@pytest.mark.parametrize("start", [0, 5])
+@pytest.mark.parametrize("change", [lambda x: (x - 0.45) / 0.22, lambda x: 255 * x])
+def test_targets_that_a_sigmoid_cannot_reach(change, start: int) -> None:
+    """Found: views made by hand trained towards them, without a word."""
+    views = torch.rand(2, 4, 3, 32, 32)
+    batch = DiRAViews(views, change(torch.rand(4, 1, 32, 32)))
+    with pytest.raises(ValueError, match=r"targets reach from .* sigmoid .*\[0, 1\]"):
+        first_step(batch, restorative_start=start)
+    backbone = tiny_backbone()
+    free = RestorationHead(
+        FeaturePyramid(backbone).channels,
+        strides=FeaturePyramid(backbone).strides,
+        activation=None,
+    )
+    assert first_step(batch, backbone, head=free, restorative_start=start)

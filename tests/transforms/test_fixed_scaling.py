@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import albumentations as A
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms import v2
 
 from lightly_dira import DiRATransform
 from lightly_dira.data.white import Stored
+from lightly_dira.transforms import DiRABatchTransform
 from lightly_dira.transforms.fixed_scaling import (
     changes_values_by_rule,
     scales_by_fixed_numbers,
@@ -59,3 +62,37 @@ def test_torchio_of_files_that_state_white() -> None:
     for volume in (values, Stored.of(values, 4095.0)):
         target = transform(volume).target
         assert np.allclose(target[0], values / 4095, atol=1e-6)
+
+
+OF_BYTES = [
+    v2.Normalize([127.5], [127.5]),
+    v2.RandomErasing(p=1, value=127),
+    v2.RandomRotation((45, 45), fill=127),
+    A.Normalize(mean=127.5, std=60, max_pixel_value=1),
+    A.CoarseDropout(fill=127, p=1),
+]
+
+
+@pytest.mark.parametrize("step", OF_BYTES)
+@pytest.mark.parametrize("window", [(0, 4095), "percentiles", None])
+def test_numbers_of_bytes_and_pixels_of_more_bits(step: Any, window: Any) -> None:
+    """Found: views were constant, or had values of 127."""
+    image = np.random.default_rng(0).integers(0, 4096, (48, 48)).astype(np.uint16)
+    image = image if window else (image / 4095).astype(np.float32)
+    ours = isinstance(step, A.BasicTransform)
+    steps = A.Compose([step]) if ours else v2.Compose([v2.ToImage(), step])
+    transform = DiRATransform(steps, window=window, distortion=None)
+    with pytest.raises(ValueError, match=r"count from 0 to 255.*Divide"):
+        transform(image)
+    if not ours:
+        with pytest.raises(ValueError, match=r"count from 0 to 255.*Divide"):
+            DiRABatchTransform(v2.Compose([step]))
+
+
+def test_numbers_of_bytes_and_images_of_bytes() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (48, 48), dtype=np.uint8)
+    steps = [v2.ToImage(), v2.RandomRotation((45, 45), fill=127)]
+    steps += [v2.ToDtype(torch.float32), v2.Normalize([127.5], [127.5])]
+    view = DiRATransform(v2.Compose(steps), distortion=None)(image).view
+    assert view.std() > 0.3
+    assert view[0, 0, 0].abs() < 0.01

@@ -9,10 +9,11 @@ from dicom_files import save_slice
 from lightly.transforms import MoCoV2Transform
 from pictures import ramp
 from torchvision.models import resnet18
+from torchvision.transforms import v2
 
 from lightly_dira import DiRATransform
 from lightly_dira.data import ImageFiles, ToPixels
-from lightly_dira.transforms import Sequential
+from lightly_dira.transforms import Sequential, read_image
 from lightly_dira.weights import Inputs, from_pretrained, save_pretrained
 
 SCAN = ramp(size=96)
@@ -188,3 +189,26 @@ def test_windows_for_displays_are_remembered(tmp_path) -> None:
     assert 'inputs(read_image("scan.dcm", voi=True))' in card
     _, again = from_pretrained(tmp_path / "w", resnet18(), return_inputs=True)
     assert again == inputs
+
+
+@pytest.mark.parametrize("voi", [False, True])
+def test_images_that_were_read_in_another_way(voi: bool, tmp_path) -> None:
+    """Found: mean 0.50 in place of 0.76, without a word."""
+    tags = dict(BitsStored=12, HighBit=11, WindowCenter=600, WindowWidth=400)
+    path = save_slice(tmp_path / "scan.dcm", SCAN // 16, **tags)
+    given = {way: read_image(path, voi=way) for way in (False, True)}
+    inputs = Inputs.of(DiRATransform(input_size=32), given[voi])
+    assert inputs(given[voi]).shape == (3, 32, 32)
+    with pytest.raises(ValueError, match=rf"read_image\(file, voi={voi}\)"):
+        inputs(given[not voi])
+
+
+@pytest.mark.parametrize("step", [v2.Grayscale(3), v2.RandomGrayscale(1.0)])
+def test_colours_that_are_taken_from_all_images(step) -> None:
+    """Found: inputs had colours, which the encoder had never seen."""
+    steps = [step, v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
+    transform = DiRATransform(v2.Compose(steps), distortion=Sequential([]))
+    grey = (SCAN // 256).astype(np.uint8)
+    assert Inputs.of(transform, grey)
+    with pytest.raises(ValueError, match="cannot be kept"):
+        Inputs.of(transform, np.stack([grey, grey.T, 255 - grey], axis=-1))

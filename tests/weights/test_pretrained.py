@@ -140,3 +140,46 @@ class TestKept:
         backbone = resnet18()
         save_pretrained(tmp_path, backbone, DiRA(backbone, loss=Mine(object())))
         assert from_pretrained(tmp_path, resnet18()) is not None
+
+
+class Ordered(nn.Module):
+    """Runs layers of one shape in an order of its own."""
+
+    def __init__(self, order: str = "ab", activation=torch.relu) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, 2, 1)
+        self.a, self.b = (nn.Conv2d(16, 16, 3, 2, 1) for _ in "ab")
+        self.order, self.activation = order, activation
+
+    def forward(self, x):
+        x = self.stem(x)
+        for name in self.order:
+            x = getattr(self, name)(self.activation(x))
+        return x
+
+
+class TestNetworksThatComputeSomethingElse:
+    """Found: what fits by shape was loaded without a word."""
+
+    @pytest.mark.parametrize(
+        "other",
+        [lambda: Ordered("ba"), lambda: Ordered(activation=nn.functional.gelu)],
+    )
+    def test_layers(self, other, tmp_path, recwarn) -> None:
+        save_pretrained(tmp_path, Ordered())
+        from_pretrained(tmp_path, Ordered())
+        assert not recwarn.list
+        with pytest.warns(UserWarning, match="makes other feature maps of them"):
+            from_pretrained(tmp_path, other())
+
+    def test_a_stem_without_pooling(self, tmp_path, recwarn) -> None:
+        backbone = resnet18()
+        backbone.maxpool = nn.Identity()
+        save_pretrained(tmp_path, backbone, DiRA(backbone))
+        with pytest.warns(UserWarning, match="such as a stem without pooling"):
+            from_pretrained(tmp_path, resnet18())
+        # Without the classifier it is the same.
+        recwarn.clear()
+        save_pretrained(tmp_path / "plain", resnet18())
+        from_pretrained(tmp_path / "plain", headless(resnet18()))
+        assert not recwarn.list
