@@ -52,7 +52,9 @@ def counts_in_bytes(transform: Any) -> bool:
     if not any(map(is_of_library, type(transform).__mro__)):
         return False
     normalises = "Normalize" in type(transform).__name__
-    numbers = [getattr(transform, n, None) for n in _COLOURS[normalises]]
+    # Steps of kornia keep them in a dictionary.
+    known = {**vars(transform), **getattr(transform, "flags", {})}
+    numbers = [known.get(name) for name in _COLOURS[normalises]]
     return any(number > 1 for number in _numbers_in(numbers))
 
 

@@ -89,6 +89,14 @@ def test_numbers_of_bytes_and_pixels_of_more_bits(step: Any, window: Any) -> Non
             DiRABatchTransform(v2.Compose([step]))
 
 
+def test_numbers_of_bytes_in_kornia() -> None:
+    kornia = pytest.importorskip("kornia.augmentation")
+    mean = torch.full((3,), 127.5)
+    with pytest.raises(ValueError, match=r"count from 0 to 255.*Divide"):
+        DiRABatchTransform(kornia.Normalize(mean, mean))
+    assert DiRABatchTransform(kornia.Normalize(mean / 255, mean / 255))
+
+
 def test_numbers_of_bytes_and_images_of_bytes() -> None:
     image = np.random.default_rng(0).integers(0, 256, (48, 48), dtype=np.uint8)
     steps = [v2.ToImage(), v2.RandomRotation((45, 45), fill=127)]
