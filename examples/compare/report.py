@@ -69,6 +69,8 @@ def report(folder: Path) -> None:
     parts = [as_markdown(summary), outcomes_as_markdown(outcomes)]
     if len(differences):
         parts.append(differences_as_markdown(differences))
+    if "recipe_tests" in tables:
+        parts.append(recipe_as_markdown(tables["recipe_tests"]))
     print("\n\n".join(parts))
 
 
@@ -195,6 +197,12 @@ def differences_as_markdown(outcome_tests: pd.DataFrame) -> str:
         }
     )
     return _markdown(_pivot(table, ["difference", "method"], "outcome", "cell"))
+
+
+def recipe_as_markdown(recipe_tests: pd.DataFrame) -> str:
+    """The same of the recipe, with p corrected over all of it."""
+    named = recipe_tests.assign(first="recipe", second=recipe_tests["against"])
+    return differences_as_markdown(named)
 
 
 def _tabulate(summary: pd.DataFrame) -> pd.DataFrame:
