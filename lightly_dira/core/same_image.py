@@ -49,8 +49,7 @@ def differences_of(images: Tensor, view: Tensor) -> Tensor:
     images, view = images.detach(), view.detach()
     if images.device != view.device:
         images, view = _sampled(images), moved(_sampled(view), images.device)
-    if images.dtype != view.dtype and images.is_floating_point():
-        images, view = _as_precise(images, view)
+    images, view = _as_precise(images, view)
     if images.shape[1] != view.shape[1]:
         if images.shape[1] == 1:
             view = view.mean(dim=1, keepdim=True)
@@ -106,8 +105,9 @@ def _grey(images: Tensor) -> Tensor:
 
 
 def _as_precise(images: Tensor, view: Tensor) -> tuple[Tensor, Tensor]:
-    """Rounds the more precise of two tensors as the other has been."""
-    if not view.is_floating_point():
+    """Rounds the more precise of two tensors of floats as the other has been."""
+    floats = images.is_floating_point() and view.is_floating_point()
+    if images.dtype == view.dtype or not floats:
         return images, view
     coarse = max(images.dtype, view.dtype, key=lambda dtype: torch.finfo(dtype).eps)
     return images.to(coarse), view.to(coarse)

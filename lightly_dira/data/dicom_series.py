@@ -42,7 +42,8 @@ def read_series(
 
 def place_series(folder: Path) -> tuple[tuple[int, ...], NDArray[np.float64]]:
     """Returns shape and affine of a series."""
-    placed = _placed(folder)
+    # Pixels are left in their files.
+    placed = _placed(folder, defer_size="1 KB")
     first = placed[0][2]
     return (len(placed), first.Rows, first.Columns), _affine_of(placed)
 
@@ -69,7 +70,7 @@ def _directions_of(file: Any) -> tuple[NDArray[Any], ...]:
     return across, down, np.cross(across, down)
 
 
-def _placed(folder: Path) -> list[tuple[float, Path, Any]]:
+def _placed(folder: Path, **reading: Any) -> list[tuple[float, Path, Any]]:
     """Returns the checked slices of a series in their order along the normal."""
     with extra("medical"):
         import pydicom
@@ -77,7 +78,7 @@ def _placed(folder: Path) -> list[tuple[float, Path, Any]]:
     for path in sorted(folder.iterdir()):
         if path.is_file() and is_dicom(path):
             try:
-                slices.append((pydicom.dcmread(path, force=True), path))
+                slices.append((pydicom.dcmread(path, force=True, **reading), path))
             except Exception as error:
                 raise ValueError(
                     f"read_volume: {path} is damaged ({error})."

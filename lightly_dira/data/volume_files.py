@@ -177,16 +177,14 @@ def lie_on_one_grid(*paths: str | Path) -> bool:
 
 def _canonical(volume: NDArray[Any], affine: NDArray[Any]) -> Any:
     """Turns a volume so that its axes point right, to the front and up."""
-    import nibabel
-    from nibabel.spatialimages import SpatialImage
-
+    with extra("medical"):
+        import nibabel
+        from nibabel.spatialimages import SpatialImage
     image = SpatialImage(volume, affine)
     return nibabel.as_closest_canonical(image)  # type: ignore[no-untyped-call]
 
 
 def _read_series(folder: Path, voi: bool) -> tuple[NDArray[Any], tuple[float, ...]]:
-    with extra("medical"):
-        import nibabel  # noqa: F401
     volume, affine, white = read_series(folder, voi=voi)
     image = _canonical(volume, affine)
     turned = from_canonical(np.asarray(image.dataobj))

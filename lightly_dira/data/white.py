@@ -173,8 +173,9 @@ def white_of(values: NDArray[Any]) -> float:
             'image, window="percentiles"; DICOM files may state theirs, '
             "read_image(file, voi=True)."
         )
-    if top > 1 and 0 < high <= max(_FEW_BITS):
-        _warn_of_few_bits(next(most for most in _FEW_BITS if high <= most))
+    few = [most for most in _FEW_BITS if 0 < high <= most]
+    if top > 1 and few:
+        _warn_of_few_bits(min(few))
     return top
 
 

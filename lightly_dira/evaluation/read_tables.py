@@ -118,16 +118,16 @@ def read_table(
     files = rows[image].map(lambda name: os.path.abspath(folder / name)).to_numpy()
     groups = files if patients is None else patients
     if patients is not None:
-        _check_apart("file", files, patients, table, "patients")
+        _check_apart("file", files, patients, table, _ONE_PATIENT)
     if split is not None and (other := set(rows[split]) - {"train", "val", "test"}):
         raise ValueError(
             f"read_table: splits must be train, val or test, got {sorted(other)} in "
             f"column {split} of {table}. Rename them."
         )
     if split is not None:
-        _check_apart("file", files, rows[split].to_numpy(), table)
+        _check_apart("file", files, rows[split].to_numpy(), table, _ONE_SPLIT)
         if patients is not None:
-            _check_apart("patient", patients, rows[split].to_numpy(), table)
+            _check_apart("patient", patients, rows[split].to_numpy(), table, _ONE_SPLIT)
     splits = (
         draw_splits(groups, seed, labels=values)
         if split is None
@@ -224,7 +224,7 @@ def _check_apart(
     names: NDArray[Any],
     groups: NDArray[Any],
     table: object,
-    kind: str = "splits",
+    cure: str,
 ) -> None:
     """Raises a ValueError if one name is in two groups: splits, or patients."""
     several = pd.Series(groups).groupby(names).nunique()
@@ -232,13 +232,13 @@ def _check_apart(
     if not len(twice):
         return
     there = " and ".join(sorted({*groups[names == twice[0]]}))
-    cure = "Move each into one split, or leave `split` out, to have splits drawn."
     raise ValueError(
         f"read_table: the {what} {twice[0]} is in {there}, as are {len(twice) - 1} "
-        f"others of {table} in several. {cure if kind == 'splits' else _ONE_PATIENT}"
+        f"others of {table} in several. {cure}"
     )
 
 
+_ONE_SPLIT = "Move each into one split, or leave `split` out, to have splits drawn."
 _ONE_PATIENT = "Each image is of one patient: correct the table."
 
 

@@ -92,8 +92,9 @@ class Level(NamedTuple):
                 f"{tuple(size)} pixels, expected {self.channels} channels "
                 f"({self.layout}) at about {positions} positions. In training the "
                 "backbone must do what it does in evaluation. A pass that drops tokens "
-                "cannot be restored: pass one view whole, target_view=None. "
-                "If none drops any, say their size: FeaturePyramid(input_size=...)."
+                "cannot be restored: pass one view whole, and name it as `target_view` "
+                "or let DiRATransform(target_view=None) choose. If none drops any, say "
+                "of which size views are: FeaturePyramid(backbone, input_size=...)."
             )
         return found
 
