@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import operator
 
 import torch
@@ -19,6 +20,19 @@ SAME_IMAGE = 1e-3
 HARDLY = 0.5
 # They correlate by this with another one, and by so much more, if they are that one.
 _ALIKE, _MORE = 0.8, 0.1
+# How views are moved for that, beside mirrored: degrees, zoom, parts of half a side.
+_POSES: tuple[tuple[float, ...], ...] = (
+    (-20, 1, 0, 0),
+    (-10, 1, 0, 0),
+    (10, 1, 0, 0),
+    (20, 1, 0, 0),
+    (0, 0.8, 0, 0),
+    (0, 1.25, 0, 0),
+    (0, 1, -0.2, 0),
+    (0, 1, 0.2, 0),
+    (0, 1, 0, -0.2),
+    (0, 1, 0, 0.2),
+)
 # And views that were made smaller inside a backbone by this, if it did not crop them.
 SHRUNK = 0.9
 # Pixels along each side that are compared with an image on another device.
@@ -82,22 +96,38 @@ def how_unlike(images: Tensor, view: Tensor) -> float | None:
 
 
 def _are_misplaced(images: Tensor, view: Tensor) -> Tensor:
-    """Whether some image is clearly more like a mirrored view, or another one's.
+    """Whether some image is clearly more like a moved view, or another one's.
 
     What loops do to values makes an image less like its view, not more like these.
     """
     images, view = images.detach(), moved(view.detach(), images.device)
     if images.shape[:1] + images.shape[2:] != view.shape[:1] + view.shape[2:]:
         return torch.zeros((), dtype=torch.bool, device=images.device)
+    images, view = _grey(images), _grey(view)
     axes = range(2, images.ndim)
     flips = [[axis] for axis in axes] + [[*axes[-2:]]]
-    looks = [view, *(view.flip(flip) for flip in flips)]
-    ours, *theirs = (_standardise(_grey(each)).flatten(1) for each in (images, *looks))
-    own, *mirrored = ((ours * each).mean(dim=1) for each in theirs)
+    poses = [view.flip(flip) for flip in flips]
+    poses += [_posed(view, *pose) for pose in _POSES]
+    ours, *theirs = (_standardise(x).flatten(1) for x in (images, view, *poses))
+    own, *posed = ((ours * each).mean(dim=1) for each in theirs)
     others = ours @ theirs[0].T / ours.shape[1]
     others.fill_diagonal_(-1)
-    best = torch.stack([others.amax(dim=1), *mirrored]).amax(dim=0)
+    best = torch.stack([others.amax(dim=1), *posed]).amax(dim=0)
     return ((best > _ALIKE) & (best > own + _MORE)).any()
+
+
+def _posed(
+    images: Tensor, degrees: float, zoom: float, down: float, right: float
+) -> Tensor:
+    """Returns images turned, zoomed and moved in their last two axes."""
+    cos, sin = (zoom * turn(math.radians(degrees)) for turn in (math.cos, math.sin))
+    slices = images.flatten(1, -3)
+    pose = images.new_tensor([[cos, -sin, right], [sin, cos, down]])
+    grid = F.affine_grid(
+        pose.expand(len(slices), 2, 3), list(slices.shape), align_corners=False
+    )
+    posed = F.grid_sample(slices, grid, padding_mode="border", align_corners=False)
+    return posed.view_as(images)
 
 
 def _grey(images: Tensor) -> Tensor:
@@ -150,7 +180,7 @@ _looked: set[bool] = set()
 def _warn_of_unlike(correlation: str) -> None:
     warn(
         "DiRA: a view was changed in place, and now hardly resembles its target, or a "
-        "mirrored or another one more: "
+        "moved or another one more: "
         f"pixels correlate by {correlation}. If the loop crops or turns views, targets "
         "do not move with them. Move them in the same way, and make new views: "
         "DiRAViews(views, targets)."

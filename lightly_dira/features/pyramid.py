@@ -241,7 +241,7 @@ class FeaturePyramid:
             self._has_compared = True
             warn(
                 "DiRA: the tensor given as `view` hardly resembles its view, or that "
-                "of another image or a mirrored one more: their pixels correlate by "
+                "of another image or a moved one more: their pixels correlate by "
                 f"{correlation:.2f}. If the loop, or the backbone, crops or "
                 "turns views, targets do not move with them, and what is restored does "
                 "not correspond. Move the targets in the same way, and make new views: "

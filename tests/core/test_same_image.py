@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms.v2 import functional as V
 
 from lightly_dira.core import same_image
 from lightly_dira.core.same_image import SAME_IMAGE
@@ -100,3 +101,26 @@ def test_images_of_others_and_mirrored_ones(dims: int) -> None:
     noisy = view + 0.3 * torch.randn_like(view)
     for same in (view.clone(), view**2, (view - 0.4) / 0.2, noisy, view[:, :, ::2]):
         assert same_image.how_unlike(same, view) is None
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("degrees", [-20, 20])
+@pytest.mark.parametrize("size", [32, 96])
+def test_turned_zoomed_and_moved_images(dims: int, degrees: int, size: int) -> None:
+    """Found: turned by 15 degrees, films correlate by 0.78, as noisy ones do."""
+    view = torch.nn.functional.interpolate(bodies(8, dims), size=(size,) * dims)
+    slices = view.flatten(1, -3)
+    side, edge = size * 3 // 4, size // 8
+    for moved in (
+        V.affine(slices, degrees, translate=[0, 0], scale=1, shear=[0]),
+        V.affine(slices, 0, translate=[edge, 0], scale=1, shear=[0]),
+        V.resized_crop(slices, edge, edge, side, side, [size, size]),
+    ):
+        assert same_image.how_unlike(moved.view_as(view), view) is not None
+    for kept in (
+        V.gaussian_blur(slices, 5),
+        V.elastic(slices, 0.03 * torch.randn(1, size, size, 2)),
+        V.erase(slices, 0, 0, side // 2, side, torch.zeros(1)),
+        slices + 0.3 * torch.randn_like(slices),
+    ):
+        assert same_image.how_unlike(kept.view_as(view), view) is None
