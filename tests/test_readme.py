@@ -119,7 +119,15 @@ def test_volumes_are_those_of_the_rows(compare_report) -> None:
 
 
 @pytest.mark.parametrize(
-    "folder", ["chest", "chest64", "chest64_secondary", "hippocampus_unet", "nodules"]
+    "folder",
+    [
+        "chest",
+        "chest64",
+        "chest64_secondary",
+        "hippocampus_unet",
+        "nodules",
+        "recipe_unet",
+    ],
 )
 def test_studies_are_those_of_the_rows(folder: str, compare_report) -> None:
     rows = pd.read_csv(ROOT / "examples/results" / folder / "results.csv")
