@@ -64,6 +64,11 @@ def find_levels(
             "DiRA: a U-Net needs at least two feature maps, `layers=[finest, ..., "
             f"coarsest]`, got {layers!r}."
         )
+    if any(isinstance(m, torch.jit.ScriptModule) for m in backbone.modules()):
+        raise ValueError(
+            f"DiRA: {type(backbone).__name__} is a ScriptModule or holds one: its maps "
+            "cannot be seen from Python. Wrap the module that was traced or scripted."
+        )
     dimensions, stated = first_convolution(backbone)
     if isinstance(input_size, int):
         input_size = (input_size,) * dimensions
@@ -89,8 +94,9 @@ def find_levels(
     longest = max((outputs for _, outputs in failures.values()), key=len)
     raise ValueError(
         f"DiRA: {type(backbone).__name__} could not be run on a batch of images to "
-        "find its feature maps. Pass `input_size=` if it accepts one size only. Tried "
-        f"(C, H, W) = {tried}. Modules and output shapes before the failure:\n"
+        "find its feature maps. If it accepts one size only, give "
+        "`features=FeaturePyramid(backbone, input_size=...)`. Tried (C, H, W) = "
+        f"{tried}. Modules and output shapes before the failure:\n"
         f"{table_of(longest)}"
     )
 

@@ -206,6 +206,15 @@ class TestDiscovery:
         ):
             FeaturePyramid(backbone)
 
+    @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+    @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+    def test_script_modules(self) -> None:
+        """Found: "unsupported operand type(s) for -: 'list' and 'dict'"."""
+        traced = torch.jit.trace(tiny_backbone(), torch.rand(2, 3, 32, 32))
+        for backbone in (traced, nn.Sequential(traced)):
+            with pytest.raises(ValueError, match="ScriptModule or holds one"):
+                FeaturePyramid(backbone)
+
     def test_wide_input_size(self) -> None:
         backbone = nn.Sequential(
             *tiny_backbone()[:3], nn.Flatten(), nn.Linear(16 * 4 * 6, 4)
