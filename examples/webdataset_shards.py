@@ -5,8 +5,8 @@ many processes. Each process reads its own shards and needs at least as many as 
 data loader workers. Pack the images once:
 
     with webdataset.ShardWriter("shards/%06d.tar", maxcount=1000) as writer:
-        for path in sorted(Path("images").glob("*.png")):
-            writer.write({"__key__": path.stem, "png": path.read_bytes()})
+        for number, path in enumerate(sorted(Path("images").glob("*.png"))):
+            writer.write({"__key__": f"{number:09}", "png": path.read_bytes()})
 
 python examples/webdataset_shards.py "shards/{000000..000099}.tar" --images 100000
 """

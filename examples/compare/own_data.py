@@ -12,7 +12,7 @@ import numpy as np
 from settings import Settings
 
 from lightly_dira.data import ImageFiles, VolumeFiles
-from lightly_dira.data.files import visible
+from lightly_dira.data.folders import MASKS, visible
 from lightly_dira.data.white import parse_window
 from lightly_dira.evaluation.labelled import LabelledImages, Samples
 from lightly_dira.evaluation.protocol import Protocol, Task
@@ -24,10 +24,7 @@ EXPECTED = (
     "images and masks, whose files have the same names; or a CSV file with a column "
     "image of paths and columns label or mask, and patient and split if they are known"
 )
-# Words in names of folders and files that are masks, and of folders that are splits.
-MASKS = re.compile(
-    r"mask|annotation|(?<![a-z])(?:labels?|seg|segmentations?|gt)(?![a-z])"
-)
+# Words in names of folders that are splits.
 SPLITS = re.compile(
     r"(?<![a-z])(?:train|training|val|valid|validation|test|testing)(?![a-z])"
 )
@@ -176,19 +173,24 @@ def _read(folder: Path, settings: Settings) -> LabelledImages:
 
 
 def _groups(names: list[str]) -> np.ndarray:
-    """Returns what must not be in two splits: folders below, or else single files.
+    """Returns what must not be in two splits: folders inside, or else single files.
 
     Where there are many of them, a folder is that of a patient.
     """
-    folders = [Path(name).parent.as_posix() for name in names]
-    several = len({*folders} - {"."})
-    if several >= MANY:
-        print(f"the {several} folders inside are taken for patients")
-    else:
-        print("patients are not known, and may be in several splits; a CSV file says")
+    folders = [Path(name).parent.parts for name in names]
     files = [f"{number:09}" for number in range(len(names))]
-    known = zip(files, folders, strict=True)
-    return np.array([n if several < MANY or f == "." else f for n, f in known])
+    # The outermost that are many: a patient has folders for each study and series.
+    for depth in range(1, max(map(len, folders)) + 1):
+        several = {folder[:depth] for folder in folders if folder}
+        if len(several) >= MANY:
+            print(
+                f"the {len(several)} folders inside, such as "
+                f"{'/'.join(min(several))}, are taken for patients"
+            )
+            known = zip(files, folders, strict=True)
+            return np.array(["/".join(f[:depth]) or number for number, f in known])
+    print("patients are not known, and may be in several splits; a CSV file says")
+    return np.array(files)
 
 
 def _stem(name: str) -> str:
@@ -201,9 +203,10 @@ def _check_masks(path: Path, samples: Samples) -> None:
     for number in range(len(samples)):
         try:
             samples[number]
-        except ValueError as error:
+        except (OSError, RuntimeError, TypeError, ValueError) as error:
             name = samples.data.names[number]
-            sys.exit(f"--data {path}: {name} and its mask cannot be used: {error}")
+            why = str(error).removeprefix(f"{name}: ")
+            sys.exit(f"--data {path}: {name} and its mask cannot be used: {why}")
 
 
 def _check_splits(path: Path, data: LabelledImages) -> None:

@@ -96,7 +96,7 @@ def as_displayed(file: Any) -> NDArray[Any]:
     from pydicom.pixels.processing import apply_modality_lut, apply_windowing
 
     pixels: NDArray[Any] = file.pixel_array
-    if pixels.ndim == 3:
+    if pixels.ndim == 3 or file.get("PhotometricInterpretation") == "PALETTE COLOR":
         return values_of(file)  # colours need no window
     for group in _functional_groups(file):
         for place in group.get("FrameVOILUTSequence") or ():
@@ -108,7 +108,7 @@ def as_displayed(file: Any) -> NDArray[Any]:
         values = pixels * slope + intercept
     if tables := file.get("VOILUTSequence"):
         shown = _by_table(values, tables[0])
-    elif file.get("WindowWidth") not in (None, ""):
+    elif all(file.get(name) not in (None, "") for name in _WINDOW):
         with np.errstate(over="ignore"):
             low, high = apply_windowing(np.array([-1e30, 1e30]), file)
             shown = (apply_windowing(values, file) - low) / (high - low)
@@ -124,13 +124,19 @@ def as_displayed(file: Any) -> NDArray[Any]:
     return Stored.of(np.asarray(shown, dtype=np.float32), 1)
 
 
+# What a window is stated by; a part of it states none.
+_WINDOW = ("WindowCenter", "WindowWidth")
+
+
 def _padding_of(file: Any, pixels: NDArray[Any]) -> NDArray[Any] | None:
     """Returns where grey pixels are padding, of one value or of a range of them."""
     value = file.get("PixelPaddingValue")
     if value is None or pixels.ndim > 2:
         return None
     limit = file.get("PixelPaddingRangeLimit")
-    low, high = sorted((value, value if limit is None else limit))
+    # Some files state the bits of negative values as if they were unsigned.
+    stated = np.array([value, value if limit is None else limit])
+    low, high = np.sort(stated.astype(pixels.dtype))
     return np.asarray((low <= pixels) & (pixels <= high))
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from lightly_dira.core.extras import extra
 from lightly_dira.data.dicom import as_displayed, is_dicom, values_of
+from lightly_dira.data.folders import files_of
 
 # What the place of a slice in its volume is known by.
 _PLACES = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
@@ -33,6 +34,13 @@ def read_series(
         raise ValueError(
             f"read_volume: the slices in {folder} state {len(windows)} windows, and a "
             'volume has one. Leave voi at False and choose it: window="percentiles".'
+        )
+    scaled = {_is_scaled(file) for _, _, file in placed}
+    if len(scaled) > 1:
+        raise ValueError(
+            f"read_volume: some slices in {folder} state how their values become those "
+            "of the scan (RescaleSlope), and others do not. Correct their headers, or "
+            "leave these slices out."
         )
     slices = [_slice_of(file, path, voi) for _, path, file in placed]
     whites = {getattr(part, "white", None) for part in slices}
@@ -75,8 +83,8 @@ def _placed(folder: Path, **reading: Any) -> list[tuple[float, Path, Any]]:
     with extra("medical"):
         import pydicom
     slices = []
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and is_dicom(path):
+    for path in files_of(folder):
+        if is_dicom(path):
             try:
                 slices.append((pydicom.dcmread(path, force=True, **reading), path))
             except Exception as error:
@@ -113,6 +121,12 @@ def _placed(folder: Path, **reading: Any) -> list[tuple[float, Path, Any]]:
     _check_series(placed, folder)
     _check_straight(placed, normal, folder)
     return placed
+
+
+def _is_scaled(file: Any) -> bool:
+    """Whether a slice says how its values become those of the scan."""
+    tags = ("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence")
+    return any(file.get(name) not in (None, "") for name in tags)
 
 
 def _slice_of(file: Any, path: Path, voi: bool) -> NDArray[Any]:

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from lightly_dira.core.user_warnings import warn
 from lightly_dira.data.dicom import is_dicom
+from lightly_dira.data.folders import MASKS, files_of, naming, visible
 from lightly_dira.data.image_files import read_image
 from lightly_dira.data.volume_files import read_volume
 
@@ -20,9 +21,10 @@ _PHOTOS = (".png", ".jpg", ".jpeg", ".jp2", ".gif", ".bmp", ".webp", ".pgm", ".p
 _IMAGES = (*_PHOTOS, ".jfif", ".jpe", ".pbm", ".pnm", ".tif", ".tiff", ".npy", ".dcm")
 _VOLUMES = (".nii", ".nii.gz", ".npy", ".npz")
 # Of other libraries; they are left out, with a warning.
-_OTHERS = (".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".svs", ".ndpi", ".czi")
-# What macOS adds to folders and archives, and the index of DICOM media.
-_NO_IMAGES = ("__MACOSX", "DICOMDIR")
+_OTHERS = (
+    *(".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".hdr"),
+    *(".svs", ".ndpi", ".czi"),
+)
 
 
 class _Files(Dataset[tuple[Any, int, str]]):
@@ -47,11 +49,8 @@ class _Files(Dataset[tuple[Any, int, str]]):
         number = range(len(self))[index]
         item = self._read(self.paths[number])
         if self.transform is not None:
-            try:
+            with naming(self.names[number]):
                 item = self.transform(item)
-            except (TypeError, ValueError) as error:
-                kind = TypeError if isinstance(error, TypeError) else ValueError
-                raise kind(f"{self.names[number]}: {error}") from error
         return item, number, self.names[number]
 
 
@@ -205,14 +204,30 @@ def _listed(
             f"{who}: {len(paths)} files below {folder} are taken, and left out are "
             f"{found}, which are not read. Convert them, for example with SimpleITK."
         )
-    return paths, [path.relative_to(folder).as_posix() for path in paths]
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    if lost := [
+        name for name, path in zip(names, paths, strict=True) if not path.exists()
+    ]:
+        raise FileNotFoundError(
+            f"{who}: {len(lost)} of {len(paths)} files below {folder} are links that "
+            f"lead to nothing, the first is {lost[0]}. Fetch what they stand for "
+            "(`datalad get`, `git annex get`), or delete them."
+        )
+    masks = [name for name in names if MASKS.search(name.lower())]
+    if 0 < len(masks) < len(names):
+        warn(
+            f"{who}: {len(masks)} of {len(names)} files below {folder} are masks by "
+            f"their names, the first is {masks[0]}, and are taken as scans. If they "
+            "are none, give a folder or a list of the others."
+        )
+    return paths, names
 
 
 def _images_in(folder: Path) -> Iterator[Path]:
     for path in visible(folder):
         if path.is_dir():
             yield from _images_in(path)
-        elif path.suffix.lower() in _IMAGES or is_dicom(path):
+        elif path.suffix.lower() in _IMAGES or (path.is_file() and is_dicom(path)):
             yield path
 
 
@@ -231,31 +246,6 @@ def _volumes_in(folder: Path) -> Iterator[Path]:
             yield from _volumes_in(path)
         elif path.name.lower().endswith(_VOLUMES):
             yield path
-
-
-def files_of(volume: Path) -> list[Path]:
-    """Returns the file of a volume, or those of a series."""
-    if not volume.is_dir():
-        return [volume]
-    return sorted(path for path in visible(volume) if path.is_file())
-
-
-def visible(folder: Path) -> list[Path]:
-    """Returns what lies in a folder, but for hidden files and what macOS adds.
-
-    Links that lead back to a folder around it are left out as well.
-    """
-    around = folder.resolve()
-    return [
-        path
-        for path in folder.iterdir()
-        if not _is_hidden(path.name)
-        and not (path.is_symlink() and around.is_relative_to(path.resolve()))
-    ]
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name in _NO_IMAGES
 
 
 def is_plain(pixels: Any) -> bool:

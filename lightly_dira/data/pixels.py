@@ -127,6 +127,22 @@ def without_alpha(image: Image.Image) -> Image.Image:
     return image
 
 
+def with_channels(image: Tensor, channels: int, *, alpha: bool) -> Tensor:
+    """Repeats grey to so many channels, and averages colours that are not as many.
+
+    Args:
+        image: (C, ...).
+        channels: Channels of the result.
+        alpha: Whether the last of two or four channels is alpha, which is dropped.
+    """
+    if alpha and len(image) in (2, 4) and len(image) != channels:
+        image = image[:-1]
+    if len(image) == channels:
+        return image
+    grey = image.mean(dim=0, keepdim=True)
+    return grey.expand(channels, *image.shape[1:])
+
+
 def to_tensor(view: Any, spatial_dims: int = 2) -> Tensor:
     """Returns what a step made as float (C, ...), integers divided by their white."""
     if isinstance(view, Tensor):

@@ -83,7 +83,8 @@ def read_volume(
     if min(spacing) <= 0:
         raise ValueError(f"read_volume: spacing must be above 0, got {spacing}.")
     factors = [side / wanted for side, wanted in zip(own, spacing, strict=True)]
-    return resample_volume(volume, factors)
+    resampled, white = resample_volume(volume, factors), getattr(volume, "white", None)
+    return resampled if white is None else Stored.of(resampled, white)
 
 
 def _read_numpy(path: Path) -> NDArray[Any]:

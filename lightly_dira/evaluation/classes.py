@@ -45,6 +45,23 @@ def whole(classes: NDArray[Any]) -> NDArray[Any]:
     return rounded if np.allclose(classes, rounded, rtol=0, atol=1e-4) else classes
 
 
+def checked(classes: NDArray[Any], number: int) -> NDArray[Any]:
+    """Returns the classes of the mask of an image.
+
+    Raises:
+        ValueError: If it holds what is no class.
+    """
+    classes = whole(classes)
+    wrong = classes[(classes < 0) | (classes >= 255) | (classes != np.trunc(classes))]
+    if wrong.size:
+        raise ValueError(
+            f"LabelledImages: the mask of image {number} holds {wrong.flat[0]}, but "
+            "its values are classes: 0, 1, 2 and so on, below 255. White masks: "
+            "`masks > 0`; probabilities: `masks > 0.5`."
+        )
+    return classes
+
+
 def foreground_of(mask: NDArray[Any], path: object) -> NDArray[Any]:
     """Returns where the mask of a file is not black.
 

@@ -49,13 +49,14 @@ def finetune_classifier(
     - [0]: Super-convergence, 2018, https://arxiv.org/abs/1708.07120
 
     Args:
-        backbone: Any network of images; it is not changed.
+        backbone: Any network of images; it is not changed. Of one that is frozen as a
+            whole, the copy trains; parts that are frozen stay so.
         train: Items `(image, label)`, such as `Samples`, with any number of images.
         val: The same, used to choose the weights.
         classes: Number of classes. With several labels it is ignored: each label of an
             image is a finding.
         steps: Steps of the optimiser, at least 10.
-        batch_size: Images in a step; all images if there are fewer.
+        batch_size: Images in a pass; all if there are fewer, and a single one twice.
         lr: Highest learning rate.
         seed: Seed of weights, order and augmentation.
         num_workers: Processes that load images.
@@ -89,16 +90,11 @@ def finetune_classifier(
                 return F.binary_cross_entropy_with_logits(logits, target.float())
             return F.cross_entropy(logits, target)
 
-        _fit(
-            model,
-            loss,
-            train,
-            lambda: score_classifier(model, val)["auc"],
-            steps=steps,
-            batch_size=batch_size,
-            lr=lr,
-            num_workers=num_workers,
-        )
+        def validate() -> float:
+            return score_classifier(model, val, batch_size=batch_size)["auc"]
+
+        how: Any = dict(steps=steps, batch_size=batch_size, lr=lr)
+        _fit(model, loss, train, validate, num_workers=num_workers, **how)
     return model
 
 
@@ -123,7 +119,8 @@ def finetune_unet(
     The best weights are kept.
 
     Args:
-        backbone: Any network of images that has feature maps inside; left as it is.
+        backbone: Any network of images that has feature maps inside; left as it is. As
+            for a classifier, a copy trains.
         train: Items `(image, mask)`, such as `Samples(..., target="mask")`.
         val: The same, used to choose the weights.
         classes: Number of classes of a pixel, the background included.
@@ -132,7 +129,7 @@ def finetune_unet(
             study of chest X-rays (MoCo, three seeds; `examples/results`).
         frozen: Whether to train the decoder only.
         steps: Steps of the optimiser, at least 10.
-        batch_size: Images in a step; all images if there are fewer.
+        batch_size: Images in a pass; all if there are fewer, and a single one twice.
         lr: Highest learning rate.
         seed: Seed of weights, order and augmentation.
         num_workers: Processes that load images.
@@ -160,29 +157,31 @@ def finetune_unet(
             soft: Tensor = dice(logits, masks)
             return F.cross_entropy(logits, masks) + soft
 
-        _fit(
-            model,
-            loss,
-            train,
-            lambda: _dice(model, val),
-            steps=steps,
-            batch_size=batch_size,
-            lr=lr,
-            num_workers=num_workers,
-        )
+        def validate() -> float:
+            predicted, masks = _run(model, val, batch_size, _classes_of)
+            return segmentation_scores(masks, predicted)["dice"]
+
+        how: Any = dict(steps=steps, batch_size=batch_size, lr=lr)
+        _fit(model, loss, train, validate, num_workers=num_workers, **how)
     return model
 
 
-def score_classifier(model: nn.Module, data: Dataset[Any]) -> dict[str, float]:
+def score_classifier(
+    model: nn.Module, data: Dataset[Any], *, batch_size: int = 64
+) -> dict[str, float]:
     """Scores a classifier on items `(image, label)`: see `classification_scores`."""
-    logits, labels = _run(model, data)
+    logits, labels = _run(model, data, batch_size)
     several = labels.ndim == 2
     probabilities = logits.sigmoid() if several else logits.softmax(dim=1)
     return classification_scores(labels.numpy(), probabilities.numpy())
 
 
 def score_unet(
-    model: nn.Module, data: Dataset[Any], *, window: Sequence[int] | None = None
+    model: nn.Module,
+    data: Dataset[Any],
+    *,
+    window: Sequence[int] | None = None,
+    batch_size: int = 64,
 ) -> dict[str, float]:
     """Scores a network on items `(image, mask)`.
 
@@ -193,6 +192,7 @@ def score_unet(
             inferer does it: half of it overlaps with the next, and logits are averaged
             with weights that fall towards its edges. Images may then be of any size.
             By default the network gets whole images, all of one size.
+        batch_size: Whole images in a pass.
 
     Returns:
         The scores of `segmentation_scores` and, of volumes, those of `surface_scores`
@@ -203,8 +203,8 @@ def score_unet(
             volumes and windows.
     """
     if window is None:
-        logits, masks = _run(model, data)
-        return _segmentation_scores(masks, logits.argmax(dim=1))
+        predicted, masks = _run(model, data, batch_size, _classes_of)
+        return _segmentation_scores(masks, predicted)
     with extra("volumes"):
         from monai.inferers.utils import sliding_window_inference
     scores = []
@@ -220,9 +220,9 @@ def score_unet(
     }
 
 
-def _dice(model: nn.Module, data: Dataset[Any]) -> float:
-    logits, masks = _run(model, data)
-    return segmentation_scores(masks, logits.argmax(dim=1))["dice"]
+def _classes_of(logits: Tensor) -> Tensor:
+    # Of each batch: the logits of all images would be many times the masks.
+    return logits.argmax(dim=1)
 
 
 def _segmentation_scores(masks: Tensor, predicted: Tensor) -> dict[str, float]:
@@ -231,11 +231,17 @@ def _segmentation_scores(masks: Tensor, predicted: Tensor) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _run(model: nn.Module, data: Dataset[Any]) -> tuple[Tensor, Tensor]:
+def _run(
+    model: nn.Module,
+    data: Dataset[Any],
+    batch_size: int,
+    of_logits: Callable[[Tensor], Tensor] = Tensor.float,
+) -> tuple[Tensor, Tensor]:
+    """Returns what is kept of the logits of all items, and their targets."""
     outputs, targets = [], []
     with evaluating(model):
-        for images, target, *_ in DataLoader(data, batch_size=64):
-            outputs.append(model(images.to(_device(model))).float().cpu())
+        for images, target, *_ in DataLoader(data, batch_size):
+            outputs.append(of_logits(model(images.to(_device(model)))).cpu())
             targets.append(target)
     return torch.cat(outputs), torch.cat(targets)
 
@@ -257,7 +263,8 @@ def _fit(
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
-    batch_size = min(batch_size, len(data))  # type: ignore[arg-type]
+    # BatchNorm cannot train on one value, such as a coarsest map of one position.
+    batch_size = min(batch_size, max(2, len(data)))  # type: ignore[arg-type]
     # Small sets are repeated until there are enough images for all steps.
     sampler = RandomSampler(data, num_samples=steps * batch_size)  # type: ignore[arg-type]
     loader = DataLoader(data, batch_size, sampler=sampler, num_workers=num_workers)

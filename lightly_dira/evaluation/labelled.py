@@ -16,12 +16,19 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from lightly_dira.data.files import is_plain
+from lightly_dira.data.folders import naming
 from lightly_dira.data.image_files import read_image
-from lightly_dira.data.pixels import to_array, to_pixels, to_tensor
+from lightly_dira.data.pixels import (
+    to_array,
+    to_pixels,
+    to_tensor,
+    with_channels,
+    without_alpha,
+)
 from lightly_dira.data.resizing import resize_area, resize_mask, resize_volume
 from lightly_dira.data.volume_files import lie_on_one_grid, read_volume
 from lightly_dira.data.white import Window, check_window
-from lightly_dira.evaluation.classes import check_labels, foreground_of, whole
+from lightly_dira.evaluation.classes import check_labels, checked, foreground_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,7 +78,7 @@ class LabelledImages(Dataset[tuple[Any, Any, str]]):
     box_labels: Sequence[NDArray[Any]] | None = None
     patients: NDArray[Any] | None = None
     splits: NDArray[Any] | None = None
-    names: Sequence[str] | None = None
+    names: Sequence[str] = ()
     label_names: tuple[str, ...] = ()
     window: Window | None = None
     transform: Callable[[Any], Any] | None = None
@@ -80,16 +87,18 @@ class LabelledImages(Dataset[tuple[Any, Any, str]]):
     def __post_init__(self) -> None:
         """Checks labels and window, and that there is as much of all as of images."""
         check_window(self.window)
-        for name in ("labels", "patients", "splits"):
-            if (known := getattr(self, name)) is not None:
-                object.__setattr__(self, name, np.asarray(known))
+        unnamed = self.names is None or len(self.names) == 0
+        names = range(len(self.images)) if unnamed else self.names
+        object.__setattr__(self, "names", [*map(str, names)])
         for name in ("images", *_OF_EACH):
-            # Columns of pandas look items up by their index, not by their place.
-            if hasattr(known := getattr(self, name), "iloc"):
+            if (known := getattr(self, name)) is None:
+                continue
+            if name in ("labels", "patients", "splits"):
+                object.__setattr__(self, name, np.asarray(known))
+            elif hasattr(known, "iloc"):
+                # Columns of pandas look items up by their index, not by their place.
                 object.__setattr__(self, name, list(known))
-        for name in _OF_EACH:
-            known = getattr(self, name)
-            if known is not None and len(known) != len(self.images):
+            if len(known) != len(self.images):
                 raise ValueError(
                     f"LabelledImages: {len(self.images)} images need as many {name}, "
                     f"got {len(known)}."
@@ -106,14 +115,18 @@ class LabelledImages(Dataset[tuple[Any, Any, str]]):
         image: Any = self.pixels(index)
         if self.spatial_dims == 2 and is_plain(image):
             image = Image.fromarray(image)
+        name = self.names[index]
         if self.transform is not None:
-            image = self.transform(image)
-        label = -1 if self.labels is None else self.labels[index]
-        return image, label, str(index if self.names is None else self.names[index])
+            with naming(name):
+                image = self.transform(image)
+        return image, -1 if self.labels is None else self.labels[index], name
 
     def pixels(self, index: int) -> NDArray[Any]:
         """Returns an image unchanged, read from its file if need be."""
-        return self._read(self.images[index])
+        image = self.images[index]
+        # In the palette of a mask the numbers are its classes; here they are colours.
+        pil = isinstance(image, Image.Image)
+        return self._read(without_alpha(image) if pil else image)
 
     def mask(self, index: int) -> NDArray[Any]:
         """Returns the class of each pixel of an image.
@@ -128,23 +141,14 @@ class LabelledImages(Dataset[tuple[Any, Any, str]]):
         mask = self.masks[index]
         if isinstance(mask, (str, Path)) and self.spatial_dims == 2:
             return foreground_of(self._read(mask), mask)
-        classes, image = whole(self._read(mask)), self.images[index]
+        image = self.images[index]
         files = all(isinstance(each, (str, Path)) for each in (image, mask))
         if files and not lie_on_one_grid(image, mask):
             raise ValueError(
                 f"LabelledImages: {image} and {mask} lie on different grids, by their "
                 "affines. Resample the mask, or save it with its volume's affine."
             )
-        wrong = classes[
-            (classes < 0) | (classes >= 255) | (classes != np.trunc(classes))
-        ]
-        if wrong.size:
-            raise ValueError(
-                f"LabelledImages: the mask of image {index} holds {wrong.flat[0]}, but "
-                "its values are classes: 0, 1, 2 and so on, below 255. White masks: "
-                "`masks > 0`; probabilities: `masks > 0.5`."
-            )
-        return classes
+        return checked(self._read(mask), index)
 
     def subset(self, indices: Any) -> LabelledImages:
         """Returns the images chosen by their indices or by a Boolean mask."""
@@ -156,8 +160,6 @@ class LabelledImages(Dataset[tuple[Any, Any, str]]):
                 chosen[name] = known[numbers]
             elif known is not None:
                 chosen[name] = [known[number] for number in numbers]
-        if chosen.get("names") is None:
-            chosen["names"] = [str(number) for number in numbers]
         return dataclasses.replace(self, **chosen)
 
     def split(self, name: str) -> LabelledImages:
@@ -260,6 +262,16 @@ class Samples(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Returns an image and its target."""
+        with naming(self.data.names[index]):
+            image, target = self._pair(index)
+        if self.augment is None:
+            return image, target
+        own = tv_tensors.Mask(target[None]) if self.target == "mask" else target
+        image, own = self.augment(tv_tensors.Image(image), own)
+        target = own[0] if self.target == "mask" else own
+        return image.as_subclass(Tensor), target.as_subclass(Tensor)
+
+    def _pair(self, index: int) -> tuple[Tensor, Tensor]:
         pixels = self.data.pixels(index)
         if self.data.spatial_dims == 2:
             array = to_array(to_pixels(pixels, self.data.window))
@@ -269,11 +281,7 @@ class Samples(Dataset[tuple[Tensor, Tensor]]):
             image = resize_volume(to_tensor(torch.from_numpy(voxels)), self.size)
         # Of bytes; bands of other types are sequences, or modalities.
         alpha = self.data.spatial_dims == 2 and pixels.dtype == np.uint8
-        if alpha and len(image) in (2, 4) and len(image) != self.channels:
-            image = image[:-1]
-        if len(image) != self.channels:
-            grey = image.mean(dim=0, keepdim=True)
-            image = grey.expand(self.channels, *self.size)
+        image = with_channels(image, self.channels, alpha=alpha)
         if self.target == "label":
             assert self.data.labels is not None
             target = torch.as_tensor(self.data.labels[index]).long()
@@ -286,15 +294,7 @@ class Samples(Dataset[tuple[Tensor, Tensor]]):
                     f"{tuple(mask.shape)}. Resample the mask to its image."
                 )
             target = resize_mask(mask, self.size)
-        if self.augment is None:
-            return image, target
-        whole = tv_tensors.Image(image)
-        if self.target == "label":
-            image, target = self.augment(whole, target)
-        else:
-            image, mask = self.augment(whole, tv_tensors.Mask(target[None]))
-            target = mask[0]
-        return image.as_subclass(Tensor), target.as_subclass(Tensor)
+        return image, target
 
 
 _OF_EACH = ("labels", "masks", "boxes", "box_labels", "patients", "splits", "names")

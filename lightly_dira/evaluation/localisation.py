@@ -156,7 +156,8 @@ def score_localisation(
         The scores of `localisation_scores`, and "boxed", the number of maps.
 
     Raises:
-        ValueError: If no image has a box of a finding that the labels name.
+        ValueError: If no image has a box of a finding that the labels name, or a box
+            leaves its image.
     """
     kinds = [np.asarray(own).astype(str) for own in data.box_labels or ()]
     device = next(model.parameters()).device
@@ -173,8 +174,17 @@ def score_localisation(
         ]
         for index, number in enumerate(chosen):
             assert part.boxes is not None
-            own = part.boxes[index][kinds[number] == name]
-            boxes.append(resize_boxes(own, part.pixels(index).shape[:2], (size, size)))
+            own = np.asarray(part.boxes[index], dtype=float)[kinds[number] == name]
+            sides = part.pixels(index).shape[:2]
+            # Boxes in tables are rounded.
+            if ((own[:, :2] + own[:, 2:]) > np.array(sides[::-1]) + 1).any():
+                raise ValueError(
+                    f"score_localisation: a box of {part.names[index]} leaves its "
+                    f"image of {sides[1]} x {sides[0]} pixels: {own.tolist()}. If "
+                    "images were resized, resize their boxes, "
+                    "`lightly_dira.data.resizing.resize_boxes`."
+                )
+            boxes.append(resize_boxes(own, sides, (size, size)))
     if not boxes:
         raise ValueError(
             "score_localisation: no image has a box of a finding that is among the "

@@ -13,6 +13,18 @@ from lightly_dira.models.light_head import head_for
 from lightly_dira.models.restoration_head import RestorationHead
 
 
+def trainable_copy(backbone: nn.Module) -> nn.Module:
+    """Returns a copy of an encoder that trains, also of one that is frozen as a whole.
+
+    Teachers, and encoders that were kept for evaluation, are; parts of an encoder that
+    are frozen, such as its first layers, stay so.
+    """
+    copied = copy.deepcopy(backbone)
+    if not any(parameter.requires_grad for parameter in copied.parameters()):
+        copied.requires_grad_(True)
+    return copied
+
+
 class Classifier(nn.Module):
     """An encoder, whose maps are averaged over positions, and a linear layer.
 
@@ -29,12 +41,13 @@ class Classifier(nn.Module):
         """Puts a linear layer onto a copy of the encoder.
 
         Args:
-            backbone: Any network of images; it is not changed.
+            backbone: Any network of images; it is not changed. Of one that is frozen as
+                a whole, the copy trains.
             features: Number of values that it outputs for an image, maps averaged.
             outputs: Number of classes, or of findings if images have several labels.
         """
         super().__init__()
-        self.backbone = copy.deepcopy(backbone)
+        self.backbone = trainable_copy(backbone)
         self.classify = nn.Linear(features, outputs)
         self._level = coarsest_level(self.backbone)
 
@@ -76,7 +89,7 @@ class UNet(nn.Module):
             frozen: Whether to freeze the encoder, BatchNorm statistics included.
         """
         super().__init__()
-        self.encoder = copy.deepcopy(backbone)
+        self.encoder = trainable_copy(backbone)
         self.features = FeaturePyramid(self.encoder)
         if head is None:
             self.head = head_for(

@@ -166,8 +166,9 @@ def _probe(
     test: LabelledImages,
     seed: int,
 ) -> Score:
-    encoded = encode(backbone, Samples(train, task.size))
-    others = encode(backbone, Samples(test, task.size))
+    batch = task.batch_size or 64
+    encoded = encode(backbone, Samples(train, task.size), batch_size=batch)
+    others = encode(backbone, Samples(test, task.size), batch_size=batch)
     return lambda part: probe(TensorDataset(*encoded[part]), others)
 
 
@@ -230,7 +231,8 @@ def _classifier(
             batch_size=task.batch_size or 32,
             seed=seed,
         )
-        scores = score_classifier(classifier, Samples(test, task.size))
+        tested = Samples(test, task.size)
+        scores = score_classifier(classifier, tested, batch_size=task.batch_size or 32)
         if boxed:
             assert isinstance(task.size, int)
             scores |= score_localisation(classifier, test, task.size)
@@ -264,7 +266,8 @@ def _unet(
             batch_size=task.batch_size or 16,
             seed=seed,
         )
-        return score_unet(unet, Samples(test, task.size, "mask"))
+        tested = Samples(test, task.size, "mask")
+        return score_unet(unet, tested, batch_size=task.batch_size or 16)
 
     return score
 

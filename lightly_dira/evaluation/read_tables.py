@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightly_dira.core.extras import extra
-from lightly_dira.data.files import files_of
+from lightly_dira.data.folders import files_of
 from lightly_dira.data.white import Window
 from lightly_dira.evaluation.labelled import LabelledImages
 from lightly_dira.evaluation.manifest import Manifest
@@ -113,10 +114,13 @@ def read_table(
         values, names = rows[labels].to_numpy(dtype=np.int64), tuple(labels)
     patients = None if patient is None else rows[patient].to_numpy()
     if patient is not None:
-        _check_twins(rows[patient].unique(), f"column {patient} of {table}", "patients")
+        _check_patients(rows[patient].unique(), f"column {patient} of {table}")
     # An image that is listed twice is in one split, too.
     files = rows[image].map(lambda name: os.path.abspath(folder / name)).to_numpy()
     groups = files if patients is None else patients
+    if several and (again := pd.Series(files).duplicated(keep=False).to_numpy()).any():
+        told = rows.loc[again, several].agg(", ".join, axis=1).to_numpy()
+        _check_apart("file", files[again], told, table, _ONE_LABEL)
     if patients is not None:
         _check_apart("file", files, patients, table, _ONE_PATIENT)
     if split is not None and (other := set(rows[split]) - {"train", "val", "test"}):
@@ -190,9 +194,13 @@ def _with_findings(
     return rows.assign(**{name: found[name].map(known) for name in columns})
 
 
+# What tables hold where nothing is known.
+_UNKNOWN = ("nan", "na", "n/a", "#n/a", "<na>", "nat", "null", "?", "-")
+
+
 def _check_classes(names: Sequence[str], where: str) -> None:
     """Raises a ValueError if words for classes may mean the same, or none."""
-    if missing := [n for n in names if n.lower() in ("nan", "na", "n/a", "null")]:
+    if missing := [name for name in names if name.lower() in _UNKNOWN]:
         raise ValueError(
             f"read_table: {missing[0]} in {where} is no class. Fill it in, or leave "
             "its rows out."
@@ -205,15 +213,27 @@ def _check_classes(names: Sequence[str], where: str) -> None:
         )
 
 
+def _check_patients(names: Iterable[str], where: str) -> None:
+    """Raises a ValueError if names of patients may mean the same, or nobody."""
+    # NA may be somebody's initials.
+    if "nan" in {name.lower() for name in _check_twins(names, where, "patients")}:
+        raise ValueError(
+            f"read_table: nan in {where} is no patient, but all who are not known. "
+            "Give each of their images a name of its own, or leave its rows out."
+        )
+
+
 def _check_twins(names: Iterable[str], where: str, kinds: str) -> set[str]:
     """Raises a ValueError if two words may mean the same; returns what they mean."""
     known: dict[str, str] = {}
     for name in names:
-        meant = re.sub(r"\.0*$", "", name.lower())
+        # Also letters with accents, and spaces, that only look alike.
+        plain = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+        meant = re.sub(r"\.0*$", "", plain)
         if meant in known:
             raise ValueError(
                 f"read_table: {known[meant]} and {name} in {where} would be two "
-                f"{kinds}. Write them alike."
+                f"{kinds}. Write them alike, with spaces and accents."
             )
         known[meant] = name
     return {*known}
@@ -240,6 +260,10 @@ def _check_apart(
 
 _ONE_SPLIT = "Move each into one split, or leave `split` out, to have splits drawn."
 _ONE_PATIENT = "Each image is of one patient: correct the table."
+_ONE_LABEL = (
+    "Each image has one label, or one row of findings: correct the table. Where an "
+    "image shows several things, give a column of 0 and 1 to each, labels=[...]."
+)
 
 
 def _in_order(names: list[str]) -> list[str]:

@@ -158,7 +158,7 @@ def read_npz(
         box_labels=box_labels,
         patients=arrays.get(patient),
         splits=_named_splits(arrays.get(split), path),
-        names=[str(n) for n in arrays["image_id"]] if "image_id" in arrays else None,
+        names=arrays.get("image_id", ()),
         label_names=tuple(map(str, arrays.get(f"{label}_names", ()))),
         spatial_dims=spatial_dims,
     )

@@ -323,3 +323,28 @@ def test_objects_without_an_image(tmp_path: Path) -> None:
     file.save_as(tmp_path / "report.dcm")
     with pytest.raises(ValueError, match=r"with 0: leave it out"):
         read_image(tmp_path / "report.dcm")
+
+
+def test_padding_whose_bits_are_stated_as_unsigned(tmp_path: Path) -> None:
+    """Found: padding of -2000, stated as 63536, ruled the percentiles."""
+    pixels = np.random.default_rng(0).integers(-1000, 300, (64, 64)).astype(np.int16)
+    pixels[:, :20] = -2000
+    tags = dict(BitsStored=16, HighBit=15, RescaleSlope=1, RescaleIntercept=0)
+    path = save_slice(tmp_path / "a.dcm", pixels, PixelPaddingValue=63536, **tags)
+    assert read_image(path).min() == pixels[:, 20:].min()
+
+
+def test_palettes_need_no_window(tmp_path: Path) -> None:
+    """Found: numbers of colours were windowed as if they were grey values."""
+    path = tmp_path / "a.dcm"
+    file = pydicom.dcmread(get_testdata_file("examples_palette.dcm"))
+    file.WindowCenter, file.WindowWidth = 128, 256
+    file.save_as(path)
+    np.testing.assert_array_equal(read_image(path, voi=True), read_image(path))
+
+
+def test_half_a_window(tmp_path: Path) -> None:
+    pixels = np.zeros((32, 32), np.uint16)
+    path = save_slice(tmp_path / "a.dcm", pixels, BitsStored=16, WindowCenter=None)
+    with pytest.raises(ValueError, match="it states no window"):
+        read_image(path, voi=True)

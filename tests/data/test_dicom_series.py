@@ -12,6 +12,7 @@ from dicom_files import save_series, save_slice
 from pictures import volume
 from pydicom.pixels.utils import set_pixel_data
 
+from lightly_dira.data.pixels import to_pixels
 from lightly_dira.data.volume_files import lie_on_one_grid
 from lightly_dira.transforms import read_volume
 
@@ -62,6 +63,34 @@ class TestSeries:
         (folder / "copy.dcm").write_bytes((folder / "002.dcm").read_bytes())
         with pytest.raises(ValueError, match="lie at the same place"):
             read_volume(folder)
+
+    def test_hidden_files(self, tmp_path: Path) -> None:
+        """Found: what a system left beside the slices was read as one of them."""
+        folder = save_series(tmp_path, volume(np.uint16))
+        (folder / "._000.dcm").write_bytes((folder / "002.dcm").read_bytes())
+        np.testing.assert_array_equal(read_volume(folder), 2.0 * volume() - 1000)
+
+    def test_slices_without_a_scale(self, tmp_path: Path) -> None:
+        """Found: one slice was brighter by 1000."""
+        folder = save_series(tmp_path, volume(np.uint16))
+        file = pydicom.dcmread(folder / "001.dcm")
+        del file.RescaleSlope, file.RescaleIntercept
+        file.save_as(folder / "001.dcm")
+        with pytest.raises(ValueError, match=r"some slices in .*RescaleSlope"):
+            read_volume(folder)
+
+    def test_windows_and_spacing(self, tmp_path: Path) -> None:
+        """Found: resampled values no longer knew that 1 is white."""
+        folder = save_series(tmp_path, volume(np.uint16))
+        for path in folder.glob("*.dcm"):
+            file = pydicom.dcmread(path)
+            file.WindowCenter, file.WindowWidth = 40, 400
+            file.save_as(path)
+        for spacing in (None, (2.5, 1.5, 1.0)):
+            shown = read_volume(folder, voi=True, spacing=spacing)
+            with pytest.raises(ValueError, match="was windowed as its file says"):
+                to_pixels(shown, (-160, 240), 3)
+            assert to_pixels(shown, None, 3).min() >= 0
 
     def test_slices_of_another_shape(self, tmp_path: Path) -> None:
         folder = save_series(tmp_path, volume(np.uint16))

@@ -7,7 +7,9 @@ import copy
 import numpy as np
 import pytest
 import torch
+import torchvision
 from small import bars, small_encoder
+from torch.utils.data import TensorDataset
 
 from lightly_dira.evaluation import finetuning
 from lightly_dira.evaluation.finetuning import (
@@ -58,8 +60,8 @@ class TestFinetuning:
         samples = Samples(bars(64), 32, channels=1)
         seen: list[float] = []
 
-        def score(*arguments) -> dict[str, float]:
-            scores = score_classifier(*arguments)
+        def score(*arguments, **options) -> dict[str, float]:
+            scores = score_classifier(*arguments, **options)
             seen.append(scores["auc"])
             return scores
 
@@ -78,6 +80,21 @@ class TestFinetuning:
             )
         first, second = (model.state_dict() for model in models)
         assert all(torch.equal(first[name], second[name]) for name in first)
+
+    def test_one_image(self) -> None:
+        """Found: BatchNorm refused a coarsest map of one position."""
+        data = TensorDataset(torch.rand(1, 3, 32, 32), torch.zeros(1, 32, 32).long())
+        unet = finetune_unet(torchvision.models.resnet18(), data, data, steps=10)
+        assert unet(data.tensors[0]).shape == (1, 2, 32, 32)
+
+    def test_passes_are_as_large_as_steps(self) -> None:
+        """Found: 64 volumes at a time where scores were measured."""
+        samples, seen = Samples(bars(32), 32, "mask", channels=1), set()
+        encoder = small_encoder()
+        encoder.register_forward_pre_hook(lambda _, given: seen.add(len(given[0])))
+        unet = finetune_unet(encoder, samples, samples, steps=10, batch_size=4)
+        score_unet(unet, samples, batch_size=8)
+        assert seen - {1, 2} == {4, 8}
 
     def test_too_few_steps(self) -> None:
         samples = Samples(bars(16), 32, channels=1)

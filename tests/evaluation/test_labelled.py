@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 import torchvision
+from PIL import Image
 from small import SIZE, bars, labelled_balls
 from torchvision.transforms import v2
 
@@ -36,6 +37,33 @@ class TestLabelledImages:
     def test_unequal_lengths(self) -> None:
         with pytest.raises(ValueError, match="4 images need as many labels, got 3"):
             LabelledImages(np.zeros((4, 32, 32), np.uint8), labels=np.zeros(3))
+
+    def test_images_of_pil(self) -> None:
+        """Found: numbers in a palette were grey values, and CMYK was four colours."""
+        red = Image.new("RGB", (32, 32), (255, 0, 0))
+        palette = red.convert("P")
+        images = [red, palette, red.convert("CMYK"), red.convert("RGBA")]
+        samples = Samples(LabelledImages(images, labels=[0] * 4), 16)
+        for image, _ in samples:
+            torch.testing.assert_close(image, samples[0][0])
+        # In a mask the numbers are classes.
+        mask = Image.fromarray(np.eye(32, dtype=np.uint8)).convert("P")
+        mask.putpalette([0, 0, 0, 255, 0, 0])
+        data = LabelledImages([red], masks=[mask])
+        assert data.mask(0).tolist() == np.asarray(mask).tolist()
+
+    def test_what_fails_is_named(self) -> None:
+        """Found: of a thousand images, an error did not say which."""
+        images = [np.zeros((32, 32)), np.full((32, 32), np.nan)]
+        data = LabelledImages(images, labels=[0, 1], names=["right", "wrong"])
+        with pytest.raises(ValueError, match=r"^wrong: DiRATransform: .*NaN"):
+            Samples(data, 16)[1]
+
+        def broken(image):
+            raise KeyError("bone")
+
+        with pytest.raises(RuntimeError, match=r"^right: KeyError\('bone'\)"):
+            data.with_transform(broken)[0]
 
     def test_masks_of_volumes_on_another_grid(self, tmp_path) -> None:
         """Found: each file was turned by its own affine; Dice with the object: 0.04."""

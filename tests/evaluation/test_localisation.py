@@ -107,3 +107,17 @@ def test_numbers_as_names_of_boxes() -> None:
     )
     model = Classifier(torchvision.models.resnet18(), 1000, 2)
     assert score_localisation(model, data, 32)["boxed"] == 2
+
+
+def test_boxes_of_larger_images() -> None:
+    """Found: boxes of 1024 pixels were compared with images of 224."""
+    data = LabelledImages(
+        np.zeros((1, 32, 32), np.uint8),
+        labels=np.array([1]),
+        boxes=[np.array([[20, 20, 40, 40]])],
+        box_labels=[np.array(["1"])],
+        label_names=("0", "1"),
+    )
+    model = Classifier(torchvision.models.resnet18(), 1000, 2)
+    with pytest.raises(ValueError, match=r"a box of 0 leaves its image of 32 x 32"):
+        score_localisation(model, data, 32)

@@ -75,3 +75,21 @@ def test_a_frozen_encoder_does_not_learn(frozen: bool) -> None:
     assert (norm.weight.grad is None) == frozen
     assert not backbone[1].running_mean.any()
     assert all(p.grad is not None for p in unet.head.parameters())
+
+
+@pytest.mark.parametrize("parts", [1, 6])
+def test_what_is_frozen_before(parts: int) -> None:
+    """Found: a teacher, or an encoder kept for evaluation, was "tuned" and stood."""
+    backbone = small_encoder()
+    backbone[:parts].requires_grad_(False)
+    whole = not any(p.requires_grad for p in backbone.parameters())
+    assert whole == (parts == 6)
+    classifier, unet = Classifier(backbone, 16, 2), UNet(backbone, 2)
+    for copied in (classifier.backbone, unet.encoder):
+        # The first part alone stays as it was frozen.
+        assert copied[0].weight.requires_grad == whole
+        assert copied[3].weight.requires_grad
+    assert not any(
+        p.requires_grad for p in UNet(backbone, 2, frozen=True).encoder.parameters()
+    )
+    assert not backbone[0].weight.requires_grad

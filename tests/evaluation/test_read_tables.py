@@ -77,6 +77,10 @@ class TestTables:
             (["yes", "no", "Yes", "no"], "Yes and yes .* Write them alike"),
             (["0", "1", "0.0", "1"], r"0 and 0\.0 .* Write them alike"),
             (["a", "NaN", "b", "b"], "NaN in column label .* is no class"),
+            (["a", "#N/A", "b", "b"], "#N/A in column label .* is no class"),
+            (["a", "?", "b", "b"], r"\? in column label .* is no class"),
+            (["caf\u00e9", "cafe\u0301", "b", "b"], "with spaces and accents"),
+            (["in  air", "in air", "b\u00a0c", "b"], "with spaces and accents"),
             (["0", "1", "-1", "1"], "holds -1, 0 and 1. If -1 means uncertain"),
         ],
     )
@@ -104,6 +108,22 @@ class TestTables:
         with pytest.raises(ValueError, match=r"file .*0\.png is in test and train"):
             self.read(folder, files, **options)
         assert self.read(folder, columns, **options).splits.tolist() == columns["split"]
+
+    def test_files_of_several_labels(self, folder: Path) -> None:
+        """Found: one image was trained on as both."""
+        columns = {"image": ["0.png", "./0.png", "1.png", "2.png"]}
+        with pytest.raises(ValueError, match=r"file .*0\.png is in a and b"):
+            self.read(folder, {**columns, "label": list("abab")})
+        assert self.read(folder, {**columns, "label": list("aabb")}).labels.sum() == 2
+        findings = {**columns, "edema": [0, 1, 0, 1], "mass": [1, 1, 0, 0]}
+        with pytest.raises(ValueError, match=r"0\.png is in 0, 1 and 1, 1"):
+            self.read(folder, findings, labels=["edema", "mass"])
+
+    def test_patients_who_are_not_known(self, folder: Path) -> None:
+        """Found: all of them were one patient."""
+        columns = {"patient": ["p", "nan", "q", "nan"]}
+        with pytest.raises(ValueError, match=r"nan in column patient .*not known"):
+            self.read(folder, columns, labels=None, patient="patient")
 
     def test_names_stay_as_they_are(self, folder: Path) -> None:
         """Found: "001" was read as 1."""

@@ -237,6 +237,7 @@ def test_five_minutes_from_a_folder_to_a_table(classes, tmp_path) -> None:
     [
         (["benign/b (1).png", "benign/b (1)_mask.png", "ill/i.png"], r"b \(1\)_mask"),
         (["a/images/1.png", "a/masks/1.png", "b/images/1.png"], r"masks/1\.png"),
+        (["scans/1.png", "labelsTr/1.png"], "are images and masks"),
         (["CXR_png/1.png", "ManualMask/1.png"], "are images and masks"),
         (["train_set/1.png", "test_set/1.png"], "are splits, not classes"),
     ],
@@ -285,6 +286,24 @@ def test_files_that_change_are_other_data(classes, load) -> None:
     assert known_of(load(classes)[1][0].data) != one
 
 
+def test_masks_that_are_drawn_again_are_other_data(tmp_path, load) -> None:
+    """Found: one that changed behind its first 64 KiB kept its results."""
+    from results import known_of
+
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+        for number in range(20):
+            image = np.zeros((300, 300), np.uint8)
+            image[:100] = 255
+            cv2.imwrite(str(tmp_path / name / f"{number}.bmp"), image)
+    one = known_of(load(tmp_path)[1][0].data)
+    # By another way to the same files it is the same data.
+    assert known_of(load(tmp_path / "images/..")[1][0].data) == one
+    image[:120] = 255  # BMP files start with the last row
+    cv2.imwrite(str(tmp_path / "masks/19.bmp"), image)
+    assert known_of(load(tmp_path)[1][0].data) != one
+
+
 def test_masks_are_looked_at_before_hours_of_training(tmp_path, load) -> None:
     """Found: one of another size, or of several values, ended a run after training."""
     for name in ("images", "masks"):
@@ -310,10 +329,26 @@ class TestPatientsAndColumns:
                     pixels = scan(label, 3 * patient + number)
                     cv2.imwrite(str(inside / f"{number}.png"), pixels)
         data = load(tmp_path)[1][0].data
-        assert "30 folders inside are taken for patients" in capsys.readouterr().out
+        assert (
+            "the 30 folders inside, such as healthy0, are taken"
+            in capsys.readouterr().out
+        )
         splits = pd.Series(data.splits).groupby(data.patients).nunique()
         assert (splits == 1).all()
         assert len(splits) == 30
+
+    def test_folders_of_studies(self, tmp_path, load, capsys) -> None:
+        """Found: two studies of a patient were in training and in test."""
+        for label, name in enumerate(("healthy", "ill")):
+            for number in range(36):
+                inside = tmp_path / name / f"{name}{number // 3}" / f"study{number % 3}"
+                inside.mkdir(parents=True)
+                cv2.imwrite(str(inside / "1.png"), scan(label, number))
+        data = load(tmp_path)[1][0].data
+        assert "the 24 folders inside, such as healthy0," in capsys.readouterr().out
+        assert {*data.patients} == {
+            f"{n}{i}" for n in ("healthy", "ill") for i in range(12)
+        }
 
     def test_columns_that_look_alike(self, classes, load, tmp_path) -> None:
         """Found: `label_2` was trained on in place of `label`."""
