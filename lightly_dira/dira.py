@@ -18,6 +18,7 @@ from lightly_dira.features.pyramid import FeaturePyramid, Taken
 from lightly_dira.loss import DiRALoss
 from lightly_dira.loss.adversaries import comparable
 from lightly_dira.loss.schedule import Schedule, starts
+from lightly_dira.models.decoded_layers import join_layers
 from lightly_dira.models.light_head import head_for
 from lightly_dira.training.batches import NO_TARGET, UNSEEN, different_views, join
 from lightly_dira.training.trial import check_same_place, reached
@@ -167,12 +168,9 @@ class DiRA(Wrapper):
         # Head and critic draw one after the other, and leave no trace.
         with same_randomness(weight.device):
             if head is None and target_channels > 0:
-                head = head_for(
-                    features.channels,
-                    features.strides,
-                    target_channels,
-                    spatial_dims=features.spatial_dims,
-                )
+                head = head_for(features, target_channels)
+            elif head is not None:
+                join_layers(head, features)
             super().__init__(
                 features,
                 nn.Identity() if head is None else head.to(weight.device, weight.dtype),

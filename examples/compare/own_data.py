@@ -194,8 +194,9 @@ def _groups(names: list[str]) -> np.ndarray:
 
 
 def _stem(name: str) -> str:
-    """Returns a name without its suffix; names such as 1.2.840.7.png have one."""
-    return str(Path(name.lower().removesuffix(".gz")).with_suffix(""))
+    """Returns a name without its suffix; 1.2.840.7.png has one, and 1.2.840.7 none."""
+    path = Path(name.lower().removesuffix(".gz"))
+    return str(path if path.suffix[1:].isdigit() else path.with_suffix(""))
 
 
 def _check_masks(path: Path, samples: Samples) -> None:

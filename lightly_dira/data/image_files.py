@@ -110,6 +110,8 @@ def read_image(file: str | Path | bytes, *, voi: bool = False) -> NDArray[Any]:
         )
     if tags.get(_BITS) == 12:
         image = Stored.of(image // 16, 4095)  # OpenCV multiplies them
+    if (header := _PORTABLE.match(start)) and int(header[3]) not in (255, 65535):
+        image = Stored.of(image, int(header[3]))
     if not tags:
         image = _upright(image, data)
     _warn_if_cut_off(image, name)
@@ -158,6 +160,8 @@ _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Tags of TIFF files, and values of theirs.
 _SAMPLES, _EXTRA, _PHOTOMETRIC, _BITS, _PLANES, _DEPTH = 277, 338, 262, 258, 284, 32997
 _ALPHA, _WHITE_IS_ZERO, _CMYK, _APART = (1, 2), 0, 5, 2
+# Portable maps of bytes, such as PGM: sides, and what is white, among comments.
+_PORTABLE = re.compile(rb"P[56]" + 3 * rb"(?:\s|#[^\n]*\n)+(\d+)" + rb"\s")
 # How ImageJ says that pixels of several images follow the tags of one.
 _STACK = re.compile(rb"ImageJ=[^\0]{0,400}?images=(\d+)")
 # Types of values, by their numbers in TIFF files.

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lightly_dira.evaluation.probes import coarsest_level, pooled
 from lightly_dira.features.pyramid import FeaturePyramid
+from lightly_dira.models.decoded_layers import layers_for
 from lightly_dira.models.light_head import head_for
 from lightly_dira.models.restoration_head import RestorationHead
 
@@ -85,20 +86,16 @@ class UNet(nn.Module):
             backbone: Any network of images that has feature maps inside.
             classes: Number of classes of a pixel.
             head: The restoration head that was trained with the encoder. The decoder
-                then starts from its weights, except for the last convolution.
+                then starts from its weights, except for the last convolution, and takes
+                the maps of its layers.
             frozen: Whether to freeze the encoder, BatchNorm statistics included.
         """
         super().__init__()
         self.encoder = trainable_copy(backbone)
-        self.features = FeaturePyramid(self.encoder)
+        layers = layers_for(head, self.encoder)
+        self.features = FeaturePyramid(self.encoder, layers=layers)
         if head is None:
-            self.head = head_for(
-                self.features.channels,
-                self.features.strides,
-                classes,
-                activation=None,
-                spatial_dims=self.features.spatial_dims,
-            )
+            self.head = head_for(self.features, classes, activation=None)
         else:
             changed: dict[str, Any] = dict(out_channels=classes, activation=None)
             self.head = RestorationHead(**head.settings | changed)

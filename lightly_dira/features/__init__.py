@@ -7,9 +7,10 @@ MobileNetV3, RegNet, VGG, MaxViT, Swin and ViT, with class and register tokens, 
 4 channels, CIFAR stems and dilated strides.
 
 A plain vision transformer gives maps from four depths; the head turns them into a
-pyramid. `DiRA(backbone, optimizer, layers=["layer1", "layer4"])` uses other maps. Pass
-`input_size` if a backbone accepts images of one size only and does not state it as
-`image_size`. Compiled backbones (`torch.compile`) have as many graphs as without DiRA
+pyramid. `DiRA(backbone, optimizer, features=FeaturePyramid(backbone, layers=["layer1",
+"layer4"]))` uses other maps, and `FeaturePyramid(backbone, input_size=...)` is for
+backbones that accept images of one size only and do not state it as `image_size`.
+Compiled backbones (`torch.compile`) have as many graphs as without DiRA
 (one, of a ResNet, also with `fullgraph=True`) from PyTorch 2.7 on; before, each map
 ends a graph.
 """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -22,6 +21,7 @@ class Features(Protocol):
     """What a head has to know of an encoder; a `FeaturePyramid` knows it."""
 
     backbone: nn.Module
+    layers: list[str]
     channels: list[int]
     strides: list[int | tuple[int, ...]]
     spatial_dims: int
@@ -29,23 +29,21 @@ class Features(Protocol):
 
 
 def head_for(
-    channels: Sequence[int],
-    strides: Sequence[int | tuple[int, ...]],
-    out_channels: int,
-    activation: str | None = "sigmoid",
-    spatial_dims: int = 2,
+    features: Features, out_channels: int, activation: str | None = "sigmoid"
 ) -> RestorationHead:
     """Makes the published decoder, with as many blocks as full resolution needs."""
-    _, reached = doublings(by_axis(strides, spatial_dims))
-    blocks = len(channels) - 1 + round(math.log2(max(reached)))
-    return RestorationHead(
-        channels,
-        spatial_dims=spatial_dims,
+    _, reached = doublings(by_axis(features.strides, features.spatial_dims))
+    blocks = len(features.channels) - 1 + round(math.log2(max(reached)))
+    head = RestorationHead(
+        features.channels,
+        spatial_dims=features.spatial_dims,
         decoder_channels=[min(256, 16 * 2**block) for block in reversed(range(blocks))],
         out_channels=out_channels,
         activation=activation,
-        strides=strides,
+        strides=features.strides,
     )
+    head.layers = tuple(features.layers)
+    return head
 
 
 def light_head(
@@ -89,12 +87,7 @@ def light_head(
     """
     if not cost > 0:
         raise ValueError(f"light_head: cost must be above 0, got {cost}.")
-    published = head_for(
-        features.channels,
-        features.strides,
-        out_channels,
-        spatial_dims=features.spatial_dims,
-    )
+    published = head_for(features, out_channels)
     images, of_encoder, maps = _encoder_cost(features)
     widths = list(published.settings["decoder_channels"])
     while True:
@@ -102,7 +95,9 @@ def light_head(
         with torch.device("meta"):
             own = _multiplications(RestorationHead(**settings), maps, images)
         if own <= cost * of_encoder:
-            return RestorationHead(**settings)
+            head = RestorationHead(**settings)
+            head.layers = published.layers
+            return head
         if max(widths) <= _NARROWEST:
             raise ValueError(
                 f"light_head: the lightest decoder costs {own / of_encoder:.2f} of its "

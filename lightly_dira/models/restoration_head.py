@@ -65,6 +65,8 @@ class RestorationHead(nn.Module):
             coarsest.
         settings: The arguments to create another such head.
         out_channels: Channels of the restored images.
+        layers: Names of the encoder's layers whose maps it decodes, as `DiRA` found or
+            was told them; None before. They travel with `save_pretrained`.
 
     Shape:
         - features: a list of (B, C_i, H_i, W_i), from the finest to the coarsest; with
@@ -133,6 +135,7 @@ class RestorationHead(nn.Module):
         self.encoder_channels = tuple(encoder_channels)
         self.spatial_dims = spatial_dims
         self.out_channels = out_channels
+        self.layers: tuple[str, ...] | None = None
         self.enlarge, self.blocks = nn.ModuleList(), nn.ModuleList()
         # Coarsest map first, as the blocks run; blocks after the last have no skip.
         *skips, width = encoder_channels

@@ -12,6 +12,7 @@ from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any, Literal, overload
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +23,7 @@ from lightly_dira.core.private_torch import uncompiled
 from lightly_dira.core.user_warnings import warn
 from lightly_dira.dira import DiRA
 from lightly_dira.features.pyramid import FeaturePyramid
+from lightly_dira.models.decoded_layers import are_in
 from lightly_dira.models.restoration_head import RestorationHead
 from lightly_dira.weights.checks import check_values, load_weights, reading
 from lightly_dira.weights.encoders import copied, image_for
@@ -84,6 +86,7 @@ def save_pretrained(
     settings: dict[str, Any] = {
         "lightly_dira": __version__,
         "head": None,
+        "layers": None,
         "backbone": type(uncompiled(backbone)).__name__,
         "inputs": None if inputs is None else dataclasses.asdict(inputs),
         "method": method,
@@ -98,6 +101,7 @@ def save_pretrained(
         check_head("save_pretrained", head)
         weights |= {f"head.{name}": value for name, value in head.state_dict().items()}
         settings["head"] = head.settings
+        settings["layers"] = head.layers
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     # Copies, because safetensors rejects tensors that share memory.
@@ -105,7 +109,7 @@ def save_pretrained(
     # safetensors sorts names, but pairing with another library's needs their order.
     metadata = {"format": "pt", "order": json.dumps(list(copies))}
     save_file(copies, folder / _WEIGHTS, metadata)
-    text = json.dumps(settings, indent=2, default=str)
+    text = json.dumps(settings, indent=2, default=_as_json)
     (folder / _SETTINGS).write_text(f"{text}\n")
     if not (folder / _CARD).exists():
         (folder / _CARD).write_text(model_card(settings))
@@ -193,7 +197,14 @@ def from_pretrained(
         check_values(below("head.", weights), head.state_dict())
         head.load_state_dict(below("head.", weights))
     load_weights(backbone, below("backbone.", weights))
-    if (saved := settings.get("shown")) and not _alike(saved, _shown_by(backbone)):
+    saved, shown = settings.get("shown"), _shown_by(backbone)
+    if head is not None and (layers := settings.get("layers")):
+        # Those that are found by themselves are so under other names, too.
+        found = saved is not None and layers == saved.get("layers")
+        if found and shown is not None and not are_in(layers, backbone):
+            layers = shown["layers"]
+        head.layers = tuple(layers)
+    if saved and not _alike(saved, shown):
         warn(
             f"from_pretrained: the weights fit, but {type(backbone).__name__} makes "
             f"other feature maps of them than the {settings['backbone']} that was "
@@ -219,6 +230,7 @@ def _shown_by(backbone: nn.Module) -> dict[str, Any] | None:
         # In one of two networks a later layer may have rectified it in place.
         coarsest = pyramid(image_for(pyramid))[-1].float().relu()
     return {
+        "layers": pyramid.layers,
         "image": list(pyramid.image_shape),
         "map": list(coarsest.shape[1:]),
         "mean": coarsest.mean().item(),
@@ -246,6 +258,11 @@ def _recipe_of(dira: DiRA) -> dict[str, Any]:
         "schedule": str(dira.schedule),
         "critic": dira.discriminator is not None,
     }
+
+
+def _as_json(value: Any) -> Any:
+    """Returns a number of NumPy as one of Python, and others as text."""
+    return value.item() if isinstance(value, np.generic) else str(value)
 
 
 def below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

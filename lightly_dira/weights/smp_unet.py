@@ -12,6 +12,7 @@ from torch import nn
 from lightly_dira.core.extras import extra
 from lightly_dira.core.modes import evaluating
 from lightly_dira.features.pyramid import FeaturePyramid
+from lightly_dira.models.decoded_layers import layers_for
 from lightly_dira.models.restoration_head import RestorationHead
 from lightly_dira.weights.encoders import close, image_for
 from lightly_dira.weights.names import pair_names
@@ -38,7 +39,8 @@ def to_smp_unet(
         head: The trained head, `dira.head`.
         encoder_name: Its name in smp, for example "tu-resnet50"; by default the first
             encoder that the weights fit.
-        layers: The `layers` that `DiRA` was given, if any.
+        layers: Names of the layers whose maps the head decodes; by default those that
+            it knows of, `head.layers`.
 
     Raises:
         ImportError: If segmentation_models_pytorch is not installed.
@@ -66,6 +68,8 @@ def to_smp_unet(
             f"maps, strides {settings['strides']} and {len(blocks)} decoder blocks. "
             "Use backbone and head as they are: both are ordinary modules."
         )
+    if layers is None:
+        layers = layers_for(head, backbone)
     pyramid = FeaturePyramid(backbone, layers=layers)
     source = backbone.state_dict()
     reasons = []

@@ -20,6 +20,7 @@ from PIL import Image, ImageOps
 from torchvision.datasets import ImageFolder
 
 from lightly_dira import DiRATransform
+from lightly_dira.data.pixels import to_pixels
 from lightly_dira.transforms import read_image
 
 
@@ -331,3 +332,17 @@ def test_stacks_of_imagej(tmp_path: Path) -> None:
         read_image(tmp_path / "stack.tif")
     tifffile.imwrite(tmp_path / "one.tif", stack[0], imagej=True)
     assert read_image(tmp_path / "one.tif").shape == (32, 32)
+
+
+@pytest.mark.parametrize("white", [15, 255, 4095, 65535])
+def test_white_of_portable_maps(white: int, tmp_path: Path) -> None:
+    """Found: what such a file calls white was almost black."""
+    pixels = np.linspace(0, white, 64 * 64).reshape(64, 64).astype(int)
+    data = pixels.astype("u1" if white < 256 else ">u2").tobytes()
+    path = tmp_path / "a.pgm"
+    path.write_bytes(b"P5\n# by a scanner\n64 64\n%d\n" % white + data)
+    image = read_image(path)
+    np.testing.assert_array_equal(image, pixels)
+    values = to_pixels(image)
+    top = 255 if values.dtype == np.uint8 else 1
+    np.testing.assert_allclose(values[0] / top, pixels / white, atol=1e-6)

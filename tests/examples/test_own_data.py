@@ -12,6 +12,7 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+from dicom_files import save_slice
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -97,6 +98,14 @@ class TestFolders:
             white = np.full((20, 20), 255 * (number % 2), np.uint8)
             for name in ("images", "masks"):
                 cv2.imwrite(str(tmp_path / name / f"1.2.840.{number}.png"), white)
+        data = load(tmp_path)[1][0].data
+        for index in range(20):
+            assert (data.mask(index) == (data.pixels(index) > 0)).all()
+        # DICOM files are called by numbers alone.
+        for number in range(20):
+            image = np.full((20, 20), 4000 * (number % 2), np.uint16)
+            (tmp_path / f"images/1.2.840.{number}.png").unlink()
+            save_slice(tmp_path / f"images/1.2.840.{number}", image, BitsStored=12)
         data = load(tmp_path)[1][0].data
         for index in range(20):
             assert (data.mask(index) == (data.pixels(index) > 0)).all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -62,6 +63,14 @@ class TestPretrained:
         assert from_pretrained(tmp_path, backbone).settings == head.settings
         settings = json.loads((tmp_path / "config.json").read_text())
         assert {"lightly_dira", "head", "inputs", "recipe"} <= set(settings)
+
+    def test_numbers_of_numpy(self, tmp_path) -> None:
+        """Found: they were kept as text, and the folder could not be loaded."""
+        backbone = torchvision.models.resnet18()
+        channels = [*np.array([64, 64, 128, 256, 512])]
+        save_pretrained(tmp_path, backbone, RestorationHead(channels))
+        head = from_pretrained(tmp_path, torchvision.models.resnet18())
+        assert head.encoder_channels == (64, 64, 128, 256, 512)
 
     def test_channels_last(self, tmp_path) -> None:
         backbone = torchvision.models.resnet18().to(memory_format=torch.channels_last)
