@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from lightly_dira.features.pyramid import FeaturePyramid
 from lightly_dira.features.restoring_host import RestoringHost
 from lightly_dira.loss import DiRALoss, DiRALossComponents
 from lightly_dira.loss.schedule import Factors, Schedule, starts
+from lightly_dira.models.decoded_layers import check_layers
 from lightly_dira.models.patch_discriminator import PatchDiscriminator
 from lightly_dira.training.batches import join
 from lightly_dira.training.finite_terms import FiniteTerms, needs_scaler
@@ -227,7 +228,7 @@ class Wrapper(OptimizerFollower):
         """Restores what `get_extra_state` returned.
 
         Raises:
-            ValueError: If it was averaged or converted.
+            ValueError: If it was averaged or converted, or is of other feature maps.
         """
         saved = unpacked(state)
         self._discriminator_step.load_state(self._critic, saved["adam"])
@@ -235,24 +236,25 @@ class Wrapper(OptimizerFollower):
         if criterion is not None:
             load_buffers(criterion, saved["criterion"])
         if isinstance(self.features, FeaturePyramid):
+            check_layers(saved.get("layers"), self.features)
             self.features.change.load_state(saved["view_change"])
         if not saved["ramps"].isnan().all():
             schedule = self.schedule.with_state(saved["ramps"])
             if not saved["adam"]:  # of a run without a critic
-                own = self.schedule.adversarial
-                schedule = dataclasses.replace(schedule, adversarial=own)
+                schedule = replace(schedule, adversarial=self.schedule.adversarial)
             self.schedule = schedule
         self._turns = Turns(int(saved.get("turns", saved["steps"] - 1)))
         self._count(int(saved["steps"]))
 
     def _progress(self) -> dict[str, Any]:
-        """Returns tensors of fixed shapes: where the run is."""
+        """Returns where the run is, in tensors of fixed shapes, and its layers."""
         ramps = self.schedule.state()
         if not self._schedule_was_set:
             ramps = torch.full_like(ramps, math.nan)
         state: dict[str, Any] = {"steps": torch.tensor(self.steps), "ramps": ramps}
         state["turns"] = torch.tensor(self._turns.taken)
         if isinstance(self.features, FeaturePyramid):
+            state["layers"] = self.features.layers
             state["view_change"] = self.features.change.state()
         (criterion,) = self._criterion
         state["criterion"] = {} if criterion is None else buffers_of(criterion)
@@ -279,11 +281,10 @@ def _on_device_of(
     """Makes the critic, unless it is given, without a change of the random state."""
     weight = next(features.backbone.parameters())
     if discriminator is None:
-        seen = features.image_channels if conditional else 0
+        channels = target_channels + (features.image_channels if conditional else 0)
+        dims = features.spatial_dims
         with same_randomness(weight.device):
-            discriminator = PatchDiscriminator(
-                target_channels + seen, spatial_dims=features.spatial_dims
-            )
+            discriminator = PatchDiscriminator(channels, spatial_dims=dims)
     # Losses and Adam's step are computed in at least 32 bits.
     precise = torch.promote_types(weight.dtype, torch.float32)
     return discriminator.to(weight.device, precise)

@@ -21,15 +21,24 @@ def join_layers(head: nn.Module, features: Features) -> None:
     own = uncompiled(head)
     if not isinstance(own, RestorationHead):
         return
-    layers = layers_for(own, features.backbone)
-    if layers is not None and layers != features.layers:
-        raise ValueError(
-            f"DiRA: the head was trained on the maps of {layers}, and would get those "
-            f"of {features.layers}. Take the same ones, features=FeaturePyramid("
-            f"backbone, layers={layers}). If they are the same under other names, say "
-            "so: `head.layers = None`."
-        )
+    check_layers(layers_for(own, features.backbone), features)
     own.layers = tuple(features.layers)
+
+
+def check_layers(layers: Sequence[str] | None, features: Features) -> None:
+    """Raises a ValueError if a head was trained on other maps of this backbone.
+
+    Names that it has not may be those of the same layers in another network.
+    """
+    if layers is None or [*layers] == features.layers:
+        return
+    if are_in(layers, features.backbone):
+        raise ValueError(
+            f"DiRA: the head was trained on the maps of {[*layers]}, and would get "
+            f"those of {features.layers}. Take the same ones, features=FeaturePyramid("
+            f"backbone, layers={[*layers]}). If they are the same under other names, "
+            "say so: `head.layers = None`."
+        )
 
 
 def layers_for(head: nn.Module | None, backbone: nn.Module) -> list[str] | None:

@@ -54,6 +54,15 @@ class TestHead:
         dira.head.layers = None
         assert DiRA(backbone, head=dira.head).head.layers != tuple(EARLY)
 
+    def test_in_a_run_that_goes_on(self, chosen) -> None:
+        """Found: a state of other maps was loaded, as all shapes are alike."""
+        backbone, dira = chosen
+        state = dira.state_dict()
+        with pytest.raises(ValueError, match=r"trained on .*blocks\.0"):
+            DiRA(backbone).load_state_dict(state)
+        features = FeaturePyramid(backbone, layers=EARLY)
+        DiRA(backbone, features=features).load_state_dict(state)
+
     def test_as_the_decoder_of_a_u_net(self, chosen) -> None:
         """Found: it took the maps that are found, not those of the training."""
         backbone, dira = chosen
