@@ -10,11 +10,7 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from torch import Tensor
 
-from lightly_dira.core.private_torch import (
-    changes_of,
-    collate,
-    default_collate_fn_map,
-)
+from lightly_dira.core.private_torch import changes_of, collate, default_collate_fn_map
 from lightly_dira.core.rows import Rows
 from lightly_dira.core.same_image import say_if_unlike
 from lightly_dira.core.tensors import moved
@@ -126,6 +122,7 @@ class DiRAViews(list[Tensor]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles, which would otherwise append views one by one."""
+        self._look_at_changes()
         kept = self._targets, self.target_view, self._moves
         own = {n: v for n, v in self.__dict__.items() if n not in _MADE_AGAIN}
         return _remade, (type(self), list(self), *kept), own or None
@@ -136,7 +133,7 @@ class DiRAViews(list[Tensor]):
 
         Float, in [0, 1]; (C, H, W), or (B, C, H, W) once collated.
         """
-        return self.target_of(self._first)
+        return self.target_of(self.target_views[0])
 
     @property
     def targets(self) -> list[Tensor]:
@@ -152,7 +149,7 @@ class DiRAViews(list[Tensor]):
     @property
     def view(self) -> Tensor:
         """The view that `target` belongs to."""
-        return self.view_of(self._first)
+        return self.view_of(self.target_views[0])
 
     def target_of(self, index: int) -> Tensor:
         """Returns the clean image of a view."""
@@ -187,9 +184,8 @@ class DiRAViews(list[Tensor]):
                     "`DiRATransform` the same `target_channels`, and keep the target "
                     "at the size of its view."
                 )
-            if _changes_of(view) != self._changes[index]:
-                say_if_unlike(view, self._targets[index])
             found.append(Pair(view, functools.partial(self.target_on, index)))
+        self._look_at_changes()
         return found
 
     def view_of(self, index: int) -> Tensor:
@@ -211,9 +207,16 @@ class DiRAViews(list[Tensor]):
         pinned = {i: target.pin_memory() for i, target in self._targets.items()}
         return self._each(torch.Tensor.pin_memory, pinned)
 
-    @property
-    def _first(self) -> int:
-        return self.target_views[0]
+    def _look_at_changes(self) -> None:
+        """Warns of views that were changed in place and do not show their targets.
+
+        A copy would not know that they were.
+        """
+        for index, changes in self._changes.items():
+            view, target = self.view_of(index), self._targets[index]
+            if _changes_of(view) != changes and view.shape[2:] == target.shape[2:]:
+                batched = view.ndim > 3 and len(view) == len(target)
+                say_if_unlike(*(x if batched else x[None] for x in (view, target)))
 
     def _each(
         self, function: Callable[[Tensor], Tensor], targets: Mapping[int, Tensor]
@@ -225,6 +228,7 @@ class DiRAViews(list[Tensor]):
 
         for index in range(len(self)):
             self.view_of(index)
+        self._look_at_changes()
         return DiRAViews(map(apply, self), targets, target_view=self.target_view)
 
 
@@ -271,14 +275,21 @@ def find_views(batch: Any) -> Iterator[DiRAViews]:
 def _collate_views(
     samples: Sequence[DiRAViews], *, collate_fn_map: Any = None
 ) -> DiRAViews:
-    join = functools.partial(collate, collate_fn_map=collate_fn_map)
-    first = samples[0]
+    join, first = functools.partial(collate, collate_fn_map=collate_fn_map), samples[0]
+    wanted = len(first), first.target_view, first._targets.keys()
+    for sample in samples:
+        of = getattr(sample, "_targets", {})
+        if (len(sample), getattr(sample, "target_view", 0), of.keys()) != wanted:
+            raise ValueError(
+                "DiRAViews: samples of a batch must have as many views, and targets of "
+                f"the same ones; got targets of {[*first._targets]} of {len(first)} "
+                f"views, and of {[*of]} of {len(sample)}. To restore several views, "
+                "give all of them targets, and target_view=None."
+            )
+        sample._look_at_changes()
     return DiRAViews(
         map(join, zip(*samples, strict=True)),
-        {
-            index: join([sample._targets[index] for sample in samples])
-            for index in first._targets
-        },
+        {index: join([s._targets[index] for s in samples]) for index in first._targets},
         target_view=first.target_view,
     )
 

@@ -7,6 +7,7 @@ import dataclasses
 import heapq
 import pickle
 import random
+import warnings
 from collections import OrderedDict, UserDict, namedtuple
 from typing import Any
 
@@ -322,3 +323,43 @@ def test_a_target_of_another_view() -> None:
     both = DiRAViews(views, {1: target, 0: target / 2}, target_view=None)
     assert both.target_views == [0, 1]
     assert both.target.equal(target / 2)
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [
+        lambda views: views.to("cpu"),
+        copy.deepcopy,
+        lambda views: pickle.loads(pickle.dumps(views)),
+        lambda views: default_collate([views, views]),
+    ],
+)
+@pytest.mark.parametrize("single", [False, True])
+def test_changes_before_a_copy(copied, single: bool) -> None:
+    """Found: copies of views that were turned in place did not know it."""
+    image = torch.linspace(0, 1, 32).expand(3, 32, 32)
+    image = image if single else image.expand(2, 3, 32, 32)
+    target = image.select(-3, 0).unsqueeze(-3)
+    same_image._warn_of_unlike.cache_clear()
+    views = DiRAViews([image.clone()], target)
+    views[0].mul_(0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        copied(views)
+    views[0].copy_(image.flip(-1))
+    with pytest.warns(UserWarning, match="changed in place"):
+        copied(views)
+
+
+def test_samples_of_several_kinds() -> None:
+    """Found: `KeyError: 0`; and targets that the first sample lacked were dropped."""
+    views, target = list(torch.rand(2, 3, 8, 8)), torch.rand(1, 8, 8)
+    first = DiRAViews(views, {0: target})
+    for other in (
+        DiRAViews(views, {1: target}, target_view=1),
+        DiRAViews(views, {0: target, 1: target}),
+        DiRAViews([*views, views[0]], target),
+        views,
+    ):
+        with pytest.raises(ValueError, match="as many views, and targets"):
+            default_collate([first, other])

@@ -19,7 +19,7 @@ SAME_IMAGE = 1e-3
 # Pixels that correspond correlate by more, whatever a loop does to their values.
 HARDLY = 0.5
 # They correlate by this with another one, and by so much more, if they are that one.
-_ALIKE, _MORE = 0.8, 0.1
+_ALIKE, _MORE, _TIMES = 0.8, 0.1, 4
 # How views are moved for that, beside mirrored: degrees, zoom, parts of half a side.
 _POSES: tuple[tuple[float, ...], ...] = (
     (-20, 1, 0, 0),
@@ -99,11 +99,13 @@ def _are_misplaced(images: Tensor, view: Tensor) -> Tensor:
     """Whether some image is clearly more like a moved view, or another one's.
 
     What loops do to values makes an image less like its view, not more like these.
+    Anatomy is alike, and images of one kind are: so what another view leaves open may
+    also be a small part of what the image's own view does.
     """
     images, view = images.detach(), moved(view.detach(), images.device)
     if images.shape[:1] + images.shape[2:] != view.shape[:1] + view.shape[2:]:
         return torch.zeros((), dtype=torch.bool, device=images.device)
-    images, view = _grey(images), _grey(view)
+    images, view = _pooled(images), _pooled(view)
     axes = range(2, images.ndim)
     flips = [[axis] for axis in axes] + [[*axes[-2:]]]
     poses = [view.flip(flip) for flip in flips]
@@ -113,7 +115,9 @@ def _are_misplaced(images: Tensor, view: Tensor) -> Tensor:
     others = ours @ theirs[0].T / ours.shape[1]
     others.fill_diagonal_(-1)
     best = torch.stack([others.amax(dim=1), *posed]).amax(dim=0)
-    return ((best > _ALIKE) & (best > own + _MORE)).any()
+    left, rest = 1 - best, 1 - own
+    closer = (best > own + _MORE) | (rest > _TIMES * left + SAME_IMAGE)
+    return ((best > _ALIKE) & closer).any()
 
 
 def _posed(
@@ -130,8 +134,11 @@ def _posed(
     return posed.view_as(images)
 
 
-def _grey(images: Tensor) -> Tensor:
-    return _sampled(images.float().mean(dim=1, keepdim=True))
+def _pooled(images: Tensor) -> Tensor:
+    """Returns small grey images, which are mirrored as the large ones are."""
+    grey = images.float().mean(dim=1, keepdim=True)
+    sides = [min(side, _SAMPLED) for side in grey.shape[2:]]
+    return F.interpolate(grey, sides, mode="area")
 
 
 def _as_precise(images: Tensor, view: Tensor) -> tuple[Tensor, Tensor]:

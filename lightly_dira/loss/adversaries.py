@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from lightly_dira.core.randomness import same_randomness
 from lightly_dira.loss.known_gradients import mean_with_gradients
 
 
@@ -127,7 +129,10 @@ def gradient_penalty(
     - [0]: Improved training of Wasserstein GANs, 2017,
       https://arxiv.org/abs/1704.00028
     """
-    place = torch.rand(len(target), *[1] * (target.ndim - 1), device=target.device)
+    # Validation must not change what training draws.
+    training = torch.is_grad_enabled()
+    with contextlib.nullcontext() if training else same_randomness(target.device):
+        place = torch.rand(len(target), *[1] * (target.ndim - 1), device=target.device)
     between = place * target + (1 - place) * restored
     trained = torch.is_grad_enabled()
     with (

@@ -193,6 +193,15 @@ class DiscriminatorStep:
             hook = Hook(self._reach)
             self._hooks.add(parameter.register_hook(hook))  # type: ignore[no-untyped-call]
 
+    def drop_if_gone(self) -> None:
+        """Drops what a `zero_grad()` left, if no backward pass came after it.
+
+        The next one would notice, but a step of another loss comes before.
+        """
+        gathered = [p.grad for p in self._out_of_reach if p.grad is not None]
+        if gathered and self._reached and all(p.grad is None for p in self._reached):
+            self._drop_emptied(gathered)
+
     def _begin_backward(self, scale: Tensor) -> None:
         # Where several losses are summed, this runs several times before any gradient
         # is written; then nothing is gathered, or what is gathered has been emptied.

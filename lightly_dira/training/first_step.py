@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import nn
 
 from lightly_dira.core.private_torch import changes_of
@@ -13,30 +15,34 @@ class FirstStep:
 
     def __init__(self) -> None:
         """Nothing is checked yet."""
-        self.is_checked = False
+        self._checked = set[str]()
         self._before = (0, 0)
 
     def note(self, head: nn.Module, backbone: nn.Module) -> None:
         """Notes how often parameters have changed, before a step."""
-        if not self.is_checked:
+        if not self._checked:
             self._before = versions_of(head), versions_of(backbone)
 
-    def check(self, head: nn.Module, backbone: nn.Module, trained: nn.Module) -> None:
+    def check(
+        self, head: nn.Module, backbone: nn.Module, parts: Mapping[str, nn.Module]
+    ) -> None:
         """Checks that the optimiser stepped the head, and that processes agree.
 
         Args:
             head: The head.
             backbone: The backbone.
-            trained: The part that all processes must train alike.
+            parts: What this step trained, which all processes must train alike.
 
         Raises:
             RuntimeError: If it did not, or they differ.
         """
-        if self.is_checked:
-            return
-        self.is_checked = True
-        check_moved(self._before, (versions_of(head), versions_of(backbone)))
-        check_averaged(trained)
+        if parts and not self._checked:
+            check_moved(self._before, (versions_of(head), versions_of(backbone)))
+        # In one order, as processes wait for one another.
+        for name, part in parts.items():
+            if name not in self._checked:
+                self._checked.add(name)
+                check_averaged(name, part)
 
 
 def versions_of(module: nn.Module) -> int:

@@ -106,8 +106,8 @@ class OptimizerFollower(nn.Module):
         the discriminator's. The head's weights join groups with weights of the
         backbone, its biases and norms those with biases and norms, so that weight decay
         applies as intended. Parameters that have been replaced since the last call, as
-        by ``load_state_dict(assign=True)``, take the places of the old ones. DiRA stops
-        following an optimiser attached before.
+        by ``load_state_dict(assign=True)``, take the places of the old ones. An earlier
+        optimiser loses the head, and is not followed any more.
 
         Args:
             optimizer: The optimiser that holds the backbone's parameters.
@@ -120,6 +120,8 @@ class OptimizerFollower(nn.Module):
         check_can_be_followed(optimizer)
         head = dict(self.head.named_parameters())
         replace_parameters(optimizer, self._of_head, head)
+        if self._optimizer is not None and self._optimizer is not optimizer:
+            remove_parameters(self._optimizer, self.head)
         self._hooks.clear()
         for register, method in (
             (optimizer.register_step_pre_hook, self._before_step),
@@ -247,6 +249,7 @@ class OptimizerFollower(nn.Module):
         closure that the optimiser calls may compute them, too, as in Lightning.
         """
         self._stepping = True
+        self._discriminator_step.drop_if_gone()
         self._check_parameters()
         self._first_step.note(self.head, self.features.backbone)
         begun = self.stage != "di"
@@ -257,30 +260,28 @@ class OptimizerFollower(nn.Module):
 
     def _after_step(self, optimizer: Optimizer, *arguments: object) -> None:
         """Follows a step of the user's optimiser."""
-        parts = {"di": [], "dir": [self.head], "dira": [self.head, self._critic]}
+        if not self._stepping:
+            return  # of a subclass, after its base's, which has hooks, too
+        parts = {} if self.stage == "di" else {"head": self.head}
+        if self.stage == "dira":
+            parts["critic"] = self._critic
         self._idle.stepped(
             optimizer,
             was_run=self.features.was_run,
             was_left=self._discriminator_step.was_left,
-            parts=parts[self.stage],
+            parts=[*parts.values()],
         )
         self.features.forget()
         self._stepping = False
         # Fused optimisers are called even when a scaler has found an overflow.
-        overflow = getattr(optimizer, "found_inf", None)
-        if overflow is not None and overflow.item():
-            self._discriminator_step.forget()
-            return
-        if self.stage == "dira":
+        skipped = bool(getattr(optimizer, "found_inf", False))
+        if self.stage == "dira" and not skipped:
             self._discriminator_step.step()
         else:
             self._discriminator_step.forget()
-        # A host that restores by itself leaves only the discriminator to be compared.
-        has_head = any(True for _ in self.head.parameters())
-        trained = self.head if has_head else self._critic
-        if self.stage in (("dir", "dira") if has_head else ("dira",)):
-            self._first_step.check(self.head, self.features.backbone, trained)
-        self._count(self.steps + 1)
+        if not skipped:
+            self._first_step.check(self.head, self.features.backbone, parts)
+            self._count(self.steps + 1)
 
 
 # Stands in for a discriminator where there is no adversary.

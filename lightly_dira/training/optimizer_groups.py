@@ -209,15 +209,22 @@ def check_not_replaced(
         held: Those that the optimiser holds.
 
     Raises:
-        RuntimeError: If they hold parameters of the past, or groups were written anew
-            without the head's.
+        RuntimeError: If they hold parameters of the past, groups were written anew
+            without the head's, or hold the critic's.
     """
+    if critic & held:
+        raise RuntimeError(_HOLDS_CRITIC)
     then, now = backbone
     replaced = head | critic != own or (then - now and now - then - held)
     if replaced or (now & held and not head <= held):
         raise RuntimeError(_REPLACED)
 
 
+_HOLDS_CRITIC = (
+    "DiRA: the optimiser holds parameters of the discriminator, which DiRA steps by an "
+    "Adam of its own: they would be stepped twice, once against their loss. Leave "
+    "`dira.discriminator` out of its groups."
+)
 _REPLACED = (
     "DiRA: parameters of the backbone, the head or the discriminator have been "
     "replaced since the optimiser was attached, as by load_state_dict(assign=True) or "

@@ -25,21 +25,21 @@ def with_zero_gradients(loss: Tensor, *modules: nn.Module) -> Tensor:
 
 
 @torch.no_grad()
-def check_averaged(head: nn.Module) -> None:
-    """Compares the heads of all processes, after their first step.
+def check_averaged(name: str, part: nn.Module) -> None:
+    """Compares a part of all processes, such as the head, after its first step.
 
     Raises:
         RuntimeError: If they differ.
     """
-    if not in_several_processes():
+    weights = [p.double().sum() for p in part.parameters()]
+    if not weights or not in_several_processes():
         return
-    weights = [p.double().sum() for p in head.parameters()]
     values = torch.stack([torch.stack(weights).sum()] * 2)
     values[1].neg_()
     torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX)
     if values[0] != -values[1]:
         raise RuntimeError(
-            "DiRA: after a step, the heads of the processes differ: their "
+            f"DiRA: after a step, the {name}s of the processes differ: their "
             "gradients are not averaged. Wrap DiRA as the model is wrapped, "
             "`dira = DistributedDataParallel(dira)`, and call that. With "
             'Lightning, choose strategy="ddp_find_unused_parameters_true" for a '

@@ -309,3 +309,12 @@ def test_a_balanced_host() -> None:
     (by_own,) = torch.autograd.grad(own, host[1].weight, retain_graph=True)
     (by_both,) = torch.autograd.grad(total, host[1].weight, retain_graph=True)
     assert (by_both - by_own).norm() == pytest.approx(by_own.norm().item())
+
+
+def test_wasserstein_in_validation_draws_nothing() -> None:
+    """Found: a validation in a loop of one's own changed what training drew."""
+    images, loss = torch.rand(2, 2, 1, 32, 32), DiRALoss(adversary="wasserstein")
+    critic, state = PatchDiscriminator(), torch.get_rng_state()
+    with torch.no_grad():
+        loss(torch.zeros(()), *images, critic)
+    assert torch.equal(torch.get_rng_state(), state)

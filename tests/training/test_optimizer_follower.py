@@ -318,3 +318,71 @@ class TestParametersThatWereReplaced:
         layer = layer[-1] if isinstance(layer, nn.Sequential) else layer
         nn.utils.parametrizations.spectral_norm(layer)
         assert not warned_of(lambda _: run.step(run.total(make_views(2))), 3)
+
+
+class Subclass(torch.optim.SGD):
+    """A step of one's own around that of the base: PyTorch calls hooks in both."""
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            nn.utils.clip_grad_norm_(group["params"], 1.0)
+        return super().step(closure)
+
+
+def test_steps_of_a_subclass_count_once() -> None:
+    """Found: stages were half as long, and the critic took three times the steps."""
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)])  # it has hooks, too, now
+    backbone = tiny_backbone()
+    optimizer = Subclass(backbone.parameters(), lr=0.1)
+    dira = DiRA(backbone, optimizer, restorative_start=1, adversarial_start=2)
+    stages = []
+    for _ in range(4):
+        stages.append(dira.stage)
+        train(backbone, optimizer, dira, steps=1)
+    assert stages == ["di", "dir", "dira", "dira"]
+    assert dira.steps == 4
+    taken = [state["step"] for state in dira._discriminator_step.adam.state.values()]
+    assert {float(step) for step in taken} == {2.0}
+
+
+def test_a_step_that_does_not_touch_the_backbone() -> None:
+    """Found: after `model.zero_grad()` it stepped the head again."""
+    backbone, probe = tiny_backbone(), nn.Linear(4, 2)
+    model = nn.ModuleList([backbone, probe])
+    optimizer = torch.optim.Adam(model.parameters())
+    dira = DiRA(backbone, optimizer)
+    views = make_views(2)
+    dira(backbone(views[0]).mean(), views).backward()
+    optimizer.step()
+    before = [
+        p.detach().clone() for p in (*dira.head.parameters(), *backbone.parameters())
+    ]
+    model.zero_grad()
+    probe(torch.rand(2, 4)).sum().backward()
+    optimizer.step()
+    assert all(
+        map(torch.equal, before, [*dira.head.parameters(), *backbone.parameters()])
+    )
+
+
+def test_attached_to_another_optimiser() -> None:
+    """Found: both held the head, and stepped it twice."""
+    backbone = tiny_backbone()
+    parameters = [*backbone.parameters()]
+    one, two = (torch.optim.SGD(parameters[n::2], lr=0.1) for n in (0, 1))
+    dira = DiRA(backbone, one)
+    dira.attach(two)
+    head = {id(p) for p in dira.head.parameters()}
+    held = [{id(p) for g in o.param_groups for p in g["params"]} for o in (one, two)]
+    assert not head & held[0]
+    assert head <= held[1]
+
+
+def test_an_optimiser_that_holds_the_critic() -> None:
+    """Found: stepped against its loss, too, its weights grew without end."""
+    backbone, optimizer, dira = made()
+    optimizer.add_param_group({"params": [*dira.discriminator.parameters()]})
+    views = make_views(2)
+    dira(backbone(views[0]).mean(), views).backward()
+    with pytest.raises(RuntimeError, match="holds parameters of the discriminator"):
+        optimizer.step()
