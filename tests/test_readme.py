@@ -125,6 +125,7 @@ def test_volumes_are_those_of_the_rows(compare_report) -> None:
         "chest64",
         "chest64_secondary",
         "hippocampus_unet",
+        "hippocampus_views",
         "nodules",
         "recipe_unet",
     ],
