@@ -204,7 +204,7 @@ def _check_masks(path: Path, samples: Samples) -> None:
     for number in range(len(samples)):
         try:
             samples[number]
-        except (OSError, RuntimeError, TypeError, ValueError) as error:
+        except (RuntimeError, TypeError, ValueError) as error:
             name = samples.data.names[number]
             why = str(error).removeprefix(f"{name}: ")
             sys.exit(f"--data {path}: {name} and its mask cannot be used: {why}")

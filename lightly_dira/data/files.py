@@ -21,10 +21,8 @@ _PHOTOS = (".png", ".jpg", ".jpeg", ".jp2", ".gif", ".bmp", ".webp", ".pgm", ".p
 _IMAGES = (*_PHOTOS, ".jfif", ".jpe", ".pbm", ".pnm", ".tif", ".tiff", ".npy", ".dcm")
 _VOLUMES = (".nii", ".nii.gz", ".npy", ".npz")
 # Of other libraries; they are left out, with a warning.
-_OTHERS = (
-    *(".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".hdr"),
-    *(".svs", ".ndpi", ".czi"),
-)
+_SLIDES = (".svs", ".ndpi", ".czi")
+_OTHERS = (".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".hdr", *_SLIDES)
 
 
 class _Files(Dataset[tuple[Any, int, str]]):

@@ -33,11 +33,11 @@ def visible(folder: Path) -> list[Path]:
         path
         for path in folder.iterdir()
         if not (path.name.startswith(".") or path.name in _NO_SCANS)
-        and not (leads_back(path, around))
+        and not _leads_back(path, around)
     ]
 
 
-def leads_back(path: Path, around: Path) -> bool:
+def _leads_back(path: Path, around: Path) -> bool:
     """Whether it is a link to a folder, or to one around it."""
     # A link to nothing, or to itself, cannot be resolved.
     return path.is_symlink() and path.exists() and around.is_relative_to(path.resolve())

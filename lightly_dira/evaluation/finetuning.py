@@ -93,8 +93,7 @@ def finetune_classifier(
         def validate() -> float:
             return score_classifier(model, val, batch_size=batch_size)["auc"]
 
-        how: Any = dict(steps=steps, batch_size=batch_size, lr=lr)
-        _fit(model, loss, train, validate, num_workers=num_workers, **how)
+        _fit(model, loss, train, validate, steps, batch_size, lr, num_workers)
     return model
 
 
@@ -161,8 +160,7 @@ def finetune_unet(
             predicted, masks = _run(model, val, batch_size, _classes_of)
             return segmentation_scores(masks, predicted)["dice"]
 
-        how: Any = dict(steps=steps, batch_size=batch_size, lr=lr)
-        _fit(model, loss, train, validate, num_workers=num_workers, **how)
+        _fit(model, loss, train, validate, steps, batch_size, lr, num_workers)
     return model
 
 
@@ -251,7 +249,6 @@ def _fit(
     loss: Callable[[Tensor, Tensor], Tensor],
     data: Dataset[Any],
     validate: Callable[[], float],
-    *,
     steps: int,
     batch_size: int,
     lr: float,

@@ -166,9 +166,11 @@ def _probe(
     test: LabelledImages,
     seed: int,
 ) -> Score:
-    batch = task.batch_size or 64
-    encoded = encode(backbone, Samples(train, task.size), batch_size=batch)
-    others = encode(backbone, Samples(test, task.size), batch_size=batch)
+    batch_size = task.batch_size or 64
+    encoded, others = (
+        encode(backbone, Samples(data, task.size), batch_size=batch_size)
+        for data in (train, test)
+    )
     return lambda part: probe(TensorDataset(*encoded[part]), others)
 
 
@@ -220,6 +222,7 @@ def _classifier(
     val = Samples(task.data.split(task.val), task.size)
     framed = {str(name) for own in test.box_labels or () for name in own}
     boxed = framed & set(test.label_names)
+    batch_size = task.batch_size or 32
 
     def score(part: Any) -> dict[str, float]:
         classifier = finetune_classifier(
@@ -228,11 +231,11 @@ def _classifier(
             val,
             classes=int(labels.max()) + 1,
             steps=task.steps,
-            batch_size=task.batch_size or 32,
+            batch_size=batch_size,
             seed=seed,
         )
         tested = Samples(test, task.size)
-        scores = score_classifier(classifier, tested, batch_size=task.batch_size or 32)
+        scores = score_classifier(classifier, tested, batch_size=batch_size)
         if boxed:
             assert isinstance(task.size, int)
             scores |= score_localisation(classifier, test, task.size)
@@ -253,6 +256,7 @@ def _unet(
     samples = Samples(train, task.size, "mask", augment=AUGMENT)
     val = Samples(task.data.split(task.val), task.size, "mask")
     classes = 1 + max(int(task.data.mask(i).max()) for i in range(len(task.data)))
+    batch_size = task.batch_size or 16
 
     def score(part: Any) -> dict[str, float]:
         unet = finetune_unet(
@@ -263,11 +267,11 @@ def _unet(
             head=head,
             frozen=frozen,
             steps=task.steps,
-            batch_size=task.batch_size or 16,
+            batch_size=batch_size,
             seed=seed,
         )
         tested = Samples(test, task.size, "mask")
-        return score_unet(unet, tested, batch_size=task.batch_size or 16)
+        return score_unet(unet, tested, batch_size=batch_size)
 
     return score
 

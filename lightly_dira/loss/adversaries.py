@@ -129,12 +129,11 @@ def gradient_penalty(
     - [0]: Improved training of Wasserstein GANs, 2017,
       https://arxiv.org/abs/1704.00028
     """
+    trained = torch.is_grad_enabled()
     # Validation must not change what training draws.
-    training = torch.is_grad_enabled()
-    with contextlib.nullcontext() if training else same_randomness(target.device):
+    with contextlib.nullcontext() if trained else same_randomness(target.device):
         place = torch.rand(len(target), *[1] * (target.ndim - 1), device=target.device)
     between = place * target + (1 - place) * restored
-    trained = torch.is_grad_enabled()
     with (
         torch.inference_mode(False),
         torch.enable_grad(),

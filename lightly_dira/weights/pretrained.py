@@ -197,7 +197,8 @@ def from_pretrained(
         check_values(below("head.", weights), head.state_dict())
         head.load_state_dict(below("head.", weights))
     load_weights(backbone, below("backbone.", weights))
-    saved, shown = settings.get("shown"), _shown_by(backbone)
+    # Some folders have nothing to compare with.
+    shown = _shown_by(backbone) if (saved := settings.get("shown")) else None
     if head is not None and (layers := settings.get("layers")):
         # Those that are found by themselves are so under other names, too.
         found = saved is not None and layers == saved.get("layers")
